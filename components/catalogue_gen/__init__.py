@@ -1,0 +1,1 @@
+"""Items of the catalogue, checked, as tf.Examples."""

@@ -1,0 +1,91 @@
+"""What `CatalogueGen` does on Beam."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+from tfx import types
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils
+
+from components.contract import counts
+from components.contract.checks import Good, Rejects, check_items
+from components.contract.tables import ReadTable, TableBatch, find_table
+from components.examples import WriteExamples, declare_counts, declare_splits, hash_buckets, take, to_examples
+
+SPLITS = ("train", "valid")
+VALID_BUCKETS, BUCKETS = 10, 100
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Reads, checks and writes the items."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        data, rejected = exec_properties["data"], exec_properties["rejected_folder"]
+        artifact = artifact_utils.get_single_instance(output_dict["items"])
+        declare_splits(artifact, SPLITS)
+        counts_file = f"{artifact.uri}/counts.json"
+        files = find_table(data, "items")
+        pipeline = self._make_beam_pipeline()
+        # The ids alone first: it takes little memory, and the pictures then need no shuffle.
+        duplicates = (
+            pipeline
+            | "Ids" >> ReadTable(files, "items", only=("item_id",))
+            | "Places" >> beam.FlatMap(_places)
+            | "SameId" >> beam.GroupByKey()
+            | "Later" >> beam.FlatMap(_all_but_first)
+        )
+        checked = (
+            pipeline
+            | "Items" >> ReadTable(files, "items")
+            | "Check"
+            >> beam.ParDo(counts.Checked(functools.partial(_check, data)), beam.pvalue.AsList(duplicates)).with_outputs(
+                counts.REJECTS, counts.TALLY, main="good"
+            )
+        )
+        (checked[counts.REJECTS], checked[counts.TALLY]) | "Account" >> counts.WriteAccount("items", rejected, counts_file)
+        encoded = checked["good"] | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
+        for split in SPLITS:
+            encoded[split] | f"Write[{split}]" >> WriteExamples(artifact, split)
+        pipeline.run().wait_until_finish()
+        tally = counts.read_counts(counts_file)
+        counts.settle("items", tally, exec_properties["max_rejected_fraction"], rejected)
+        declare_counts(artifact, tally)
+
+
+def _places(batch: TableBatch) -> Iterator[tuple[str, tuple[str, int]]]:
+    for item_id, row in zip(batch.columns["item_id"].to_pylist(), batch.rows, strict=True):
+        if item_id is not None:
+            yield str(item_id).strip(), (batch.file, int(row))
+
+
+def _all_but_first(group: tuple[str, Iterable[tuple[str, int]]]) -> list[tuple[str, int]]:
+    return sorted(group[1])[1:]
+
+
+def _check(data: str, batch: TableBatch, duplicates: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
+    def read_image(path: str) -> bytes:
+        with FileSystems.open(path if path.startswith("/") or "://" in path else FileSystems.join(data, path)) as handle:
+            content: bytes = handle.read()
+        return content
+
+    return check_items(batch, set(duplicates), read_image)
+
+
+class _Encode(beam.DoFn):
+    def process(self, good: Good) -> Iterator[Any]:
+        held_out = hash_buckets(good["item_id"], BUCKETS) < VALID_BUCKETS
+        for split, rows in (("train", ~held_out), ("valid", held_out)):
+            if np.any(rows):
+                for example in to_examples(take(good, rows)):
+                    yield beam.pvalue.TaggedOutput(split, example)

@@ -1,0 +1,185 @@
+"""Finds and reads the tables a user brings, as batches of rows that know where they came from."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+BATCH_ROWS = 8_192
+SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+COLUMNS = {
+    "items": (("item_id",), ("title", "text", "category", "image", "image_path", "created_at")),
+    "impressions": (("user_id", "item_id", "timestamp", "clicked"), ("sequence",)),
+    "intents": (("item_id", "timestamp"), ("query_item_id", "query_image", "query_text", "signal")),
+    "users": (("user_id",), ()),
+}
+MALFORMED = "__malformed__"
+
+
+class ContractError(ValueError):
+    """A table as a whole breaks the data contract.  The message names the file, the rule and the fix."""
+
+
+@dataclass
+class TableBatch:
+    """Some rows of one file.
+
+    Attributes:
+        file: The file's path.
+        rows: The rows' numbers in the file, from 1, [n].
+        columns: Column name to array of n values, as found in the file; columns the file lacks are missing.
+    """
+
+    file: str
+    rows: np.ndarray
+    columns: dict[str, pa.Array]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def find_table(data: str, name: str) -> list[str]:
+    """The files of table `name` in folder `data`: `name.SUFFIX`, or all files in a folder `name`.
+
+    Raises:
+        ContractError: a required table is missing, or what is there is empty or of an unknown kind.
+    """
+    patterns = [FileSystems.join(data, name + suffix) for suffix in SUFFIXES]
+    patterns += [FileSystems.join(data, name, "*" + suffix) for suffix in SUFFIXES]
+    found = {meta.path: meta.size_in_bytes for match in FileSystems.match(patterns) for meta in match.metadata_list}
+    if not found:
+        if name in ("items", "impressions"):
+            raise ContractError(
+                f"the folder {data} holds no table `{name}`; expected {name}.parquet, {name}.csv or {name}.tsv "
+                f"(also .gz), or a folder {name}/ of such files"
+            )
+        return []
+    filled = sorted(path for path, size in found.items() if size > 0)
+    if not filled:
+        raise ContractError(f"table `{name}`: {', '.join(sorted(found))} is empty (0 bytes); export it again")
+    return filled
+
+
+def check_columns(name: str, path: str, found: list[str], further: tuple[str, ...]) -> None:
+    """Raises `ContractError` where `path` lacks a column that table `name` must have."""
+    required, optional = COLUMNS[name]
+    missing = [column for column in (*required, *further) if column not in found]
+    if missing:
+        raise ContractError(
+            f"table `{name}`: {path} lacks the column {', '.join(missing)}; it has {', '.join(found) or 'none'}. "
+            f"Required: {', '.join((*required, *further))}; optional: {', '.join(optional) or 'none'}"
+        )
+
+
+def read_file(path: str, name: str, further: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Iterator[TableBatch]:
+    """Reads one file of table `name` in batches.
+
+    Args:
+        path: On any file system that Beam reads.
+        name: Which table; decides the columns that are read.
+        further: Columns beyond the contract's that must be there (context features, user profile).
+        only: Where given, nothing but these columns is read.
+
+    Raises:
+        ContractError: a missing column, or a file that cannot be read at all.
+    """
+    required, optional = COLUMNS[name]
+    wanted = only or (*required, *optional, *further)
+    try:
+        if path.endswith(".parquet"):
+            yield from _read_parquet(path, name, wanted, further)
+        else:
+            yield from _read_text(path, name, wanted, further)
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise ContractError(f"table `{name}`: {path} cannot be read ({error}); is it whole?") from error
+
+
+def _read_parquet(path: str, name: str, wanted: tuple[str, ...], further: tuple[str, ...]) -> Iterator[TableBatch]:
+    with FileSystems.open(path) as handle:
+        file = pq.ParquetFile(handle)
+        found = file.schema_arrow.names
+        check_columns(name, path, found, further)
+        first = 1
+        columns = [column for column in wanted if column in found]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            rows = np.arange(first, first + batch.num_rows)
+            first += batch.num_rows
+            yield TableBatch(path, rows, dict(zip(batch.schema.names, batch.columns, strict=True)))
+
+
+def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str, ...]) -> Iterator[TableBatch]:
+    """CSV or TSV; everything is read as text, so that a bad value costs its row and not the file."""
+    plain = path.removesuffix(".gz")
+    with FileSystems.open(path, compression_type="uncompressed") as raw:
+        unzipped = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+        text = io.TextIOWrapper(io.BufferedReader(_Readable(unzipped)), encoding="utf-8-sig", newline="", errors="replace")
+        reader = csv.reader(text, delimiter="\t" if plain.endswith(".tsv") else ",")
+        header = next(reader, [])
+        check_columns(name, path, header, further)
+        places = {column: header.index(column) for column in wanted if column in header}
+        pending: list[list[str]] = []
+        first = 1
+        for record in reader:
+            pending.append(record)
+            if len(pending) == BATCH_ROWS:
+                yield _text_batch(path, first, pending, places, len(header))
+                first, pending = first + len(pending), []
+        if pending:
+            yield _text_batch(path, first, pending, places, len(header))
+
+
+class _Readable(io.RawIOBase):
+    """Gives `io.TextIOWrapper` what it asks of a stream, over Beam's file handles."""
+
+    def __init__(self, stream: object) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))  # type: ignore[attr-defined]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _text_batch(path: str, first: int, records: list[list[str]], places: dict[str, int], width: int) -> TableBatch:
+    malformed = [len(record) != width for record in records]
+    columns: dict[str, pa.Array] = {
+        column: pa.array(
+            [None if bad or record[place] == "" else record[place] for record, bad in zip(records, malformed, strict=True)],
+            pa.string(),
+        )
+        for column, place in places.items()
+    }
+    if any(malformed):
+        columns[MALFORMED] = pa.array(
+            [f"{len(r)} fields where the header has {width}" if bad else None for r, bad in zip(records, malformed, strict=True)],
+            pa.string(),
+        )
+    return TableBatch(path, np.arange(first, first + len(records)), columns)
+
+
+class ReadTable(beam.PTransform):
+    """Files of one table → `TableBatch`es, each file read once, on whatever worker takes it."""
+
+    def __init__(self, files: list[str], name: str, further: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._files, self._name, self._further, self._only = files, name, further, only
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[TableBatch]:
+        return (
+            pipeline
+            | "Files" >> beam.Create(self._files)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(read_file, self._name, self._further, self._only)
+        )

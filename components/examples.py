@@ -1,0 +1,138 @@
+"""tf.Examples in and out of Beam, a batch of columns at a time."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from tfx.types import Artifact, artifact_utils
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder, RecordBatchToExamplesEncoder
+
+SPLITS = ("train", "valid", "test")
+DECODE_ROWS = 4_096
+
+Columns = dict[str, pa.Array]
+
+
+def to_examples(columns: Columns) -> list[bytes]:
+    """Serialised tf.Examples from equally long columns; a list column becomes a feature of several values."""
+    arrays = []
+    for values in columns.values():
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+            values = pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), values)
+        if pa.types.is_string(values.type.value_type):
+            values = values.cast(pa.list_(pa.binary()))
+        arrays.append(values)
+    encoder = RecordBatchToExamplesEncoder()
+    serialised: list[bytes] = encoder.encode(pa.RecordBatch.from_arrays(arrays, list(columns)))
+    return serialised
+
+
+class FromExamples(beam.DoFn):
+    """Lists of serialised tf.Examples → columns; features of one value a row come as flat arrays.
+
+    Args:
+        lists: Features that may hold several values a row; they stay list arrays.
+        only: Where given, other features are dropped.
+    """
+
+    def __init__(self, lists: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> None:
+        self._lists, self._only = lists, only
+
+    def setup(self) -> None:
+        self._decoder = ExamplesToRecordBatchDecoder()
+
+    def process(self, serialised: list[bytes]) -> Iterator[Columns]:
+        yield decode(self._decoder, serialised, self._lists, self._only)
+
+
+def decode(
+    decoder: ExamplesToRecordBatchDecoder, serialised: list[bytes], lists: tuple[str, ...] = (), only: tuple[str, ...] = ()
+) -> Columns:
+    """What `FromExamples` does to one list of serialised tf.Examples."""
+    batch = decoder.DecodeBatch(serialised)
+    columns: Columns = {}
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        if only and name not in only:
+            continue
+        columns[name] = values if name in lists else values.flatten()
+    return columns
+
+
+class ReadExamples(beam.PTransform):
+    """One split of an Examples artifact → columns."""
+
+    def __init__(self, artifact: Artifact, split: str, lists: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._pattern = f"{artifact_utils.get_split_uri([artifact], split)}/*"
+        self._fn = FromExamples(lists, only)
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Columns]:
+        return (
+            pipeline
+            | "Read" >> beam.io.ReadFromTFRecord(self._pattern)
+            | "Batch" >> beam.BatchElements(min_batch_size=DECODE_ROWS, max_batch_size=DECODE_ROWS)
+            | "Decode" >> beam.ParDo(self._fn)
+        )
+
+
+class WriteExamples(beam.PTransform):
+    """Serialised tf.Examples → gzipped TFRecord shards of one split of an Examples artifact."""
+
+    def __init__(self, artifact: Artifact, split: str) -> None:
+        super().__init__()
+        self._prefix = f"{artifact_utils.get_split_uri([artifact], split)}/examples"
+
+    def expand(self, examples: beam.PCollection[bytes]) -> beam.PCollection:
+        return examples | beam.io.WriteToTFRecord(self._prefix, file_name_suffix=".gz")
+
+
+def declare_splits(artifact: Artifact, splits: tuple[str, ...]) -> None:
+    """Names the splits of an Examples artifact; call before anything is written into them."""
+    artifact.split_names = artifact_utils.encode_split_names(list(splits))
+
+
+def declare_counts(artifact: Artifact, counts: dict[str, int]) -> None:
+    """Keeps the account of rows in the artifact's properties."""
+    artifact.set_string_custom_property("counts", json.dumps(counts))
+
+
+def concatenate(batches: Iterable[Columns]) -> Columns:
+    """Joins batches of equal columns end to end."""
+    parts = list(batches)
+    return {name: pa.concat_arrays([part[name] for part in parts]) for name in parts[0]}
+
+
+def take(columns: Columns, rows: np.ndarray) -> Columns:
+    """The rows of `columns` that `rows` (indices or a mask) names."""
+    if rows.dtype == bool:
+        keep = pa.array(rows)
+        return {name: values.filter(keep) for name, values in columns.items()}
+    return {name: values.take(pa.array(rows)) for name, values in columns.items()}
+
+
+def hash_buckets(values: pa.Array, buckets: int) -> np.ndarray:
+    """A bucket in [0, buckets) for each value, int64 [n]; the same on every machine and in every run."""
+    encoded = values.dictionary_encode()
+    codes = [zlib.crc32(v if isinstance(v, bytes) else str(v).encode()) % buckets for v in encoded.dictionary.to_pylist()]
+    return np.array(codes, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)] if codes else np.zeros(0, np.int64)
+
+
+class KeyByBucket(beam.DoFn):
+    """Columns → (bucket of the value in column `by`, the rows of that bucket): few, large shuffle elements."""
+
+    def __init__(self, by: str, buckets: int) -> None:
+        self._by, self._buckets = by, buckets
+
+    def process(self, columns: Columns) -> Iterator[tuple[int, Columns]]:
+        bucket = hash_buckets(columns[self._by], self._buckets)
+        order = np.argsort(bucket, kind="stable")
+        found, starts = np.unique(bucket[order], return_index=True)
+        for key, rows in zip(found, np.split(order, starts[1:]), strict=True):
+            yield int(key), take(columns, rows)

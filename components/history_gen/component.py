@@ -1,0 +1,67 @@
+"""`HistoryGen`: impressions → ranking examples with point-in-time histories."""
+
+from __future__ import annotations
+
+import json
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.history_gen.executor import Executor
+
+
+class HistoryGenSpec(ComponentSpec):
+    """Parameters, inputs and outputs of `HistoryGen`."""
+
+    PARAMETERS = {
+        "data": ExecutionParameter(type=str),
+        "history_length": ExecutionParameter(type=int),
+        "cold_max_clicks": ExecutionParameter(type=int),
+        "user_features": ExecutionParameter(type=str),
+        "rejected_folder": ExecutionParameter(type=str),
+        "max_rejected_fraction": ExecutionParameter(type=float),
+        "input_fingerprint": ExecutionParameter(type=str),
+        "code_fingerprint": ExecutionParameter(type=str),
+    }
+    INPUTS = {"impressions": ChannelParameter(type=standard_artifacts.Examples)}
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
+
+
+class HistoryGen(base_beam_component.BaseBeamComponent):
+    """Gives each impression the user's clicks that were strictly earlier, ids only, most recent last.
+
+    Adds to the impression's features: `history_item_ids` and `history_ages` (seconds between the click and the
+    impression), both of the same length, at most `history_length`; `segment` (cold, tail or rest by the item's
+    clicks in the training part alone); and the user's profile where `user_features` name columns of `users`.
+    """
+
+    SPEC_CLASS = HistoryGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        impressions: types.BaseChannel,
+        data: str,
+        history_length: int,
+        cold_max_clicks: int,
+        user_features: tuple[str, ...],
+        rejected_folder: str,
+        max_rejected_fraction: float,
+        input_fingerprint: str,
+        code_fingerprint: str,
+    ) -> None:
+        spec = HistoryGenSpec(
+            impressions=impressions,
+            data=data,
+            history_length=history_length,
+            cold_max_clicks=cold_max_clicks,
+            user_features=json.dumps(list(user_features)),
+            rejected_folder=rejected_folder,
+            max_rejected_fraction=max_rejected_fraction,
+            input_fingerprint=input_fingerprint,
+            code_fingerprint=code_fingerprint,
+            examples=types.Channel(type=standard_artifacts.Examples),
+        )
+        super().__init__(spec=spec)

@@ -1,0 +1,1 @@
+"""Impressions, checked and split in time's order, as tf.Examples."""

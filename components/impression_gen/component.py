@@ -1,0 +1,69 @@
+"""`ImpressionGen`: the `impressions` table → Examples with splits `train`, `valid` and `test`."""
+
+from __future__ import annotations
+
+import json
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.impression_gen.executor import Executor
+
+
+class ImpressionGenSpec(ComponentSpec):
+    """Parameters, inputs and outputs of `ImpressionGen`."""
+
+    PARAMETERS = {
+        "data": ExecutionParameter(type=str),
+        "rejected_folder": ExecutionParameter(type=str),
+        "max_rejected_fraction": ExecutionParameter(type=float),
+        "split": ExecutionParameter(type=str),
+        "context_features": ExecutionParameter(type=str),
+        "input_fingerprint": ExecutionParameter(type=str),
+        "code_fingerprint": ExecutionParameter(type=str),
+    }
+    INPUTS = {"items": ChannelParameter(type=standard_artifacts.Examples)}
+    OUTPUTS = {"impressions": ChannelParameter(type=standard_artifacts.Examples)}
+
+
+class ImpressionGen(base_beam_component.BaseBeamComponent):
+    """Reads `impressions`, checks every row against the contract and the catalogue, and splits by time.
+
+    Args:
+        items: The catalogue; an impression of an item it lacks is rejected.
+        split_by: `time` (one boundary for all: no valid row is earlier than a train row) or `user` (each user's
+            own first, next and last rows).
+        fractions: Shares of rows for train, valid and test.
+
+    Features: `user_id`, `item_id`, `timestamp` (seconds), `sequence`, `clicked` (0 or 1), and the context features.
+    """
+
+    SPEC_CLASS = ImpressionGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        items: types.BaseChannel,
+        data: str,
+        rejected_folder: str,
+        max_rejected_fraction: float,
+        split_by: str,
+        fractions: tuple[float, ...],
+        context_features: tuple[str, ...],
+        input_fingerprint: str,
+        code_fingerprint: str,
+    ) -> None:
+        spec = ImpressionGenSpec(
+            items=items,
+            data=data,
+            rejected_folder=rejected_folder,
+            max_rejected_fraction=max_rejected_fraction,
+            split=json.dumps({"by": split_by, "fractions": list(fractions)}),
+            context_features=json.dumps(list(context_features)),
+            input_fingerprint=input_fingerprint,
+            code_fingerprint=code_fingerprint,
+            impressions=types.Channel(type=standard_artifacts.Examples),
+        )
+        super().__init__(spec=spec)

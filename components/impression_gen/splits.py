@@ -1,0 +1,75 @@
+"""Where train ends and test begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import apache_beam as beam
+import numpy as np
+
+from components.examples import Columns, concatenate
+
+Histogram = tuple[np.ndarray, np.ndarray]  # distinct times, ascending, and the rows at each
+
+
+class TimeHistogram(beam.CombineFn):
+    """Batches of timestamps → (distinct times, rows at each): exact, and small where rows share seconds."""
+
+    def create_accumulator(self) -> Histogram:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def add_input(self, accumulator: Histogram, timestamps: np.ndarray) -> Histogram:
+        times, rows = np.unique(timestamps, return_counts=True)
+        return self.merge_accumulators([accumulator, (times, rows)])
+
+    def merge_accumulators(self, accumulators: Iterable[Histogram]) -> Histogram:
+        parts = list(accumulators)
+        times = np.concatenate([part[0] for part in parts])
+        rows = np.concatenate([part[1] for part in parts])
+        distinct, inverse = np.unique(times, return_inverse=True)
+        return distinct, np.bincount(inverse, rows, len(distinct)).astype(np.int64)
+
+    def extract_output(self, accumulator: Histogram) -> Histogram:
+        return accumulator
+
+
+def time_boundaries(histogram: Histogram, fractions: tuple[float, ...]) -> tuple[int, int]:
+    """The times at which valid and test begin; all rows of one second fall on the same side."""
+    times, rows = histogram
+    before = np.concatenate([[0], np.cumsum(rows)[:-1]])  # rows strictly earlier than each time
+    total = int(rows.sum())
+    starts = np.array([fractions[0], fractions[0] + fractions[1]]) * total - 1e-9
+    first = np.minimum(np.searchsorted(before, starts), len(times) - 1)
+    return int(times[first[0]]), int(times[first[1]])
+
+
+def split_by_time(timestamps: np.ndarray, boundaries: tuple[int, int]) -> np.ndarray:
+    """0, 1 or 2 (train, valid, test) for each timestamp, int64 [n]."""
+    return np.searchsorted(np.array(boundaries), timestamps, side="right")
+
+
+def split_by_user(columns: Columns, fractions: tuple[float, ...]) -> np.ndarray:
+    """0, 1 or 2 for each row, int64 [n]: the first floor(n·f) rows of each user's own n rows are train, and so on.
+
+    Rows of a user are ordered by time, then `sequence`, then item, so that the result does not depend on the
+    order of arrival.
+    """
+    user = columns["user_id"].dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    timestamp, sequence = (columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence"))
+    item = columns["item_id"].dictionary_encode()
+    item_rank = np.argsort(np.argsort(np.array(item.dictionary.to_pylist())))[item.indices.to_numpy(zero_copy_only=False)]
+    order = np.lexsort((item_rank, sequence, timestamp, user))
+    sizes = np.bincount(user)
+    starts = np.cumsum(sizes) - sizes
+    place = np.empty(len(user), np.int64)
+    place[order] = np.arange(len(user)) - starts[user[order]]
+    n = sizes[user]
+    valid_from = np.floor(n * fractions[0] + 1e-9)
+    test_from = np.floor(n * (fractions[0] + fractions[1]) + 1e-9)
+    return (place >= valid_from).astype(np.int64) + (place >= test_from)
+
+
+def split_users_of_bucket(group: tuple[int, Iterable[Columns]], fractions: tuple[float, ...]) -> tuple[Columns, np.ndarray]:
+    """All rows of a bucket of users, with their splits."""
+    columns = concatenate(group[1])
+    return columns, split_by_user(columns, fractions)

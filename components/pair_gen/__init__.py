@@ -1,0 +1,1 @@
+"""Pairs that C-SFT learns from, out of the training window only."""

@@ -1,0 +1,80 @@
+"""`PairGen`: intents and histories → pairs."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.pair_gen.executor import Executor
+
+
+class PairGenSpec(ComponentSpec):
+    """Parameters, inputs and outputs of `PairGen`."""
+
+    PARAMETERS = {
+        "data": ExecutionParameter(type=str),
+        "source": ExecutionParameter(type=str),
+        "window_seconds": ExecutionParameter(type=int),
+        "max_per_user": ExecutionParameter(type=int),
+        "max_gap": ExecutionParameter(type=int),
+        "rejected_folder": ExecutionParameter(type=str),
+        "max_rejected_fraction": ExecutionParameter(type=float),
+        "input_fingerprint": ExecutionParameter(type=str),
+        "code_fingerprint": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "items": ChannelParameter(type=standard_artifacts.Examples),
+        "impressions": ChannelParameter(type=standard_artifacts.Examples),
+    }
+    OUTPUTS = {"pairs": ChannelParameter(type=standard_artifacts.Examples)}
+
+
+class PairGen(base_beam_component.BaseBeamComponent):
+    """Makes (query, item) pairs: from `intents`, and from two clicks of one user close to one another.
+
+    Args:
+        source: `intents`, `history` or `auto` (history, and intents where the table is there).
+        window_seconds: Two clicks farther apart make no pair.
+        max_per_user: The most pairs from one user's history; the latest are kept.
+        max_gap: A click is paired with at most so many of the clicks that follow it.
+
+    The training window ends before the first impression of valid or test, whoever saw it; nothing at or after
+    that moment is used, and history pairs come from split `train` alone.  Features: `query_item_id`,
+    `query_image`, `query_text` (empty where not given), `item_id`, `signal`, `timestamp`.  One pair in ten,
+    by a hash of its item and query, is in split `valid`.
+    """
+
+    SPEC_CLASS = PairGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        items: types.BaseChannel,
+        impressions: types.BaseChannel,
+        data: str,
+        source: str,
+        window_seconds: int,
+        max_per_user: int,
+        max_gap: int,
+        rejected_folder: str,
+        max_rejected_fraction: float,
+        input_fingerprint: str,
+        code_fingerprint: str,
+    ) -> None:
+        spec = PairGenSpec(
+            items=items,
+            impressions=impressions,
+            data=data,
+            source=source,
+            window_seconds=window_seconds,
+            max_per_user=max_per_user,
+            max_gap=max_gap,
+            rejected_folder=rejected_folder,
+            max_rejected_fraction=max_rejected_fraction,
+            input_fingerprint=input_fingerprint,
+            code_fingerprint=code_fingerprint,
+            pairs=types.Channel(type=standard_artifacts.Examples),
+        )
+        super().__init__(spec=spec)

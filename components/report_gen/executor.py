@@ -1,0 +1,144 @@
+"""What `ReportGen` does: collects, draws, writes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+from components.catalogue_gen.executor import SPLITS
+from components.examples import DECODE_ROWS, decode
+from components.report_gen import plots
+from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
+from serving.representation_center.snapshot import INT8_SCALE, Snapshot
+
+SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6
+
+
+class Executor(base_executor.BaseExecutor):
+    """Writes `report.html` and `figures.json`, and a copy of the page where people look."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        def folder(name: str) -> Path:
+            return Path(artifact_utils.get_single_uri(input_dict[name]))
+
+        mim = read_evaluation(str(folder("evaluation")))
+        ids_only = read_evaluation(str(folder("ids_only_evaluation"))) if input_dict.get("ids_only_evaluation") else None
+        oracle_file = Path(exec_properties["data"]) / "oracle.json"
+        oracle = json.loads(oracle_file.read_text()) if oracle_file.is_file() else None
+        accounts = {
+            name: json.loads(input_dict[name][0].get_string_custom_property("counts") or "null")
+            for name in ("items", "impressions", "pairs")
+        }
+        figures = {
+            "mim": mim,
+            "ids_only": ids_only,
+            "oracle": oracle,
+            "blessed": is_blessed(str(folder("blessing"))),
+            "pretrain": _json(folder("pretrain_run") / "logs/recall.json"),
+            "csft": _json(folder("csft_run") / "logs/recall.json"),
+            "accounts": {name: account for name, account in accounts.items() if account},
+        }
+        curves = {stage: _json(folder(f"{stage}_run") / "logs/history.json") for stage in ("pretrain", "csft", "ciubm")}
+        snapshot = Snapshot.load(folder("embeddings"))
+        page = _template().render(
+            name=exec_properties["name"],
+            settings=exec_properties["settings"],
+            figures=figures,
+            sentences=sentences(mim, ids_only, oracle),
+            quality=plots.quality(mim, ids_only, oracle),
+            curves=plots.curves(curves),
+            neighbours=_neighbours(snapshot, str(folder("items"))),
+            manifest=snapshot.manifest,
+        )
+        out = Path(artifact_utils.get_single_uri(output_dict["report"]))
+        (out / "report.html").write_text(page)
+        (out / "figures.json").write_text(json.dumps(figures, indent=2))
+        Path(exec_properties["page"]).write_text(page)
+        logging.info("table of quality: %s", "; ".join(sentences(mim, ids_only, oracle)))
+
+
+def sentences(mim: Metrics, ids_only: Metrics | None, oracle: dict[str, float] | None) -> list[str]:
+    """What the figures say, in words."""
+    said = [f"On {mim['rows']:,} test rows the ranker reaches an AUC of {mim['auc']:.4f} and a GAUC of {mim['gauc']:.4f}."]
+    cold = mim["slices"].get("cold", {}).get("auc")
+    if cold is None:
+        return [*said, "No test row lies on a cold item, or all have one label."]
+    if ids_only is not None and (other := ids_only["slices"]["cold"]["auc"]) is not None:
+        word = "above" if cold >= other else "below"
+        said.append(f"On cold items its AUC is {cold:.4f}, {abs(cold - other):.4f} {word} the same ranker with ids alone ({other:.4f}).")
+    if oracle is not None:
+        share = gap_closed(cold, oracle["cold_auc"])
+        said.append(f"That closes {share:.0%} of the gap between guessing (0.5) and the oracle ({oracle['cold_auc']:.4f}) on cold items.")
+    return said
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((Path(__file__).parent / "page.html").read_text())
+
+
+def _neighbours(snapshot: Snapshot, items_folder: str) -> list[list[dict[str, str]]]:
+    """Some items, spread over the catalogue, each with those the encoder finds most alike."""
+    vectors = snapshot.vectors.astype(np.float32) / INT8_SCALE
+    candidates = np.flatnonzero(snapshot.modalities == 3)
+    if len(candidates) <= SHOWN_NEIGHBOURS:
+        return []
+    shown = candidates[np.linspace(0, len(candidates) - 1, SHOWN_ITEMS).astype(int)]
+    rows = []
+    for row in shown:
+        order = candidates[np.argsort(-(vectors[candidates] @ vectors[row]))]
+        rows.append([int(row), *(int(other) for other in order if other != row)][: SHOWN_NEIGHBOURS + 1])
+    wanted = {snapshot.item_ids[i].encode() for group in rows for i in group}
+    looks = _read_looks(items_folder, wanted)
+    return [
+        [
+            {**looks[snapshot.item_ids[i].encode()], "score": f"{float(vectors[group[0]] @ vectors[i]):.2f}"}
+            for i in group
+        ]
+        for group in rows
+    ]
+
+
+def _read_looks(items_folder: str, wanted: set[bytes]) -> dict[bytes, dict[str, str]]:
+    decoder = ExamplesToRecordBatchDecoder()
+    looks = {}
+    for split in SPLITS:
+        files = sorted(tf.io.gfile.glob(f"{items_folder}/Split-{split}/*"))
+        for batch in tf.data.TFRecordDataset(files, "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
+            columns = decode(decoder, list(batch), only=("item_id", "title", "image"))
+            lists = (columns[name].to_pylist() for name in ("item_id", "title", "image"))
+            for item_id, title, image in zip(*lists, strict=True):
+                if item_id in wanted:
+                    looks[item_id] = {"title": title.decode(), "picture": _data_address(image)}
+    return looks
+
+
+def _data_address(image: bytes) -> str:
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(image)).convert("RGB")
+    picture.thumbnail((96, 96))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

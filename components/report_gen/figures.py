@@ -1,0 +1,61 @@
+"""The figures of a run, as plain values."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+SLICES = ("cold", "tail", "rest")
+_NAMES = {
+    "auc": "auc",
+    "gauc": "gauc",
+    "logloss": "binary_crossentropy",
+    "calibration": "calibration",
+    "rows": "example_count",
+}
+Metrics = dict[str, Any]
+
+
+def read_evaluation(folder: str) -> Metrics:
+    """What TFMA measured: `auc`, `gauc`, `logloss`, `calibration`, `rows`, and the same in `slices`.
+
+    A slice without rows is left out; a figure that cannot be computed is None.
+    """
+    import tensorflow_model_analysis as tfma
+
+    result = tfma.load_eval_result(folder, model_name=_candidate(folder))
+    metrics: Metrics = {"slices": {}}
+    for slice_key, outputs in result.slicing_metrics:
+        values = outputs[""][""]
+        figures = {name: _number(values.get(tfma_name)) for name, tfma_name in _NAMES.items()}
+        figures["rows"] = int(figures["rows"] or 0)
+        if slice_key == ():
+            metrics |= figures
+        else:
+            metrics["slices"][str(slice_key[0][1])] = figures
+    metrics["slices"] = {name: metrics["slices"][name] for name in SLICES if name in metrics["slices"]}
+    return metrics
+
+
+def _candidate(folder: str) -> str | None:
+    """The candidate's name in an evaluation that also holds a baseline."""
+    import tensorflow_model_analysis as tfma
+
+    names = {spec.name for spec in tfma.load_eval_result(folder).config.model_specs}
+    return "candidate" if "candidate" in names else None
+
+
+def _number(value: Any) -> float | None:
+    number = float(value["doubleValue"]) if value and "doubleValue" in value else math.nan
+    return None if math.isnan(number) else number
+
+
+def is_blessed(folder: str) -> bool:
+    """Whether the Evaluator blessed the ranker."""
+    return os.path.exists(os.path.join(folder, "BLESSED"))
+
+
+def gap_closed(auc: float | None, oracle: float) -> float | None:
+    """Share of the way from 0.5 to the oracle's AUC."""
+    return None if auc is None else (auc - 0.5) / (oracle - 0.5)

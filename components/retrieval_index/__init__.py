@@ -1,0 +1,1 @@
+"""Nearest neighbours over a snapshot, as a SavedModel."""

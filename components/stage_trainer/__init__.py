@@ -1,0 +1,1 @@
+"""TFX's Trainer with the further inputs that the three stages need."""

@@ -1,0 +1,25 @@
+"""Tells the run function where the catalogue and the snapshot lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfx import types
+from tfx.components.trainer import executor, fn_args_utils
+from tfx.types import artifact_utils
+
+
+class Executor(executor.GenericExecutor):
+    """TFX's generic Trainer executor with two more folders in `fn_args.custom_config`."""
+
+    def _GetFnArgs(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> fn_args_utils.FnArgs:
+        fn_args = super()._GetFnArgs(input_dict, output_dict, exec_properties)
+        for name in ("catalogue", "embeddings"):
+            if input_dict.get(name):
+                fn_args.custom_config[name] = artifact_utils.get_single_uri(input_dict[name])
+        return fn_args

@@ -1,0 +1,217 @@
+"""Stage 3, CiUBM: the content-interest-aware user behaviour model that predicts the click."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import keras_rs
+from keras import ops
+
+from mim_keras.config import CiubmConfig
+from mim_keras.interest.masked import mean_over
+from mim_keras.interest.modal_attention import ModalAttention
+from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
+from mim_keras.interest.sim_tier import SimTier
+from mim_keras.interest.target_attention import TargetAttention
+from mim_keras.item_table import PADDING_ROW, ItemColumns, ItemTable
+
+AGE_BUCKETS = 32  # an age of s seconds falls in bucket ⌊log2(s + 1)⌋
+CATEGORY_DIM = 8
+CONTEXT_DIM = 8
+
+
+@dataclass(frozen=True)
+class RankerShape:
+    """Sizes that come from the data.
+
+    Attributes:
+        users: Rows of the user embedding; row 0 is shared by the users not learned.
+        context: Values of each categorical context feature, in the features' order.
+    """
+
+    users: int
+    context: tuple[int, ...] = ()
+
+
+class CiUBM(keras.Model):
+    """ids and content of a user's history against a target item → probability of a click.
+
+    The history is encoded once (`encode_history`) and may be shared by many targets (`score`).
+
+    Args:
+        config: Widths, and which modules take part.
+        shape: Sizes that come from the data.
+        columns: What is known of every item.
+
+    Call takes a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int
+    [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
+    optionally `item_vector` float [B, d], used instead of the table's vector.  Returns `ctr`, `logit` and,
+    where the modal module is on, `modal_logit`, each [B].
+
+    Source: MIM (2502.00321); the modules' forms as each of them says.
+    """
+
+    def __init__(self, config: CiubmConfig, shape: RankerShape, columns: ItemColumns, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config, self.shape = config, shape
+        dense, embedding = keras.layers.Dense, keras.layers.Embedding
+        self.items = ItemTable(columns)
+        self.category_projection = dense(CATEGORY_DIM, use_bias=False)
+        self.age_embedding = embedding(AGE_BUCKETS, CATEGORY_DIM)
+        self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
+        if config.ids:
+            self.id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
+            self.user_embedding = embedding(shape.users, config.user_dim, embeddings_initializer=_small())
+            self.id_attention = TargetAttention(config.id_dim)
+        if config.modal:
+            self.compression, self.compression_norm = dense(config.modal_dim), keras.layers.LayerNormalization()
+            self.modal_attention = ModalAttention(config.modal_dim)
+            self.sim_tier = SimTier(config.simtier_bins)
+            self.modal_head = keras.Sequential([dense(32, activation="gelu"), dense(1)])
+            if config.fusion:
+                self.fused_attention = SemanticAwareTargetAttention(config.heads, config.id_dim)
+        self.crosses = [keras_rs.layers.FeatureCross(projection_dim=32) for _ in range(config.cross_layers)]
+        self.input_norm = keras.layers.LayerNormalization()
+        self.hidden = [dense(width, activation="relu") for width in config.hidden]
+        self.dropouts = [keras.layers.Dropout(config.dropout) for _ in config.hidden]
+        self.out = dense(1)
+        self.loss_tracker = keras.metrics.Mean("logloss")
+
+    # -- the two halves of a prediction -------------------------------------------------------------------
+
+    def encode_history(self, rows: Any, ages: Any) -> dict[str, Any]:
+        """What the history says before any target is known.
+
+        Args:
+            rows: int [H, L]; 0 is padding.
+            ages: Seconds since each click, int [H, L].
+        """
+        found = self.items(rows)
+        mask = rows != PADDING_ROW
+        bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
+        age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
+        side = [self.category_projection(found["categories"]), age]
+        embedding = ops.concatenate(([self.id_embedding(found["id_index"])] if self.config.ids else []) + side, axis=-1)
+        history = {"embedding": embedding, "mask": mask}  # (H, L, D), (H, L)
+        if self.config.modal:
+            vector = found["vector"]
+            compressed = self._compress(vector)
+            history |= {
+                "vector": vector,
+                "has_vector": ops.logical_and(mask, found["has_vector"]),
+                "compressed": compressed,
+                "values": ops.concatenate([compressed, embedding], axis=-1),
+            }
+        return history
+
+    def score(
+        self,
+        history: dict[str, Any],
+        item_row: Any,
+        user_index: Any,
+        context: Any | None = None,
+        item_vector: Any | None = None,
+        training: bool = False,
+    ) -> dict[str, Any]:
+        """Scores B targets against encoded histories.
+
+        Args:
+            history: From `encode_history`, with H = B or H = 1.
+            item_row: int [B].
+            user_index: int [B] or [1].
+            context: int [B, C] or [1, C].
+            item_vector: float [B, d] of length one, instead of the table's; a row of zeros leaves the table's.
+        """
+        config = self.config
+        found = self.items(item_row)
+        categories = self.category_projection(found["categories"])
+        mask = history["mask"]
+        target = [categories]
+        if config.ids:
+            target.insert(0, self.id_embedding(self._hide_ids(found["id_index"], training)))
+        e_t = ops.concatenate(target, axis=-1)  # (B, D_t)
+        parts = [e_t, self._shared(mean_over(history["embedding"], mask), e_t)]
+        parts.append(self._shared(ops.log(1.0 + ops.sum(ops.cast(mask, e_t.dtype), axis=1, keepdims=True)), e_t))
+        if config.ids:
+            parts += [self.id_attention(e_t, history["embedding"], mask), self._shared(self.user_embedding(user_index), e_t)]
+        result = {}
+        if config.modal:
+            modal, fused = self._modal_interest(history, found, item_vector, e_t)
+            result["modal_logit"] = self.modal_head(modal)[:, 0]
+            parts += [modal, *fused]
+        for position, layer in enumerate(self.context_embeddings):
+            assert context is not None
+            parts.append(self._shared(layer(context[:, position]), e_t))
+        x = x0 = self.input_norm(ops.concatenate(parts, axis=-1))
+        for cross in self.crosses:
+            x = cross(x0, x)
+        for layer, dropout in zip(self.hidden, self.dropouts, strict=True):
+            x = dropout(layer(x), training=training)
+        logit = ops.cast(self.out(x)[:, 0], "float32")
+        return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
+
+    def _modal_interest(
+        self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None, e_t: Any
+    ) -> tuple[Any, list[Any]]:
+        vector, has_vector = found["vector"], found["has_vector"]
+        if item_vector is not None:
+            given = ops.any(item_vector != 0, axis=-1)
+            vector = ops.where(given[:, None], ops.cast(item_vector, vector.dtype), vector)
+            has_vector = ops.logical_or(has_vector, given)
+        present = ops.cast(has_vector, vector.dtype)[:, None]
+        p_t = self._compress(vector) * present
+        similarity = ops.sum(vector[:, None, :] * history["vector"], axis=-1)  # (B, L); vectors have length one
+        counts = ops.logical_and(history["has_vector"], has_vector[:, None])  # (B, L)
+        u_mm = self.modal_attention(p_t, history["compressed"], history["values"], similarity, counts)
+        modal = ops.concatenate([u_mm, self.sim_tier(similarity, counts), p_t, present], axis=-1)
+        fused = []
+        if self.config.fusion:
+            fused.append(self.fused_attention(e_t, history["embedding"], similarity, history["mask"]))
+        return modal, fused
+
+    def _compress(self, vector: Any) -> Any:
+        """p = LayerNorm(W v), of any leading shape."""
+        return self.compression_norm(self.compression(vector))
+
+    def _hide_ids(self, id_index: Any, training: bool) -> Any:
+        """In training, sends some targets to the row of ids not learned, so that the rest of the model can rank them."""
+        if not training or not self.config.id_dropout:
+            return id_index
+        keep = keras.random.uniform(ops.shape(id_index)) >= self.config.id_dropout
+        return id_index * ops.cast(keep, id_index.dtype)
+
+    @staticmethod
+    def _shared(values: Any, like: Any) -> Any:
+        """Values [1, d] or [B, d] → [B, d], B as in `like`."""
+        return ops.broadcast_to(values, (ops.shape(like)[0], values.shape[-1]))
+
+    # -- Keras ---------------------------------------------------------------------------------------------
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        history = self.encode_history(inputs["history_rows"], inputs["history_ages"])
+        return self.score(
+            history,
+            inputs["item_row"],
+            inputs["user_index"],
+            inputs.get("context"),
+            inputs.get("item_vector"),
+            training=training,
+        )
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        label = ops.reshape(ops.cast(y, "float32"), (-1,))
+        loss = ops.mean(keras.losses.binary_crossentropy(label[:, None], y_pred["logit"][:, None], from_logits=True))
+        self.loss_tracker.update_state(loss)
+        if "modal_logit" in y_pred and self.config.auxiliary_weight:
+            modal = ops.cast(y_pred["modal_logit"], "float32")[:, None]
+            auxiliary = keras.losses.binary_crossentropy(label[:, None], modal, from_logits=True)
+            loss = loss + self.config.auxiliary_weight * ops.mean(auxiliary)
+        return loss
+
+
+def _small() -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=0.01)

@@ -1,0 +1,275 @@
+"""Settings of the three stages: one frozen dataclass each, checked when it is made.
+
+Every value can be written in YAML (``from_mapping``); a key that does not exist or a value that makes no
+sense is refused with the rule, what was received and the fix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting breaks its rule.  The message names the rule, the value received and the fix."""
+
+
+def require(condition: bool, rule: str, received: object, fix: str) -> None:
+    """Raises `ConfigError` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{rule}; received {received!r}. {fix}")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any] | None, where: str = "") -> T:
+    """Builds the dataclass `cls` from nested plain values, as YAML gives them.
+
+    Args:
+        cls: A dataclass; its fields may be dataclasses, tuples, numbers, strings, booleans.
+        values: Field name to value.  Missing fields keep their defaults.
+        where: Dotted path of `values`, for error messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
+    values = values or {}
+    place = where or "the settings"
+    require(isinstance(values, Mapping), f"{place} must be a mapping", values, "Write it as `key: value` lines.")
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            fix = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(known))}."
+            raise ConfigError(f"{place} has no key {key!r}. {fix}")
+    made = {key: _convert(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in values.items()}
+    return cls(**made)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`: nested plain values, ready for JSON or YAML."""
+    return dataclasses.asdict(config)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _convert(options[0], value, where)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where} must be a list", value, "Write it as [a, b, c].")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, element, f"{where}[{i}]") for i, element in enumerate(value))
+    if origin is dict:
+        require(isinstance(value, Mapping), f"{where} must be a mapping", value, "Write it as `key: value` lines.")
+        return dict(value)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint in (bool, int, str) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where} must be of type {getattr(hint, '__name__', hint)}; received {value!r}. Change its value.")
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """A BERT-shaped text tower from scratch, or any keras-hub text backbone by `preset`."""
+
+    preset: str | None = None  # a keras-hub preset name or a local folder; None: from scratch
+    vocabulary_size: int = 8000  # word pieces made from the catalogue, when from scratch
+    max_tokens: int = 32
+    hidden_dim: int = 64
+    layers: int = 1
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 4, "text.max_tokens must be at least 4", self.max_tokens, "Raise it.")
+        require(
+            self.hidden_dim % self.heads == 0,
+            "text.hidden_dim must be a multiple of text.heads",
+            (self.hidden_dim, self.heads),
+            "Change one of them.",
+        )
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """A small convolutional image tower, trained from scratch."""
+
+    size: int = 48  # pixels a side; pictures are resized to a square
+    widths: tuple[int, ...] = (32, 64, 128)  # channels of each halving stage
+
+    def __post_init__(self) -> None:
+        require(self.size >= 8, "image.size must be at least 8", self.size, "Raise it.")
+        require(
+            self.size % 2 ** len(self.widths) == 0,
+            "image.size must be divisible by 2 for each of image.widths",
+            (self.size, self.widths),
+            "Use a multiple of 16 or fewer widths.",
+        )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of the item encoder: two towers, projection heads, gated fusion."""
+
+    embedding_dim: int = 64
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+
+    def __post_init__(self) -> None:
+        require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a stage is trained; shared by all three."""
+
+    epochs: int = 1
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    clip_norm: float = 1.0
+    strategy: str = "one_device"  # one_device | mirrored | multi_worker (from TF_CONFIG)
+    mixed_precision: str = "float32"  # float32 | mixed_float16 | mixed_bfloat16
+    jit_compile: bool = False
+    steps_per_execution: int = 1
+    patience: int = 0  # epochs without a better validation figure before stopping; 0: train all epochs
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "epochs must be at least 1", self.epochs, "Raise it.")
+        require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size, "Raise it.")
+        require(self.learning_rate > 0, "learning_rate must be positive", self.learning_rate, "Raise it.")
+        strategies = ("one_device", "mirrored", "multi_worker")
+        require(self.strategy in strategies, f"strategy must be one of {strategies}", self.strategy, "Choose one.")
+        policies = ("float32", "mixed_float16", "mixed_bfloat16")
+        require(
+            self.mixed_precision in policies, f"mixed_precision is one of {policies}", self.mixed_precision, "Choose one."
+        )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Stage 1: image-text alignment on the catalogue."""
+
+    temperature: float = 0.07  # where the learnable temperature starts
+    category_weight: float = 0.1  # weight of the category head's cross-entropy, 0 to leave it out
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20, batch_size=128))
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "pretrain.temperature must be positive", self.temperature, "0.07 is usual.")
+        require(self.category_weight >= 0, "pretrain.category_weight must not be negative", self.category_weight, "0..0.2.")
+
+
+@dataclass(frozen=True)
+class CsftConfig:
+    """Stage 2: contrastive fine-tuning on pairs."""
+
+    temperature: float = 0.1
+    queue_size: int = 1024  # time negatives: item vectors of earlier batches; 0: none
+    log_q: bool = True  # correct in-batch negatives for popularity
+    align_weight: float = 0.1  # weight of the stage-1 alignment loss that keeps the content
+    trainable: str = "all"  # all | head (frozen towers, features computed once per item)
+    modality_dropout: float = 0.15  # chance to hide one modality of an item in training
+    max_steps_per_epoch: int = 0  # 0: every pair, every epoch
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3, batch_size=256))
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
+        require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
+        require(self.trainable in ("all", "head"), "csft.trainable is all or head", self.trainable, "Choose one.")
+        require(0 <= self.modality_dropout < 1, "csft.modality_dropout is in [0, 1)", self.modality_dropout, "Lower it.")
+
+
+@dataclass(frozen=True)
+class CiubmConfig:
+    """Stage 3: the ranker."""
+
+    history_length: int = 50
+    id_dim: int = 16
+    user_dim: int = 16
+    modal_dim: int = 32  # width to which the frozen vectors are compressed
+    heads: int = 2  # of the fused (SA-TA) attention
+    simtier_bins: int = 20
+    hidden: tuple[int, ...] = (128, 64)
+    cross_layers: int = 2
+    dropout: float = 0.1
+    id_dropout: float = 0.1  # chance that an item's id is hidden in training
+    auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
+    modal: bool = True  # modal attention, SimTier and the target's own vector
+    fusion: bool = True  # SA-TA
+    ids: bool = True  # id embeddings of items and the user
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
+    )
+
+    def __post_init__(self) -> None:
+        require(self.history_length >= 1, "ciubm.history_length must be at least 1", self.history_length, "Raise it.")
+        require(
+            self.id_dim % self.heads == 0, "ciubm.id_dim must be a multiple of ciubm.heads", (self.id_dim, self.heads), ""
+        )
+        for name in ("dropout", "id_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"ciubm.{name} is in [0, 1)", value, "Lower it.")
+        require(self.modal or self.ids, "one of ciubm.modal and ciubm.ids must be on", (self.modal, self.ids), "")
+
+
+@dataclass(frozen=True)
+class StagesConfig:
+    """The encoder and the three stages together."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    csft: CsftConfig = field(default_factory=CsftConfig)
+    ciubm: CiubmConfig = field(default_factory=CiubmConfig)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Seconds on a CPU: tests.
+    "tiny": {
+        "encoder": {
+            "embedding_dim": 16,
+            "text": {"vocabulary_size": 500, "max_tokens": 12, "hidden_dim": 16, "heads": 2},
+            "image": {"size": 16, "widths": [8, 16]},
+        },
+        "pretrain": {"training": {"epochs": 2, "batch_size": 32}},
+        "csft": {"queue_size": 64, "training": {"epochs": 1, "batch_size": 32}},
+        "ciubm": {
+            "history_length": 8,
+            "id_dim": 8,
+            "user_dim": 8,
+            "modal_dim": 8,
+            "hidden": [16],
+            "training": {"epochs": 1, "batch_size": 128},
+        },
+    },
+    # Minutes on a CPU: the default.
+    "base": {},
+    # The sizes that the reports of the method's family name, for accelerators.
+    "paper": {
+        "encoder": {
+            "embedding_dim": 128,
+            "text": {"vocabulary_size": 30000, "max_tokens": 64, "hidden_dim": 384, "layers": 6, "heads": 6},
+            "image": {"size": 224, "widths": [64, 128, 256, 512, 512]},
+        },
+        "pretrain": {"training": {"epochs": 10, "batch_size": 1024, "mixed_precision": "mixed_bfloat16"}},
+        "csft": {"queue_size": 196800, "training": {"epochs": 3, "batch_size": 8192, "mixed_precision": "mixed_bfloat16"}},
+        "ciubm": {"id_dim": 32, "hidden": [256, 128, 64], "training": {"batch_size": 8192}},
+    },
+}
+
+
+def preset(name: str) -> StagesConfig:
+    """The stages' settings at one of the named sizes: `tiny`, `base` or `paper`."""
+    require(name in PRESETS, f"a preset is one of {', '.join(PRESETS)}", name, "Choose one.")
+    return from_mapping(StagesConfig, PRESETS[name])

@@ -1,0 +1,1 @@
+"""Contrastive losses and where their negatives come from."""

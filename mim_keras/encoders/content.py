@@ -1,0 +1,89 @@
+"""Raw items → what the item encoder reads; the same TensorFlow operations in training and in serving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mim_keras.config import EncoderConfig
+from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
+from mim_keras.encoders.text_tower import TextTokens
+
+
+class ContentReader:
+    """Encoded pictures and strings → `Content`.
+
+    Args:
+        config: Size of the pictures.
+        tokens: Turns text into token ids.
+    """
+
+    def __init__(self, config: EncoderConfig, tokens: TextTokens) -> None:
+        self._size = config.image.size
+        self._tokens = tokens
+
+    def __call__(self, image: tf.Tensor, title: tf.Tensor, text: tf.Tensor) -> Content:
+        """All string tensors [B]; an empty string is a missing modality."""
+        words = join_words(title, text)
+        token_ids, token_mask = self._tokens(words)
+        return {
+            "image": tf.cast(self.pictures(image), tf.float32) / 255.0,
+            "image_mask": tf.cast(tf.strings.length(image) > 0, tf.float32),
+            "token_ids": token_ids,
+            "token_mask": token_mask,
+            "text_mask": tf.cast(tf.strings.length(words) > 0, tf.float32),
+        }
+
+    def pictures(self, image: tf.Tensor) -> tf.Tensor:
+        """JPEG or PNG [B] → uint8 [B, size, size, 3]; black where there is none."""
+        shape = (self._size, self._size, 3)
+
+        def one(data: tf.Tensor) -> tf.Tensor:
+            def decode() -> tf.Tensor:
+                pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+                resized = tf.image.resize(pixels, shape[:2], antialias=True)
+                return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8), shape)
+
+            return tf.cond(tf.strings.length(data) > 0, decode, lambda: tf.zeros(shape, tf.uint8))
+
+        return tf.map_fn(one, image, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+
+
+def join_words(title: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
+    """Title and text [B] as one string each."""
+    return tf.strings.strip(tf.strings.join([title, text], separator=" "))
+
+
+class ContentTable:
+    """The content of many items, read once, in memory: a row each.
+
+    Pictures are kept as bytes (uint8), so a million items of 48 pixels take 7 GB.
+    """
+
+    def __init__(self, reader: ContentReader, image: np.ndarray, title: np.ndarray, text: np.ndarray) -> None:
+        parts: list[dict[str, np.ndarray]] = []
+        read = tf.function(reader)
+        for begin in range(0, len(image), 256):
+            rows = slice(begin, begin + 256)
+            content = read(tf.constant(image[rows]), tf.constant(title[rows]), tf.constant(text[rows]))
+            part = {name: value.numpy() for name, value in content.items()}
+            part["image"] = np.round(part["image"] * 255).astype(np.uint8)
+            parts.append(part)
+        self.columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def __len__(self) -> int:
+        return len(self.columns["image"])
+
+    def rows(self, rows: Any) -> Content:
+        """Content of the rows `rows` int [B], as tensors; usable inside `tf.data`."""
+        content = {name: tf.gather(values, rows) for name, values in self.columns.items()}
+        content["image"] = tf.cast(content["image"], tf.float32) / 255.0
+        return content
+
+    def encode(self, encoder: ItemEncoder, batch: int = 256) -> Views:
+        """The views of every row, as NumPy arrays [rows, embedding_dim]."""
+        call = tf.function(lambda rows: encoder(self.rows(rows)))
+        parts = [call(tf.range(b, min(b + batch, len(self)))) for b in range(0, len(self), batch)]
+        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

@@ -1,0 +1,1 @@
+"""What a history says of a user's interest in a target: one layer each."""

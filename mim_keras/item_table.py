@@ -1,0 +1,81 @@
+"""What the ranker knows of every item: its frozen vector, its categories, and whether its id was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+INT8_SCALE = 127.0
+PADDING_ROW = 0  # stands for no item at all, and for an item the table lacks
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """The table's columns; row 0 is padding, row i + 1 is item i.
+
+    Attributes:
+        vectors: int8 [items + 1, d], vectors of length one × 127.
+        has_vector: bool [items + 1].
+        categories: 0/1 uint8 [items + 1, categories].
+        id_index: int32 [items + 1]; row of the id embedding, 0 for an id that was not learned.
+    """
+
+    vectors: np.ndarray
+    has_vector: np.ndarray
+    categories: np.ndarray
+    id_index: np.ndarray
+
+    @staticmethod
+    def assemble(
+        vectors: np.ndarray, has_vector: np.ndarray, categories: Sequence[Sequence[str]], id_index: np.ndarray
+    ) -> ItemColumns:
+        """Columns of `items` items from int8 vectors [items, d], masks, lists of category names and id rows."""
+        names = sorted({name for row in categories for name in row})
+        place = {name: i for i, name in enumerate(names)}
+        multi_hot = np.zeros((len(vectors) + 1, max(1, len(names))), np.uint8)
+        for row, own in enumerate(categories, 1):
+            multi_hot[row, [place[name] for name in own]] = 1
+        return ItemColumns(
+            vectors=np.concatenate([np.zeros((1, vectors.shape[1]), np.int8), vectors.astype(np.int8)]),
+            has_vector=np.concatenate([[False], has_vector.astype(bool)]),
+            categories=multi_hot,
+            id_index=np.concatenate([[0], id_index]).astype(np.int32),
+        )
+
+
+class ItemTable(keras.layers.Layer):
+    """`ItemColumns` as frozen variables: rows of any shape → vector, mask, categories, id row.
+
+    Call takes rows, int [...], and returns a mapping: `vector` float [..., d] (zeros where missing),
+    `has_vector` bool [...], `categories` float [..., C], `id_index` int32 [...].
+    """
+
+    def __init__(self, columns: ItemColumns, **kwargs: Any) -> None:
+        super().__init__(trainable=False, **kwargs)
+        self.dim, self.categories_dim = columns.vectors.shape[1], columns.categories.shape[1]
+        self.ids = int(columns.id_index.max()) + 1
+
+        def frozen(name: str, values: np.ndarray) -> Any:
+            weight = self.add_weight(
+                shape=values.shape, dtype=str(values.dtype), initializer="zeros", trainable=False, autocast=False, name=name
+            )
+            weight.assign(values)
+            return weight
+
+        self.vectors = frozen("vectors", columns.vectors)
+        self.has_vector = frozen("has_vector", columns.has_vector.astype(np.uint8))
+        self.category_table = frozen("categories", columns.categories)
+        self.id_index = frozen("id_index", columns.id_index)
+
+    def call(self, rows: Any) -> dict[str, Any]:
+        return {
+            "vector": ops.cast(ops.take(self.vectors, rows, axis=0), self.compute_dtype) / INT8_SCALE,
+            "has_vector": ops.take(self.has_vector, rows, axis=0) > 0,
+            "categories": ops.cast(ops.take(self.category_table, rows, axis=0), self.compute_dtype),
+            "id_index": ops.take(self.id_index, rows, axis=0),
+        }

@@ -1,0 +1,1 @@
+"""Figures that ranking and retrieval are judged by."""

@@ -1,0 +1,29 @@
+"""How well vectors find one another: Recall@K, and whether they have collapsed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def recall_at(query: np.ndarray, items: np.ndarray, positive: np.ndarray, k: int) -> float:
+    """Share of queries whose item is among the `k` most similar of all items.
+
+    Args:
+        query: [Q, d].
+        items: [N, d].
+        positive: Row of each query's item, int [Q].
+        k: How many are looked at.  Items that tie with the positive count against it.
+    """
+    hits = 0
+    for begin in range(0, len(query), 1024):
+        similarity = query[begin : begin + 1024] @ items.T
+        own = np.take_along_axis(similarity, positive[begin : begin + 1024, None], axis=1)
+        hits += int(((similarity >= own).sum(axis=1) <= k).sum())
+    return hits / max(len(query), 1)
+
+
+def mean_pairwise_cosine(vectors: np.ndarray) -> float:
+    """Mean cosine of two different vectors of length one, [n, d]; near 1 means they have collapsed."""
+    n = len(vectors)
+    total = np.square(vectors.sum(axis=0)).sum() - np.square(vectors).sum()
+    return float(total / max(n * (n - 1), 1))

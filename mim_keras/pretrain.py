@@ -1,0 +1,54 @@
+"""Stage 1, pre-training: adapts the encoder to the catalogue by aligning each picture with its words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from mim_keras.config import PretrainConfig
+from mim_keras.contrast.info_nce import alignment_loss
+from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
+
+
+class Pretraining(keras.Model):
+    """L_pre = L_align + weight · CE(category), over an `ItemEncoder`.
+
+    Args:
+        encoder: Trained in place.
+        config: Temperature and the category head's weight.
+        categories: Number of categories; 0 for none.
+
+    Trains on `Content` with, where there are categories, `category` [B, categories] (multi-hot, float).
+    The temperature is learned; it starts at `config.temperature` and never falls below 0.01.
+    """
+
+    def __init__(self, encoder: ItemEncoder, config: PretrainConfig, categories: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encoder, self.config = encoder, config
+        self.category_head = keras.layers.Dense(categories) if categories and config.category_weight else None
+        self.log_scale = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(math.log(1 / config.temperature)), name="log_scale"
+        )
+        self.align_tracker = keras.metrics.Mean("align")
+
+    def call(self, content: Content, training: bool = False) -> Views:
+        views = self.encoder(content)
+        if self.category_head is not None:
+            views["category"] = self.category_head(views["joint"])
+        return views
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        both = x["image_mask"] * x["text_mask"]
+        scale = ops.exp(ops.minimum(self.log_scale, math.log(100.0)))
+        loss = alignment_loss(y_pred["image"], y_pred["text"], both, scale)
+        self.align_tracker.update_state(loss)
+        if self.category_head is not None:
+            target = x["category"] / ops.maximum(ops.sum(x["category"], axis=-1, keepdims=True), 1.0)
+            cross_entropy = -ops.sum(target * ops.log_softmax(y_pred["category"]), axis=-1)
+            loss = loss + self.config.category_weight * ops.mean(cross_entropy)
+        return loss

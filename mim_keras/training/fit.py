@@ -1,0 +1,103 @@
+"""One way to train any of the three stages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mim_keras.config import TrainingConfig
+
+log = logging.getLogger("mim")
+
+
+def optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
+    """Adam with the settings' learning rate and gradient clipping."""
+    return keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm or None)
+
+
+def seeded(config: TrainingConfig) -> None:
+    """Seeds every generator and sets the precision policy; call before a model is made."""
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.mixed_precision)
+
+
+class ValidationFigures(keras.callbacks.Callback):
+    """After each epoch, adds figures that `measure()` returns to the logs, as `val_NAME`."""
+
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self._measure = measure
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
+        logs.update({f"val_{name}": value for name, value in self._measure().items()})
+
+
+class Progress(keras.callbacks.Callback):
+    """One plain line an epoch, and one every `seconds` within it."""
+
+    def __init__(self, stage: str, epochs: int, seconds: float = 15.0) -> None:
+        super().__init__()
+        self._stage, self._epochs, self._seconds = stage, epochs, seconds
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch, self._started = epoch + 1, time.monotonic()
+        self._next = self._started + self._seconds
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._seconds
+            self._say(f"step {batch + 1}", logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._say(f"done in {time.monotonic() - self._started:.1f} s", logs)
+
+    def _say(self, what: str, logs: dict[str, Any] | None) -> None:
+        figures = "  ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
+        log.info("%s epoch %d/%d %s  %s", self._stage, self._epoch, self._epochs, what, figures)
+
+
+def fit(
+    stage: str,
+    model: keras.Model,
+    train: tf.data.Dataset,
+    config: TrainingConfig,
+    measure: Callable[[], dict[str, float]] | None = None,
+    monitor: str = "",
+    log_folder: Path | None = None,
+) -> dict[str, list[float]]:
+    """Trains a compiled `model` and returns its figures, one list a name.
+
+    Args:
+        stage: Name for progress lines.
+        model: Compiled under the strategy it is to run on.
+        train: Batches.
+        config: Epochs and patience.
+        measure: Gives validation figures; called after each epoch.
+        monitor: Name of the figure to stop on and to keep the best weights by; higher is better.
+        log_folder: Where TensorBoard's events and `history.json` go.
+    """
+    callbacks: list[keras.callbacks.Callback] = []
+    if measure is not None:
+        callbacks.append(ValidationFigures(measure))
+    callbacks.append(Progress(stage, config.epochs))
+    if monitor and config.patience:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(f"val_{monitor}", mode="max", patience=config.patience, restore_best_weights=True)
+        )
+    if log_folder is not None:
+        callbacks.append(keras.callbacks.TensorBoard(str(log_folder), update_freq="epoch", write_graph=False))
+    history = model.fit(train, epochs=config.epochs, verbose=0, callbacks=callbacks, shuffle=False).history
+    figures = {name: [float(value) for value in values] for name, values in history.items()}
+    if log_folder is not None:
+        log_folder.mkdir(parents=True, exist_ok=True)
+        (log_folder / "history.json").write_text(json.dumps(figures, indent=2))
+    return figures

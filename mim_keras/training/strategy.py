@@ -1,0 +1,29 @@
+"""The distribution strategy that the settings ask for."""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from mim_keras.config import ConfigError, TrainingConfig
+
+
+def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
+    """`one_device`: the first GPU, else the CPU.  `mirrored`: all GPUs of this machine (or its logical CPUs).
+    `multi_worker`: the cluster that TF_CONFIG describes.
+
+    Raises:
+        ConfigError: `multi_worker` without TF_CONFIG.
+    """
+    if config.strategy == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if config.strategy == "multi_worker":
+        if "TF_CONFIG" not in os.environ:
+            raise ConfigError(
+                "strategy multi_worker needs the cluster in TF_CONFIG, which is not set. "
+                "Set it on every worker, or use one_device or mirrored."
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.OneDeviceStrategy("/GPU:0" if tf.config.list_physical_devices("GPU") else "/CPU:0")

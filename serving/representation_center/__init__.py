@@ -1,0 +1,1 @@
+"""Where embeddings live, by item and encoder version."""

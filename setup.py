@@ -1,0 +1,51 @@
+"""Packaging of MIM for TensorFlow.  `make lock` turns these ranges into requirements.lock."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    # Models
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-text>=2.21,<2.22",
+    "keras>=3.15,<3.16",
+    "keras-nlp>=0.32,<0.33",
+    "keras-rs>=0.4,<0.5",
+    "tensorboard>=2.20",
+    "tensorflow-recommenders>=0.7.7,<0.8",
+    # Pipeline
+    "tfx>=1.21,<1.22",
+    "tensorflow-transform>=1.21,<1.22",
+    "tensorflow-model-analysis>=0.52,<0.53",
+    "apache-beam>=2.77,<2.78",
+    "setuptools>=77,<81",  # tensorflow-hub, which TFX brings, still imports pkg_resources
+    # Serving
+    "tensorflow-serving-api>=2.19.1,<3",
+    "grpcio>=1.71",
+    # Tables, pictures, command line, report
+    "numpy>=2.0,<3",
+    "pyarrow>=18.1",
+    "Pillow>=11",
+    "click>=8.1",
+    "rich>=13.9",
+    "PyYAML>=6",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+]
+
+EXTRAS = {
+    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.15", "scikit-learn>=1.5", "types-PyYAML>=6"],
+    "kubeflow": ["kfp>=2.16,<2.17"],
+    "redis": ["redis>=5.2"],
+    "bench": ["psutil>=6"],
+}
+
+setup(
+    name="mim-tensorflow",
+    version="0.1.0",
+    description="Multi-modal content interest modelling for click-through rate prediction, on TensorFlow, Keras 3 and TFX",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["mim_keras*", "components*", "tfx_pipeline*", "serving*"]),
+    package_data={"tfx_pipeline": ["configs/*.yaml"], "components": ["report_gen/*.html"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mim = tfx_pipeline.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""What TFX's trainers call: data in, mim_keras, export out."""

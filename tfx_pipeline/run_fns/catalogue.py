@@ -1,0 +1,95 @@
+"""Reads the catalogue that CatalogueGen wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+from components.catalogue_gen.executor import SPLITS
+from components.examples import DECODE_ROWS, concatenate, decode
+from mim_keras.encoders.content import ContentReader, ContentTable
+from mim_keras.metrics.retrieval import recall_at
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Raw columns of the catalogue, in one order.
+
+    Attributes:
+        item_id, title, text, image: bytes [items].
+        categories: Names of each item's categories; `|` divides several.
+        held_out: True for items of split `valid`.
+    """
+
+    item_id: np.ndarray
+    title: np.ndarray
+    text: np.ndarray
+    image: np.ndarray
+    categories: list[list[str]]
+    held_out: np.ndarray
+
+    @staticmethod
+    def read(folder: str, content: bool = True) -> Catalogue:
+        """Reads all splits of the Examples artifact in `folder`; without `content`, ids and categories alone."""
+        names = ("item_id", "category", *(("title", "text", "image") if content else ()))
+        decoder = ExamplesToRecordBatchDecoder()
+        batches, held_out = [], []
+        for split in SPLITS:
+            files = tf.io.gfile.glob(f"{folder}/Split-{split}/*")
+            for batch in tf.data.TFRecordDataset(sorted(files), "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
+                columns = decode(decoder, list(batch), only=names)
+                batches.append(columns)
+                held_out += [split == "valid"] * len(columns["item_id"])
+        columns = concatenate(batches)
+
+        def column(name: str) -> np.ndarray:
+            values = columns[name].to_pylist() if name in columns else [b""] * len(held_out)
+            array = np.empty(len(values), object)
+            array[:] = values
+            return array
+
+        categories = [value.decode().split("|") if value else [] for value in column("category")]
+        held = np.array(held_out)
+        return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
+
+    def words(self) -> list[str]:
+        """Title and text of each item, for a vocabulary."""
+        return [f"{a.decode()} {b.decode()}".strip() for a, b in zip(self.title, self.text, strict=True)]
+
+    def multi_hot(self) -> np.ndarray:
+        """0/1 float32 [items, categories]."""
+        names = sorted({name for own in self.categories for name in own})
+        place = {name: i for i, name in enumerate(names)}
+        values = np.zeros((len(self.categories), len(names)), np.float32)
+        for row, own in enumerate(self.categories):
+            values[row, [place[name] for name in own]] = 1
+        return values
+
+    def table(self, reader: ContentReader) -> ContentTable:
+        """The content of every item, read once."""
+        return ContentTable(reader, self.image, self.title, self.text)
+
+
+def cross_modal_recall(table: ContentTable, views: dict[str, np.ndarray], rows: np.ndarray, k: int = 10) -> dict[str, float]:
+    """Recall@k of picture → words and words → picture among those of `rows` that have both.
+
+    Returns:
+        `image_to_text`, `text_to_image`, and `chance`, what guessing would reach.
+    """
+    both = rows & (table.columns["image_mask"] > 0) & (table.columns["text_mask"] > 0)
+    image, text = views["image"][both], views["text"][both]
+    own = np.arange(len(image))
+    return {
+        "image_to_text": recall_at(image, text, own, k),
+        "text_to_image": recall_at(text, image, own, k),
+        "chance": min(1.0, k / max(len(image), 1)),
+    }
+
+
+def model_run_folder(model_run_dir: str) -> Path:
+    """Where a run function writes its curves."""
+    return Path(model_run_dir) / "logs"

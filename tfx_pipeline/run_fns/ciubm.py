@@ -1,0 +1,143 @@
+"""Stage 3: ranking examples and a snapshot in, ranker out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.config import CiubmConfig, from_mapping
+from mim_keras.export import ItemRows, RankerServing, export_ranker, latest
+from mim_keras.item_table import ItemColumns
+from mim_keras.metrics.gauc import auc, gauc, log_loss
+from mim_keras.training.fit import fit, log, optimizer, seeded
+from mim_keras.training.strategy import make_strategy
+from serving.representation_center.snapshot import Snapshot
+from tfx_pipeline.preprocessing import ITEM_VOCABULARY, LABEL, USER_VOCABULARY
+from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
+
+SHUFFLE_ROWS = 200_000
+
+
+def run_fn(fn_args: Any) -> None:
+    """Called by the Trainer; `custom_config` holds `ciubm` settings, `context_features`, and the folders of the
+    catalogue and the snapshot."""
+    config = from_mapping(CiubmConfig, fn_args.custom_config["ciubm"])
+    context = tuple(fn_args.custom_config["context_features"])
+    training = config.training
+    seeded(training)
+    transform = tft.TFTransformOutput(fn_args.transform_graph_path)
+    snapshot = Snapshot.load(fn_args.custom_config["embeddings"])
+    catalogue = Catalogue.read(fn_args.custom_config["catalogue"], content=False)
+    columns = item_columns(snapshot, catalogue, transform)
+    shape = RankerShape(
+        users=transform.vocabulary_size_by_name(USER_VOCABULARY) + 1,
+        context=tuple(transform.vocabulary_size_by_name(name) + 1 for name in context),
+    )
+    scratch = Path(fn_args.model_run_dir) / "vocabulary"
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "item_ids.txt").write_text("".join(f"{item_id}\n" for item_id in snapshot.item_ids))
+    rows = ItemRows(str(scratch / "item_ids.txt"))
+
+    def dataset(patterns: list[str], train: bool) -> tf.data.Dataset:
+        return read_ranking_examples(patterns, transform, rows, config, context, train)
+
+    strategy = make_strategy(training)
+    with strategy.scope():
+        model = CiUBM(config, shape, columns)
+        model.compile(
+            optimizer=optimizer(training),
+            jit_compile=training.jit_compile,
+            steps_per_execution=training.steps_per_execution,
+        )
+    valid = dataset(fn_args.eval_files, train=False)
+    figures = fit(
+        "ciubm",
+        model,
+        dataset(fn_args.train_files, train=True),
+        training,
+        measure=lambda: measure(model, valid),
+        monitor="gauc",
+        log_folder=model_run_folder(fn_args.model_run_dir),
+    )
+    log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
+    layer = transform.transform_features_layer()
+    serving = RankerServing(
+        item_ids=snapshot.item_ids,
+        transform=layer,
+        transform_owner=layer,
+        feature_spec=transform.raw_feature_spec(),
+        context_features=context,
+        encoder_version=snapshot.manifest.encoder_version,
+    )
+    export_ranker(model, serving, Path(fn_args.serving_model_dir), scratch)
+
+
+def item_columns(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTransformOutput) -> ItemColumns:
+    """The ranker's item table: vectors of the snapshot, categories of the catalogue, ids learned in training."""
+    learned = {item_id: index for index, item_id in enumerate(transform.vocabulary_by_name(ITEM_VOCABULARY), 1)}
+    id_index = np.array([learned.get(item_id.encode(), 0) for item_id in snapshot.item_ids], np.int32)
+    own = dict(zip((item_id.decode() for item_id in catalogue.item_id), catalogue.categories, strict=True))
+    categories = [own.get(item_id, []) for item_id in snapshot.item_ids]
+    return ItemColumns.assemble(snapshot.vectors, snapshot.modalities > 0, categories, id_index)
+
+
+def read_ranking_examples(
+    patterns: list[str],
+    transform: tft.TFTransformOutput,
+    rows: ItemRows,
+    config: CiubmConfig,
+    context: tuple[str, ...],
+    train: bool,
+) -> tf.data.Dataset:
+    """Transformed tf.Examples → (inputs of `CiUBM`, labels float32 [B]).
+
+    In training, records are shuffled before they are parsed, which costs little, and whole batches are parsed
+    at once.
+    """
+    spec = transform.transformed_feature_spec()
+    length = config.history_length
+
+    def parse(serialised: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        parsed = tf.io.parse_example(serialised, spec)
+        inputs = {
+            "item_row": rows(parsed["item_id"][:, 0]),
+            "history_rows": rows(latest(parsed["history_item_ids"], length, "")),
+            "history_ages": latest(parsed["history_ages"], length, 0),
+            "user_index": tf.cast(parsed["user_index"][:, 0], tf.int32),
+        }
+        if context:
+            inputs["context"] = tf.concat([tf.cast(parsed[f"{name}_index"], tf.int32) for name in context], axis=1)
+        return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
+
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    records = tf.data.TFRecordDataset(files, "GZIP", num_parallel_reads=2 if train else None)
+    batch_size = config.training.batch_size
+    if train:  # batches of one size are compiled once; a table smaller than a batch is one batch
+        batch_size = min(batch_size, int(records.take(batch_size).reduce(0, lambda n, _: n + 1)))
+        records = records.shuffle(SHUFFLE_ROWS, seed=config.training.seed)
+    batches = records.batch(batch_size, drop_remainder=train)
+    return batches.map(parse, tf.data.AUTOTUNE).prefetch(4)
+
+
+def measure(model: CiUBM, dataset: tf.data.Dataset) -> dict[str, float]:
+    """AUC, GAUC and LogLoss of `model`, each over all rows of `dataset`."""
+    call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
+    users, labels, scores = [], [], []
+    for inputs, label in dataset:
+        users.append(inputs["user_index"].numpy())
+        labels.append(label.numpy())
+        scores.append(call(inputs).numpy())
+    user, label, score = np.concatenate(users), np.concatenate(labels), np.concatenate(scores)
+    return {"auc": auc(label, score), "gauc": gauc(user, label, score), "logloss": log_loss(label, score)}
+
+
+def curves(model_run: str) -> dict[str, list[float]]:
+    """The figures of each epoch that `run_fn` left in the ModelRun artifact."""
+    figures: dict[str, list[float]] = json.loads((model_run_folder(model_run) / "history.json").read_text())
+    return figures

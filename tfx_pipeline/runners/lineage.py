@@ -1,0 +1,51 @@
+"""Questions to the ML Metadata store of a local run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def open_store(metadata_file: str) -> Any:
+    """The store of a local run.
+
+    Raises:
+        FileNotFoundError: nothing was run there yet.
+    """
+    if not Path(metadata_file).is_file():
+        raise FileNotFoundError(f"{metadata_file} does not exist: nothing was run there yet; start with `mim run`")
+    from ml_metadata.metadata_store import metadata_store
+    from tfx.orchestration import metadata
+
+    return metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(metadata_file))
+
+
+def newest(store: Any, type_name: str, producer: str | None = None) -> Any | None:
+    """The newest live artifact of a type, or None; `producer` is the node's id, where it matters."""
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    found = [a for a in store.get_artifacts_by_type(type_name) if a.state == pb.Artifact.LIVE]
+    if producer is not None:
+        found = [a for a in found if a.custom_properties["tfx_component"].string_value == producer or f"/{producer}/" in a.uri]
+    return max(found, key=lambda a: a.id, default=None)
+
+
+def has_blessed_ranker(metadata_file: str) -> bool:
+    """Whether an earlier run's ranker was blessed."""
+    if not Path(metadata_file).is_file():
+        return False
+    blessings = open_store(metadata_file).get_artifacts_by_type("ModelBlessing")
+    return any(blessing.custom_properties["blessed"].int_value == 1 for blessing in blessings)
+
+
+def executions(metadata_file: str) -> list[tuple[str, str]]:
+    """(node id, state) of every execution of every run, in order; states as `COMPLETE`, `CACHED`, `FAILED`."""
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    store = open_store(metadata_file)
+    rows = []
+    for execution in sorted(store.get_executions(), key=lambda e: e.id):
+        contexts = store.get_contexts_by_execution(execution.id)
+        node = next((c.name.split(".", 1)[1] for c in contexts if c.type == "node"), "?")
+        rows.append((node, pb.Execution.State.Name(execution.last_known_state)))
+    return rows
