@@ -41,7 +41,7 @@ EXTRAS = {
 setup(
     name="mim-tensorflow",
     version="0.1.0",
-    description="Multi-modal content interest modelling for click-through rate prediction, on TensorFlow, Keras 3 and TFX",
+    description="Multi-modal content interest modelling for click-through rates, on TensorFlow, Keras 3 and TFX",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["mim_keras*", "components*", "tfx_pipeline*", "serving*"]),
     package_data={"tfx_pipeline": ["configs/*.yaml"], "components": ["report_gen/*.html"]},

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from tfx.types import artifact
 
+from serving.representation_center.snapshot import Manifest
+
 
 class ItemEmbeddings(artifact.Artifact):
-    """A snapshot: all embeddings of one encoder version (see `serving.representation_center.snapshot`)."""
+    """A snapshot: all embeddings of one encoder version (see `serving.representation_center.snapshot`).
 
-    TYPE_NAME = "ItemEmbeddings"
-    PROPERTIES = {
-        "encoder_version": artifact.Property(type=artifact.PropertyType.STRING),
-        "encoder_digest": artifact.Property(type=artifact.PropertyType.STRING),
-        "dimension": artifact.Property(type=artifact.PropertyType.INT),
-        "dtype": artifact.Property(type=artifact.PropertyType.STRING),
-        "count": artifact.Property(type=artifact.PropertyType.INT),
-        "shards": artifact.Property(type=artifact.PropertyType.INT),
-    }
+    What its manifest says is kept as custom properties, because Kubeflow's compiler knows no declared properties
+    of artifact types that are not TFX's own: `encoder_version`, `encoder_digest`, `dtype` (text), `dimension`,
+    `count`, `shards` (numbers).
+    """
+
+    TYPE_NAME = "mim.ItemEmbeddings"  # Kubeflow asks for a namespace
+
+    def describe(self, manifest: Manifest) -> None:
+        """Copies `manifest` into the custom properties."""
+        for name in ("encoder_version", "encoder_digest", "dtype"):
+            self.set_string_custom_property(name, getattr(manifest, name))
+        for name, value in (
+            ("dimension", manifest.dimension),
+            ("count", manifest.count),
+            ("shards", len(manifest.shards)),
+        ):
+            self.set_int_custom_property(name, value)

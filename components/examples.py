@@ -53,7 +53,10 @@ class FromExamples(beam.DoFn):
 
 
 def decode(
-    decoder: ExamplesToRecordBatchDecoder, serialised: list[bytes], lists: tuple[str, ...] = (), only: tuple[str, ...] = ()
+    decoder: ExamplesToRecordBatchDecoder,
+    serialised: list[bytes],
+    lists: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
 ) -> Columns:
     """What `FromExamples` does to one list of serialised tf.Examples."""
     batch = decoder.DecodeBatch(serialised)
@@ -120,7 +123,9 @@ def take(columns: Columns, rows: np.ndarray) -> Columns:
 def hash_buckets(values: pa.Array, buckets: int) -> np.ndarray:
     """A bucket in [0, buckets) for each value, int64 [n]; the same on every machine and in every run."""
     encoded = values.dictionary_encode()
-    codes = [zlib.crc32(v if isinstance(v, bytes) else str(v).encode()) % buckets for v in encoded.dictionary.to_pylist()]
+    codes = [
+        zlib.crc32(v if isinstance(v, bytes) else str(v).encode()) % buckets for v in encoded.dictionary.to_pylist()
+    ]
     return np.array(codes, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)] if codes else np.zeros(0, np.int64)
 
 

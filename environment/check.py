@@ -30,7 +30,7 @@ missing = [name for name in COMPONENTS if getattr(tfx_v1.components, name, None)
 if missing:
     sys.exit(f"setup  error: TFX could not import {', '.join(missing)}; delete .venv and run make again")
 modules = (apache_beam, keras_hub, keras_rs, ml_metadata, tensorflow_data_validation, tensorflow_model_analysis)
-assert all(modules) and tensorflow_transform and tensorflow_serving
+assert all((*modules, tensorflow_transform, tensorflow_serving))
 print(
     f"setup  python {platform.python_version()}, glibc {platform.libc_ver()[1]}, tensorflow {tf.__version__}, "
     f"keras {keras.__version__}, tfx {tfx.__version__}, beam {apache_beam.__version__}: all parts import",

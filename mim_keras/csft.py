@@ -102,9 +102,9 @@ class Csft(keras.Model):
         same_item = item_row[:, None] == candidate_rows[None, :]
         itself = query_row[:, None] == candidate_rows[None, :]
         empty = ops.broadcast_to(candidate_rows[None, :] == EMPTY, ops.shape(same_item))
-        same_query = query_row[:, None] == query_row[None, :]  # (B, B)
-        # every item that shares a query with row b in this batch, wherever that item stands among the candidates
-        positive_of_query = ops.any(same_query[:, :, None] & (item_row[None, :, None] == candidate_rows[None, None, :]), axis=1)
+        # the item of any row of this batch that has the same query, wherever it stands among the candidates
+        same_query = ops.cast(query_row[:, None] == query_row[None, :], "float32")  # (B, B)
+        positive_of_query = ops.matmul(same_query, ops.cast(same_item, "float32")) > 0  # (B, N)
         return same_item | itself | empty | positive_of_query
 
     @staticmethod

@@ -154,7 +154,11 @@ class ItemRows:
     def __init__(self, vocabulary_file: str) -> None:
         self.table = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(
-                vocabulary_file, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+                vocabulary_file,
+                tf.string,
+                tf.lookup.TextFileIndex.WHOLE_LINE,
+                tf.int64,
+                tf.lookup.TextFileIndex.LINE_NUMBER,
             ),
             default_value=-1,
         )
@@ -213,7 +217,7 @@ class _RankerFunctions:
             "history_item_ids": many,
             "history_ages": tf.TensorSpec([None], tf.int64),
             "candidate_item_ids": many,
-            **{name: one for name in self.serving.context_features},
+            **dict.fromkeys(self.serving.context_features, one),
         }
         vectors = tf.TensorSpec([None, self.model.items.dim], tf.float32)
         examples = tf.TensorSpec([None], tf.string, name="examples")

@@ -62,7 +62,12 @@ class ItemTable(keras.layers.Layer):
 
         def frozen(name: str, values: np.ndarray) -> Any:
             weight = self.add_weight(
-                shape=values.shape, dtype=str(values.dtype), initializer="zeros", trainable=False, autocast=False, name=name
+                shape=values.shape,
+                dtype=str(values.dtype),
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                name=name,
             )
             weight.assign(values)
             return weight

@@ -1,1 +1,322 @@
-def main(): print("x")
+"""The command line `mim`.
+
+Nothing heavy is imported before a command needs it: `mim --help` answers at once, and `mim rank` never imports
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class _Group(click.Group):
+    """Turns the errors we expect into one plain message; a traceback appears under `--debug` alone."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except click.ClickException:
+            raise
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if context.params.get("debug"):
+                raise
+            click.echo(f"error: {_told(error)}", err=True)
+            context.exit(2 if type(error).__name__ in ("ConfigError", "MovieLensError") else 1)
+
+
+def _told(error: BaseException) -> str:
+    """The message of the error that started it: Beam wraps what its workers raise."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(cause).split(" [while running")[0].strip()
+    return text or f"{type(cause).__name__} (run again with --debug before the command for the traceback)"
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Multi-modal content interest modelling: from a catalogue and a click log to a served ranker."""
+
+
+# -- data --------------------------------------------------------------------------------------------------
+
+
+@main.group("import")
+def import_group() -> None:
+    """Write a folder that meets the data contract."""
+
+
+@import_group.command("sample")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--seed", default=20250203, show_default=True)
+@click.option("--items", default=1_000, show_default=True)
+@click.option("--users", default=3_000, show_default=True)
+@click.option("--impressions", default=120_000, show_default=True)
+@click.option("--intents", default=5_000, show_default=True)
+@click.option("--if-missing", is_flag=True, help="Do nothing where the folder is already there.")
+def import_sample(
+    folder: Path, seed: int, items: int, users: int, impressions: int, intents: int, if_missing: bool
+) -> None:
+    """Generate a shop: drawn pictures, written titles, people with hidden tastes."""
+    if if_missing and (folder / "oracle.json").is_file():
+        click.echo(f"{folder} is there already", err=True)
+        return
+    from tfx_pipeline.importers.sample import SampleSize, generate_sample
+
+    size = SampleSize(items=items, users=users, impressions=impressions, intents=intents)
+    oracle = generate_sample(folder, size, seed)
+    click.echo(
+        f"{folder}: {items:,} items, {impressions:,} impressions; the oracle's AUC is {oracle['auc']:.4f}, "
+        f"{oracle['cold_auc']:.4f} on cold items",
+        err=True,
+    )
+
+
+@import_group.command("movielens")
+@click.option("--from", "source", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def import_movielens(source: Path, folder: Path) -> None:
+    """Read MovieLens: 1M `.dat`, latest `.csv`, or TSV with plots and posters. A rating of 4 or more is a click."""
+    from tfx_pipeline.importers.movielens import import_movielens as run
+
+    for what, count in run(source, folder).items():
+        click.echo(f"{what}: {count:,}", err=True)
+
+
+# -- pipeline ----------------------------------------------------------------------------------------------
+
+_config = click.option(
+    "--config", "config", required=True, help="A YAML file, or the name of a shipped one: sample, ml1m, …"
+)
+_data = click.option("--data", required=True, help="Folder that meets the data contract.")
+_root = click.option("--root", required=True, type=click.Path(), help="Folder for everything a run writes.")
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated."
+)
+
+
+@main.command()
+@_config
+@_data
+@_root
+@_set
+@click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True)
+def run(config: str, data: str, root: str, overrides: tuple[str, ...], runner: str) -> None:
+    """Run the pipeline. What did not change since the last run is reused; a broken run resumes."""
+    from tfx_pipeline.settings import Settings
+
+    settings = Settings.load(config, overrides)
+    from tfx_pipeline.runners import local
+
+    times = local.run(settings, data, root)
+    click.echo(
+        f"done in {times.total:.0f} s; {len(times.reused)} of {len(times.seconds)} steps reused\n"
+        f"models: {Path(root) / 'models'}\nreport: {Path(root) / 'report.html'}",
+        err=True,
+    )
+
+
+@main.command("compile")
+@_config
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data", default="/mnt/data", show_default=True, help="Data folder as the cluster's workers see it.")
+@click.option("--root", default="/mnt/mim", show_default=True, help="Default root; a run may be given another.")
+@click.option("--image", default="mim-tensorflow:latest", show_default=True, help="Container image of the steps.")
+@click.option("--data-version", default="", help="Specs with equal versions share cached steps; default: the time.")
+@_set
+def compile_command(
+    config: str, output: Path, data: str, root: str, image: str, data_version: str, overrides: tuple[str, ...]
+) -> None:
+    """Write the Kubeflow Pipelines v2 spec of the same graph."""
+    from tfx_pipeline.settings import Settings
+
+    settings = Settings.load(config, overrides)
+    from tfx_pipeline.runners.kubeflow import compile_pipeline
+
+    compile_pipeline(settings, data, root, image, output, data_version)
+    click.echo(f"wrote {output}", err=True)
+
+
+@main.command()
+@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--host", required=True, help="Address of the Kubeflow Pipelines API.")
+@click.option("--root", default=None, help="Root of this run, where it differs from the spec's.")
+def submit(spec: Path, host: str, root: str | None) -> None:
+    """Start a compiled spec on a Kubeflow Pipelines cluster."""
+    from tfx_pipeline.runners.kubeflow import submit_spec
+
+    click.echo(submit_spec(spec, host, root))
+
+
+@main.command()
+@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def metrics(root: Path, as_json: bool) -> None:
+    """Show what the newest evaluation measured."""
+    from tfx_pipeline.runners.newest import newest_metrics
+
+    found = newest_metrics(root)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    columns = ("auc", "gauc", "logloss", "calibration", "rows")
+    rows = [["all", *(found[name] for name in columns)]]
+    rows += [[name, *(values[c] for c in columns)] for name, values in found["slices"].items()]
+    _table(["rows of", *columns], rows)
+    click.echo("blessed" if found["blessed"] else "not blessed")
+
+
+# -- serving -----------------------------------------------------------------------------------------------
+
+_server = click.option("--server", default="localhost:8500", show_default=True, metavar="HOST:PORT")
+_timeout = click.option("--timeout", default=5.0, show_default=True, help="Seconds the call may take.")
+
+
+@main.command()
+@click.option(
+    "--models", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of model folders."
+)
+@click.option("--port", default=8500, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--file_system_poll_wait_seconds", default=1.0, show_default=True)
+def serve(models: Path, port: int, host: str, file_system_poll_wait_seconds: float) -> None:
+    """Serve models over TF Serving's gRPC API: for development, tests and small loads.
+
+    Production runs TensorFlow Serving on the same folders.
+    """
+    import logging
+    import os
+    import signal
+    import threading
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    if not models.is_dir():
+        raise click.UsageError(
+            f"--models must name a folder of models; {models} does not exist. Run the pipeline first."
+        )
+    from serving.embedded_server.server import EmbeddedServer
+
+    server = EmbeddedServer(models, port, host, file_system_poll_wait_seconds).start()
+    names = ", ".join(server.store.names()) or "no model yet"
+    click.echo(f"serving {names} on {server.address}", err=True)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+    server.stop()
+
+
+@main.command()
+@click.option("--user", required=True)
+@click.option("--history", default="", help="Clicked items, comma-separated, most recent last.")
+@click.option("--ages", default="", help="Seconds since each click, comma-separated; an hour each if not given.")
+@click.option("--candidates", required=True, help="Items to rank, comma-separated.")
+@click.option("--context", multiple=True, metavar="NAME=VALUE", help="A context feature; may be repeated.")
+@click.option("--json", "as_json", is_flag=True)
+@_server
+@_timeout
+def rank(
+    user: str,
+    history: str,
+    ages: str,
+    candidates: str,
+    context: tuple[str, ...],
+    as_json: bool,
+    server: str,
+    timeout: float,
+) -> None:
+    """Rank candidates for a user."""
+    from serving.client import MimClient
+
+    features = dict(pair.split("=", 1) for pair in context if "=" in pair)
+    seconds = [int(age) for age in _listed(ages)] or None
+    with MimClient(server, timeout) as client:
+        _show_scored(client.rank(user, _listed(history), _listed(candidates), seconds, features), "ctr", as_json)
+
+
+@main.command()
+@click.argument("item")
+@click.option("--count", default=10, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+@_server
+@_timeout
+def similar(item: str, count: int, as_json: bool, server: str, timeout: float) -> None:
+    """Find the items whose content is nearest to ITEM's."""
+    from serving.client import MimClient
+
+    with MimClient(server, timeout) as client:
+        _show_scored(client.similar(item, count), "cosine", as_json)
+
+
+@main.command()
+@click.option("--title", default="")
+@click.option("--text", default="")
+@click.option("--image", default=None, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--nearest", default=0, help="Show so many of the nearest items instead of the vector.")
+@click.option("--json", "as_json", is_flag=True)
+@_server
+@_timeout
+def embed(title: str, text: str, image: Path | None, nearest: int, as_json: bool, server: str, timeout: float) -> None:
+    """Encode content into its embedding."""
+    from serving.client import MimClient
+
+    with MimClient(server, timeout) as client:
+        vector = client.embed(image.read_bytes() if image else b"", title, text)
+        if nearest:
+            _show_scored(client.nearest(vector, nearest), "cosine", as_json)
+        elif as_json:
+            click.echo(json.dumps({"embedding": [float(value) for value in vector]}))
+        else:
+            click.echo(" ".join(f"{value:.4f}" for value in vector))
+
+
+@main.command()
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def demo(data: Path, root: Path) -> None:
+    """Serve what a run pushed, ask for one ranking as a client would, and stop."""
+    from tfx_pipeline.demo import show_one_ranking
+
+    show_one_ranking(data, root)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _show_scored(scored: list[Any], name: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([{"item_id": s.item_id, name: s.score} for s in scored]))
+    else:
+        _table(["item", name], [[s.item_id, s.score] for s in scored])
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(
+            *(
+                f"{v:.4f}" if isinstance(v, float) else "–" if v is None else f"{v:,}" if isinstance(v, int) else str(v)
+                for v in row
+            )
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -45,7 +45,9 @@ def _computations(
     query_key: str = "",
 ) -> list[metric_types.MetricComputation]:
     if not query_key:
-        raise ValueError("GAUC needs the query_key of its metrics spec, the feature that names the user; none was given")
+        raise ValueError(
+            "GAUC needs the query_key of its metrics spec, the feature that names the user; none was given"
+        )
     computations = []
     for model_name in model_names or [""]:
         for output_name in output_names or [""]:

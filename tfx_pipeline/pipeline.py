@@ -34,11 +34,13 @@ class Places:
         data: Folder that meets the data contract.
         root: Everything a run writes: artifacts, metadata, pushed models, rejected rows, the report.
         has_baseline: Whether a blessed ranker of an earlier run is there to be held against.
+        data_version: Stands for the data in the cache, where the folder cannot be looked at (a compiled spec).
     """
 
     data: str
     root: str
     has_baseline: bool = False
+    data_version: str = ""
 
     @property
     def models(self) -> str:
@@ -64,14 +66,14 @@ class Places:
 def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
     """The pipeline that `settings` describe, over the data and into the root that `places` name."""
     data, stages = settings.data, settings.stages
-    common = {
+    common: dict[str, Any] = {
         "data": places.data,
         "rejected_folder": places.rejected,
         "max_rejected_fraction": data.max_rejected_fraction,
     }
 
     def inputs(*tables: str) -> str:
-        return data_fingerprint(places.data, *tables)
+        return places.data_version or data_fingerprint(places.data, *tables)
 
     def code(component: str) -> str:
         return code_fingerprint("components/contract", "components/examples.py", f"components/{component}")
@@ -108,7 +110,7 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         items=items,
         impressions=impressions,
         **common,
-        **{k: v for k, v in to_mapping(data.pairs).items()},
+        **to_mapping(data.pairs),
         input_fingerprint=inputs("intents"),
         code_fingerprint=code("pair_gen"),
     )
@@ -247,9 +249,9 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
 def _statistics_schema_validator(name: str, examples: Any) -> tuple[Any, Any, Any]:
     """TFDV's three: statistics of the examples, a schema inferred from them, and each split held against it."""
     statistics = tfx.components.StatisticsGen(examples=examples).with_id(f"StatisticsGen.{name}")
-    schema = tfx.components.SchemaGen(
-        statistics=statistics.outputs["statistics"], infer_feature_shape=True
-    ).with_id(f"SchemaGen.{name}")
+    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True).with_id(
+        f"SchemaGen.{name}"
+    )
     validator = tfx.components.ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     ).with_id(f"ExampleValidator.{name}")

@@ -25,14 +25,16 @@ class SplitConfig:
     def __post_init__(self) -> None:
         require(self.by in ("time", "user"), "data.split.by is time or user", self.by, "Choose one.")
         ok = len(self.fractions) == 3 and abs(sum(self.fractions) - 1) < 1e-6 and min(self.fractions) > 0
-        require(ok, "data.split.fractions are three positive numbers that add to 1", self.fractions, "e.g. [0.8, 0.1, 0.1]")
+        require(
+            ok, "data.split.fractions are three positive numbers that add to 1", self.fractions, "e.g. [0.8, 0.1, 0.1]"
+        )
 
 
 @dataclass(frozen=True)
 class PairConfig:
     """Which pairs C-SFT learns from."""
 
-    source: str = "auto"  # intents | history | auto (both, where there are intents)
+    source: str = "auto"  # intents | history | auto (intents where there are any, else history)
     window_seconds: int = 7 * 24 * 3600  # two clicks of a user farther apart than this make no pair
     max_per_user: int = 50
     max_gap: int = 3  # how many clicks may lie between the two

@@ -36,7 +36,12 @@ class CatalogueGen(base_beam_component.BaseBeamComponent):
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
     def __init__(
-        self, data: str, rejected_folder: str, max_rejected_fraction: float, input_fingerprint: str, code_fingerprint: str
+        self,
+        data: str,
+        rejected_folder: str,
+        max_rejected_fraction: float,
+        input_fingerprint: str,
+        code_fingerprint: str,
     ) -> None:
         spec = CatalogueGenSpec(
             data=data,

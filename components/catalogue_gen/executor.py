@@ -53,7 +53,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 counts.REJECTS, counts.TALLY, main="good"
             )
         )
-        (checked[counts.REJECTS], checked[counts.TALLY]) | "Account" >> counts.WriteAccount("items", rejected, counts_file)
+        (checked[counts.REJECTS], checked[counts.TALLY]) | "Account" >> counts.WriteAccount(
+            "items", rejected, counts_file
+        )
         encoded = checked["good"] | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
         for split in SPLITS:
             encoded[split] | f"Write[{split}]" >> WriteExamples(artifact, split)
@@ -75,7 +77,9 @@ def _all_but_first(group: tuple[str, Iterable[tuple[str, int]]]) -> list[tuple[s
 
 def _check(data: str, batch: TableBatch, duplicates: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
     def read_image(path: str) -> bytes:
-        with FileSystems.open(path if path.startswith("/") or "://" in path else FileSystems.join(data, path)) as handle:
+        with FileSystems.open(
+            path if path.startswith("/") or "://" in path else FileSystems.join(data, path)
+        ) as handle:
             content: bytes = handle.read()
         return content
 

@@ -35,7 +35,7 @@ class RowChecker:
         if MALFORMED in batch.columns:
             for i, what in enumerate(batch.columns[MALFORMED].to_pylist()):
                 if what is not None:
-                    self.reject(np.arange(len(batch)) == i, "malformed row", lambda _, what=what: what)
+                    self.reject(np.arange(len(batch)) == i, "malformed row", _constant(what))
 
     def reject(self, bad: np.ndarray, reason: str, detail: Callable[[int], object] | None = None) -> None:
         """Marks the rows in `bad` [n] that are still good; `detail` gives what was received in row i."""
@@ -78,7 +78,9 @@ class RowChecker:
             bad = np.zeros(len(missing), bool)
         else:
             text = raw if pa.types.is_string(raw.type) else raw.cast(pa.string())
-            whole = pc.fill_null(pc.match_substring_regex(pc.utf8_trim_whitespace(text), r"^[+-]?\d{1,18}(\.0*)?$"), False)
+            whole = pc.fill_null(
+                pc.match_substring_regex(pc.utf8_trim_whitespace(text), r"^[+-]?\d{1,18}(\.0*)?$"), False
+            )
             digits = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"^\+|\.0*$", "")
             numbers = pc.fill_null(pc.if_else(whole, digits, None).cast(pa.int64()), default)
             bad = ~missing & ~whole.to_numpy(zero_copy_only=False)
@@ -103,7 +105,10 @@ class RowChecker:
     def result(self, columns: dict[str, pa.Array | np.ndarray]) -> tuple[Good, Rejects]:
         """The good rows of `columns`, and a record for each rejected row."""
         keep = pa.array(self.ok)
-        good = {name: (pa.array(values) if isinstance(values, np.ndarray) else values).filter(keep) for name, values in columns.items()}
+        good = {
+            name: (pa.array(values) if isinstance(values, np.ndarray) else values).filter(keep)
+            for name, values in columns.items()
+        }
         rejects: Rejects = [
             {"file": self._batch.file, "row": int(self._batch.rows[i]), "reason": self._reasons[i]}
             for i in np.flatnonzero(~self.ok)
@@ -136,7 +141,7 @@ def check_items(
                 picture = as_jpeg_or_png(inline if inline else read_image(path))
             except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
                 reason = f"image cannot be decoded: {_first_line(error)}"
-                rows.reject(np.arange(len(batch)) == i, reason, (lambda _, path=path: path) if path else None)
+                rows.reject(np.arange(len(batch)) == i, reason, _constant(path) if path else None)
         pictures.append(picture)
     return rows.result(
         {
@@ -150,7 +155,9 @@ def check_items(
     )
 
 
-def check_impressions(batch: TableBatch, known_items: Collection[str], context: tuple[str, ...]) -> tuple[Good, Rejects]:
+def check_impressions(
+    batch: TableBatch, known_items: Collection[str], context: tuple[str, ...]
+) -> tuple[Good, Rejects]:
     """Rows of `impressions`, with the columns named in `context` as text."""
     rows = RowChecker(batch)
     user, item = rows.required_strings("user_id"), rows.required_strings("item_id")
@@ -224,6 +231,10 @@ def as_jpeg_or_png(data: bytes) -> bytes:
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _constant(value: object) -> Callable[[int], object]:
+    return lambda _: value
 
 
 def _first_line(error: BaseException) -> str:

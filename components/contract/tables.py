@@ -121,7 +121,9 @@ def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str
     plain = path.removesuffix(".gz")
     with FileSystems.open(path, compression_type="uncompressed") as raw:
         unzipped = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-        text = io.TextIOWrapper(io.BufferedReader(_Readable(unzipped)), encoding="utf-8-sig", newline="", errors="replace")
+        text = io.TextIOWrapper(
+            io.BufferedReader(_Readable(unzipped)), encoding="utf-8-sig", newline="", errors="replace"
+        )
         reader = csv.reader(text, delimiter="\t" if plain.endswith(".tsv") else ",")
         header = next(reader, [])
         check_columns(name, path, header, further)
@@ -156,14 +158,20 @@ def _text_batch(path: str, first: int, records: list[list[str]], places: dict[st
     malformed = [len(record) != width for record in records]
     columns: dict[str, pa.Array] = {
         column: pa.array(
-            [None if bad or record[place] == "" else record[place] for record, bad in zip(records, malformed, strict=True)],
+            [
+                None if bad or record[place] == "" else record[place]
+                for record, bad in zip(records, malformed, strict=True)
+            ],
             pa.string(),
         )
         for column, place in places.items()
     }
     if any(malformed):
         columns[MALFORMED] = pa.array(
-            [f"{len(r)} fields where the header has {width}" if bad else None for r, bad in zip(records, malformed, strict=True)],
+            [
+                f"{len(r)} fields where the header has {width}" if bad else None
+                for r, bad in zip(records, malformed, strict=True)
+            ],
             pa.string(),
         )
     return TableBatch(path, np.arange(first, first + len(records)), columns)

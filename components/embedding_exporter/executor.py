@@ -79,9 +79,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         pipeline.run().wait_until_finish()
         manifest = write_manifest(Path(artifact.uri), facts["version"], facts["digest"], facts["dimension"])
-        artifact.encoder_version, artifact.encoder_digest = manifest.encoder_version, manifest.encoder_digest
-        artifact.dimension, artifact.dtype = manifest.dimension, manifest.dtype
-        artifact.count, artifact.shards = manifest.count, len(manifest.shards)
+        artifact.describe(manifest)
         logging.info("snapshot of encoder %s: %d vectors", manifest.encoder_version, manifest.count)
 
 

@@ -53,9 +53,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         pipeline = self._make_beam_pipeline()
         impressions = [
-            pipeline
-            | f"Read[{name}]" >> ReadExamples(source, name)
-            | f"Mark[{name}]" >> beam.Map(_mark_split, code)
+            pipeline | f"Read[{name}]" >> ReadExamples(source, name) | f"Mark[{name}]" >> beam.Map(_mark_split, code)
             for code, name in enumerate(SPLITS)
         ] | beam.Flatten()
         clicks = (
@@ -66,9 +64,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         grouped = {"impressions": impressions | "ByUser" >> beam.ParDo(KeyByBucket("user_id", USER_BUCKETS))}
         if profile:
-            grouped["users"] = self._users(pipeline, profile, exec_properties, counts_file) | "UsersByBucket" >> beam.ParDo(
-                KeyByBucket("user_id", USER_BUCKETS)
-            )
+            grouped["users"] = self._users(
+                pipeline, profile, exec_properties, counts_file
+            ) | "UsersByBucket" >> beam.ParDo(KeyByBucket("user_id", USER_BUCKETS))
         encoded = (
             grouped
             | "Group" >> beam.CoGroupByKey()
@@ -139,8 +137,12 @@ class _Join(beam.DoFn):
         histories = point_in_time_histories(user, timestamp, sequence, clicked, self._length)
         offsets = pa.array(histories.offsets.astype(np.int32))
         owner = np.repeat(np.arange(len(user)), np.diff(histories.offsets))
-        columns["history_item_ids"] = pa.ListArray.from_arrays(offsets, columns["item_id"].take(pa.array(histories.clicks)))
-        columns["history_ages"] = pa.ListArray.from_arrays(offsets, pa.array(timestamp[owner] - timestamp[histories.clicks]))
+        columns["history_item_ids"] = pa.ListArray.from_arrays(
+            offsets, columns["item_id"].take(pa.array(histories.clicks))
+        )
+        columns["history_ages"] = pa.ListArray.from_arrays(
+            offsets, pa.array(timestamp[owner] - timestamp[histories.clicks])
+        )
         columns["segment"] = self._segments(columns["item_id"], clicks)
         for name, values in self._profiles(encoded_user, list(group[1].get("users", ()))).items():
             columns[name] = values

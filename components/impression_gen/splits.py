@@ -57,7 +57,9 @@ def split_by_user(columns: Columns, fractions: tuple[float, ...]) -> np.ndarray:
     user = columns["user_id"].dictionary_encode().indices.to_numpy(zero_copy_only=False)
     timestamp, sequence = (columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence"))
     item = columns["item_id"].dictionary_encode()
-    item_rank = np.argsort(np.argsort(np.array(item.dictionary.to_pylist())))[item.indices.to_numpy(zero_copy_only=False)]
+    item_rank = np.argsort(np.argsort(np.array(item.dictionary.to_pylist())))[
+        item.indices.to_numpy(zero_copy_only=False)
+    ]
     order = np.lexsort((item_rank, sequence, timestamp, user))
     sizes = np.bincount(user)
     starts = np.cumsum(sizes) - sizes
@@ -69,7 +71,9 @@ def split_by_user(columns: Columns, fractions: tuple[float, ...]) -> np.ndarray:
     return (place >= valid_from).astype(np.int64) + (place >= test_from)
 
 
-def split_users_of_bucket(group: tuple[int, Iterable[Columns]], fractions: tuple[float, ...]) -> tuple[Columns, np.ndarray]:
+def split_users_of_bucket(
+    group: tuple[int, Iterable[Columns]], fractions: tuple[float, ...]
+) -> tuple[Columns, np.ndarray]:
     """All rows of a bucket of users, with their splits."""
     columns = concatenate(group[1])
     return columns, split_by_user(columns, fractions)

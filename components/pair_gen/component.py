@@ -32,10 +32,11 @@ class PairGenSpec(ComponentSpec):
 
 
 class PairGen(base_beam_component.BaseBeamComponent):
-    """Makes (query, item) pairs: from `intents`, and from two clicks of one user close to one another.
+    """Makes (query, item) pairs: from `intents`, or from two clicks of one user close to one another.
 
     Args:
-        source: `intents`, `history` or `auto` (history, and intents where the table is there).
+        source: `intents`, `history`, or `auto`: intents where the table is there, else histories; an intent is the
+            stronger signal of what was meant.
         window_seconds: Two clicks farther apart make no pair.
         max_per_user: The most pairs from one user's history; the latest are kept.
         max_gap: A click is paired with at most so many of the clicks that follow it.

@@ -65,7 +65,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             | "WindowEnd" >> beam.CombineGlobally(_smallest)
         )
         pairs = []
-        if source != "intents":
+        if not files:
             only = ("user_id", "item_id", "timestamp", "sequence", "clicked")
             pairs.append(
                 pipeline
@@ -86,9 +86,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 pipeline
                 | ReadTable(files, "intents")
                 | "Check"
-                >> beam.ParDo(counts.Checked(check_intents), pipeline | "KnownItems" >> ReadItemIds(catalogue)).with_outputs(
-                    counts.REJECTS, counts.TALLY, main="good"
-                )
+                >> beam.ParDo(
+                    counts.Checked(check_intents), pipeline | "KnownItems" >> ReadItemIds(catalogue)
+                ).with_outputs(counts.REJECTS, counts.TALLY, main="good")
             )
             (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteAccount("intents", rejected, counts_file)
             pairs.append(checked["good"] | "InWindow" >> beam.Map(_before, window_end))
@@ -135,7 +135,9 @@ class _Encode(beam.DoFn):
     def process(self, pairs: Columns) -> Iterator[Any]:
         if not len(pairs["item_id"]):
             return
-        query = pc.binary_join_element_wise(*(pairs[name].cast(pa.binary()) for name in ("item_id", "query_item_id", "query_text")), b"|")
+        query = pc.binary_join_element_wise(
+            *(pairs[name].cast(pa.binary()) for name in ("item_id", "query_item_id", "query_text")), b"|"
+        )
         held_out = hash_buckets(query, BUCKETS) < VALID_BUCKETS
         for split, rows in (("train", ~held_out), ("valid", held_out)):
             if np.any(rows):

@@ -14,7 +14,7 @@ from components.report_gen.executor import Executor
 class Report(artifact.Artifact):
     """A folder with `report.html` and `figures.json`."""
 
-    TYPE_NAME = "MimReport"
+    TYPE_NAME = "mim.Report"
 
 
 class ReportGenSpec(ComponentSpec):

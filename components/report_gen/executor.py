@@ -39,7 +39,9 @@ class Executor(base_executor.BaseExecutor):
             return Path(artifact_utils.get_single_uri(input_dict[name]))
 
         mim = read_evaluation(str(folder("evaluation")))
-        ids_only = read_evaluation(str(folder("ids_only_evaluation"))) if input_dict.get("ids_only_evaluation") else None
+        ids_only = (
+            read_evaluation(str(folder("ids_only_evaluation"))) if input_dict.get("ids_only_evaluation") else None
+        )
         oracle_file = Path(exec_properties["data"]) / "oracle.json"
         oracle = json.loads(oracle_file.read_text()) if oracle_file.is_file() else None
         accounts = {
@@ -76,16 +78,24 @@ class Executor(base_executor.BaseExecutor):
 
 def sentences(mim: Metrics, ids_only: Metrics | None, oracle: dict[str, float] | None) -> list[str]:
     """What the figures say, in words."""
-    said = [f"On {mim['rows']:,} test rows the ranker reaches an AUC of {mim['auc']:.4f} and a GAUC of {mim['gauc']:.4f}."]
+    said = [
+        f"On {mim['rows']:,} test rows the ranker reaches an AUC of {mim['auc']:.4f} and a GAUC of {mim['gauc']:.4f}."
+    ]
     cold = mim["slices"].get("cold", {}).get("auc")
     if cold is None:
         return [*said, "No test row lies on a cold item, or all have one label."]
     if ids_only is not None and (other := ids_only["slices"]["cold"]["auc"]) is not None:
         word = "above" if cold >= other else "below"
-        said.append(f"On cold items its AUC is {cold:.4f}, {abs(cold - other):.4f} {word} the same ranker with ids alone ({other:.4f}).")
+        said.append(
+            f"On cold items its AUC is {cold:.4f}, {abs(cold - other):.4f} {word} "
+            f"the same ranker with ids alone ({other:.4f})."
+        )
     if oracle is not None:
         share = gap_closed(cold, oracle["cold_auc"])
-        said.append(f"That closes {share:.0%} of the gap between guessing (0.5) and the oracle ({oracle['cold_auc']:.4f}) on cold items.")
+        said.append(
+            f"That closes {share:.0%} of the gap between guessing (0.5) and the oracle "
+            f"({oracle['cold_auc']:.4f}) on cold items."
+        )
     return said
 
 

@@ -42,7 +42,7 @@ def quality(mim: Metrics, ids_only: Metrics | None, oracle: dict[str, float] | N
         for name, key in (("all", "auc"), ("cold", "cold_auc")):
             if name in groups:
                 x = groups.index(name)
-                axes.hlines(oracle[key], x - 0.45, x + 0.45, color=GREEN, label="oracle" if name == "all" else None)
+                axes.hlines(oracle[key], x - 0.45, x + 0.45, color=GREEN, label="oracle" if name == "all" else "_")
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylim(0.45, 1.0)
     axes.set_ylabel("AUC on the test rows")

@@ -36,12 +36,19 @@ class ModalAttention(keras.layers.Layer):
         self.query, self.key, self.value = (keras.layers.Dense(dim, use_bias=False) for _ in range(3))
 
     def build(
-        self, target_shape: tuple, history_shape: tuple, values_shape: tuple, similarity_shape: tuple, present_shape: tuple
+        self,
+        target_shape: tuple,
+        history_shape: tuple,
+        values_shape: tuple,
+        similarity_shape: tuple,
+        present_shape: tuple,
     ) -> None:
         self.query.build(target_shape)
         self.key.build(history_shape)
         self.value.build(values_shape)
-        self.scale = self.add_weight(shape=(), initializer=keras.initializers.Constant(1 / self.temperature), name="scale")
+        self.scale = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(1 / self.temperature), name="scale"
+        )
 
     def call(self, target: Any, history: Any, values: Any, similarity: Any, present: Any) -> Any:
         projected = ops.sum(self.query(target)[:, None, :] * self.key(history), axis=-1) / math.sqrt(self.dim)

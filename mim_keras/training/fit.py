@@ -91,7 +91,9 @@ def fit(
     callbacks.append(Progress(stage, config.epochs))
     if monitor and config.patience:
         callbacks.append(
-            keras.callbacks.EarlyStopping(f"val_{monitor}", mode="max", patience=config.patience, restore_best_weights=True)
+            keras.callbacks.EarlyStopping(
+                f"val_{monitor}", mode="max", patience=config.patience, restore_best_weights=True
+            )
         )
     if log_folder is not None:
         callbacks.append(keras.callbacks.TensorBoard(str(log_folder), update_freq="epoch", write_graph=False))

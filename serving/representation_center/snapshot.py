@@ -1,9 +1,9 @@
 """A snapshot: all embeddings of one encoder version, as Parquet shards and a manifest.
 
-    snapshot/
-      manifest.json            encoder version and digest, dimension, dtype, count, digest of each shard
-      shard-00000-of-00004.parquet
-                               item_id, content_hash, vector (int8 × 1/127), modalities (1 image, 2 text)
+snapshot/
+  manifest.json            encoder version and digest, dimension, dtype, count, digest of each shard
+  shard-00000-of-00004.parquet
+                           item_id, content_hash, vector (int8 × 1/127), modalities (1 image, 2 text)
 """
 
 from __future__ import annotations
@@ -77,11 +77,15 @@ def write_manifest(folder: Path, encoder_version: str, encoder_digest: str, dime
         SnapshotError: two rows have the same item, or there is no row.
     """
     shards = sorted(folder.glob("*.parquet"))
-    ids = pa.chunked_array([c for path in shards for c in pq.read_table(path, columns=["item_id"])["item_id"].chunks], pa.string())
+    ids = pa.chunked_array(
+        [c for path in shards for c in pq.read_table(path, columns=["item_id"])["item_id"].chunks], pa.string()
+    )
     if not len(ids):
         raise SnapshotError(f"the snapshot {folder} holds no vector; the catalogue it was made from is empty")
     if len(ids.unique()) != len(ids):
-        raise SnapshotError(f"the snapshot {folder} holds {len(ids) - len(ids.unique())} items twice; item ids must be unique")
+        raise SnapshotError(
+            f"the snapshot {folder} holds {len(ids) - len(ids.unique())} items twice; item ids must be unique"
+        )
     digests = {path.name: file_digest(path) for path in shards}
     manifest = Manifest(encoder_version, encoder_digest, dimension, "int8", len(ids), digests)
     part = folder / (MANIFEST + ".part")
@@ -117,17 +121,23 @@ class Snapshot:
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            raise SnapshotError(f"{folder} holds no {MANIFEST}: it is no snapshot, or its writing was broken off; export again")
+            raise SnapshotError(
+                f"{folder} holds no {MANIFEST}: it is no snapshot, or its writing was broken off; export again"
+            )
         manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
         tables = []
         for name, digest in manifest.shards.items():
             path = folder / name
             if not path.is_file() or file_digest(path) != digest:
-                raise SnapshotError(f"shard {path} is missing or not the one the manifest names; export the snapshot again")
+                raise SnapshotError(
+                    f"shard {path} is missing or not the one the manifest names; export the snapshot again"
+                )
             tables.append(pq.read_table(path))
         table = pa.concat_tables(tables).sort_by("item_id").combine_chunks()
         if table.num_rows != manifest.count:
-            raise SnapshotError(f"{folder} holds {table.num_rows} rows, its manifest says {manifest.count}; export again")
+            raise SnapshotError(
+                f"{folder} holds {table.num_rows} rows, its manifest says {manifest.count}; export again"
+            )
         flat = table["vector"].chunk(0).flatten().to_numpy(zero_copy_only=False)
         return Snapshot(
             manifest,

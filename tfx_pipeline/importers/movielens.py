@@ -23,7 +23,15 @@ import numpy as np
 from tfx_pipeline.importers.tables import write_table
 
 CLICK_RATING = 4.0
-_AGES = {"1": "under 18", "18": "18-24", "25": "25-34", "35": "35-44", "45": "45-49", "50": "50-55", "56": "56 and over"}
+_AGES = {
+    "1": "under 18",
+    "18": "18-24",
+    "25": "25-34",
+    "35": "35-44",
+    "45": "45-49",
+    "50": "50-55",
+    "56": "56 and over",
+}
 
 
 class MovieLensError(ValueError):
@@ -68,14 +76,16 @@ def _rows(path: Path, names: tuple[str, ...] | None = None) -> Iterator[dict[str
     """Rows of a `.dat`, `.csv` or `.tsv` file; `names` for files without a header."""
     plain = path.name.removesuffix(".gz")
     encoding = "latin-1" if plain.endswith(".dat") else "utf-8"
-    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
-    with opened as raw, io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
+    unzip = gzip.open if path.name.endswith(".gz") else open
+    with unzip(path, "rb") as raw, io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
         if plain.endswith(".dat"):
             assert names is not None
             for number, line in enumerate(text, 1):
                 fields = line.rstrip("\r\n").split("::")
                 if len(fields) != len(names):
-                    raise MovieLensError(f"{path} line {number}: {len(names)} fields divided by '::' expected, got {len(fields)}")
+                    raise MovieLensError(
+                        f"{path} line {number}: {len(names)} fields divided by '::' expected, got {len(fields)}"
+                    )
                 yield dict(zip(names, fields, strict=True))
         else:
             yield from csv.DictReader(text, delimiter="\t" if plain.endswith(".tsv") else ",")
@@ -88,7 +98,9 @@ def _read_items(source: Path) -> list[dict[str, str]]:
         return list(_rows(path, ("movie_id", "title", "genres")))
     if path := _find(source, "movies.csv"):
         return [{"movie_id": row["movieId"], **row} for row in _rows(path)]
-    raise MovieLensError(f"{source} holds none of items.tsv, movies.dat and movies.csv; point --from at a MovieLens folder")
+    raise MovieLensError(
+        f"{source} holds none of items.tsv, movies.dat and movies.csv; point --from at a MovieLens folder"
+    )
 
 
 def _write_items(source: Path, folder: Path, items: list[dict[str, str]]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ ATTRIBUTES = {
     "category": CATEGORIES,
 }
 # How strongly people care about each attribute.
-CARE = {"colour": 1.3, "shape": 1.3, "pattern": 1.0, "texture": 0.5, "category": 0.35}
+CARE = {"colour": 3.5, "shape": 3.5, "pattern": 1.0, "texture": 0.5, "category": 0.4}
 WORDS = {
     "smooth": ("smooth", "satin", "polished"),
     "grainy": ("grainy", "rough", "sanded"),
@@ -45,7 +45,7 @@ class SampleSize:
     impressions: int = 120_000
     intents: int = 5_000
     days: int = 30
-    styles: int = 16  # groups of people with like tastes
+    styles: int = 12  # groups of people with like tastes
     new_fraction: float = 0.1  # of the items, launched in the last tenth of the time
 
 
@@ -68,9 +68,9 @@ def generate_sample(folder: Path, size: SampleSize | None = None, seed: int = 20
     tastes = _tastes(rng, size)
     affinity = sum(CARE[name] * tastes[name][:, codes[name]] for name in ATTRIBUTES)
     assert isinstance(affinity, np.ndarray)
-    user_bias = rng.normal(0, 0.5, size.users)
-    item_quality = rng.normal(0, 0.25, size.items)
-    logits = affinity + user_bias[:, None] + item_quality[None, :] - 1.6
+    user_bias = rng.normal(0, 0.4, size.users)
+    item_quality = rng.normal(0, 0.2, size.items)
+    logits = affinity + user_bias[:, None] + item_quality[None, :] - 4.0
 
     user, item, timestamp, sequence = _visits(rng, size, created)
     probability = 1 / (1 + np.exp(-logits[user, item]))
@@ -99,7 +99,9 @@ def _write_items(folder: Path, rng: np.random.Generator, codes: dict[str, np.nda
         # Three in a hundred have no picture, three others no words: a missing modality is part of life.
         no_picture, no_words = i % 100 in (17, 51, 83), i % 100 in (5, 38, 72)
         kind = "JPEG" if i % 2 else "PNG"
-        drawn = pictures.draw_picture(rng, words["colour"], words["shape"], words["pattern"], words["texture"], kind=kind)
+        drawn = pictures.draw_picture(
+            rng, words["colour"], words["shape"], words["pattern"], words["texture"], kind=kind
+        )
         title, text = describe(rng, words)
         columns["item_id"].append(f"i{i:05d}")
         columns["title"].append(None if no_words else title)
@@ -126,10 +128,18 @@ def _tastes(rng: np.random.Generator, size: SampleSize) -> dict[str, np.ndarray]
     style = rng.integers(0, size.styles, size.users)
     tastes = {}
     for name, values in ATTRIBUTES.items():
-        shared = rng.normal(0, 1, (size.styles, len(values)))[style]
-        own = rng.normal(0, 1, (size.users, len(values)))
-        tastes[name] = 0.85 * shared + 0.5 * own
+        # A style favours a fifth of the values, and everybody has a favourite of their own.
+        favourites = max(1, len(values) // 5)
+        shared = _favour(rng, size.styles, len(values), favourites)[style]
+        own = _favour(rng, size.users, len(values), 1)
+        tastes[name] = np.maximum(shared, own) + rng.normal(0, 0.1, (size.users, len(values)))
     return tastes
+
+
+def _favour(rng: np.random.Generator, rows: int, values: int, favourites: int) -> np.ndarray:
+    """1 at `favourites` random values of each row, else 0: [rows, values]."""
+    rank = np.argsort(np.argsort(rng.random((rows, values)), axis=1), axis=1)
+    return (rank < favourites).astype(float)
 
 
 def _visits(

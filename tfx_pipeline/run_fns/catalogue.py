@@ -74,7 +74,9 @@ class Catalogue:
         return ContentTable(reader, self.image, self.title, self.text)
 
 
-def cross_modal_recall(table: ContentTable, views: dict[str, np.ndarray], rows: np.ndarray, k: int = 10) -> dict[str, float]:
+def cross_modal_recall(
+    table: ContentTable, views: dict[str, np.ndarray], rows: np.ndarray, k: int = 10
+) -> dict[str, float]:
     """Recall@k of picture → words and words → picture among those of `rows` that have both.
 
     Returns:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.export import ItemRows, RankerServing, export_ranker, latest
 from mim_keras.item_table import ItemColumns
@@ -113,10 +113,12 @@ def read_ranking_examples(
         }
         if context:
             inputs["context"] = tf.concat([tf.cast(parsed[f"{name}_index"], tf.int32) for name in context], axis=1)
+        if train and config.id_dropout:
+            inputs = hide_some_ids(inputs, config.id_dropout)
         return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
 
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    records = tf.data.TFRecordDataset(files, "GZIP", num_parallel_reads=2 if train else None)
+    records = tf.data.TFRecordDataset(files, "GZIP")
     batch_size = config.training.batch_size
     if train:  # batches of one size are compiled once; a table smaller than a batch is one batch
         batch_size = min(batch_size, int(records.take(batch_size).reduce(0, lambda n, _: n + 1)))

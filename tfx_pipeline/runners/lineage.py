@@ -26,7 +26,11 @@ def newest(store: Any, type_name: str, producer: str | None = None) -> Any | Non
 
     found = [a for a in store.get_artifacts_by_type(type_name) if a.state == pb.Artifact.LIVE]
     if producer is not None:
-        found = [a for a in found if a.custom_properties["tfx_component"].string_value == producer or f"/{producer}/" in a.uri]
+        found = [
+            a
+            for a in found
+            if a.custom_properties["tfx_component"].string_value == producer or f"/{producer}/" in a.uri
+        ]
     return max(found, key=lambda a: a.id, default=None)
 
 

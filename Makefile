@@ -1,0 +1,38 @@
+# make run    everything on a new machine: set-up, sample data, pipeline, embedded server, one ranked answer
+# make test   set-up, lint, types, the whole test suite
+# make setup  the environment alone; a no-op when nothing changed
+# make lock   requirements.lock again, from the ranges in setup.py
+# make bench  the benchmarks, into benchmarks/results
+
+SHELL := /bin/bash
+ROOT ?= run
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := setup
+.PHONY: setup run test lint lock bench clean
+
+setup:
+	@bash environment/setup.sh
+
+run: setup
+	@$(BIN)/mim import sample --to $(ROOT)/data --if-missing
+	@$(BIN)/mim run --config sample --data $(ROOT)/data --root $(ROOT)/sample
+	@$(BIN)/mim demo --data $(ROOT)/data --root $(ROOT)/sample
+	@echo "report: $(ROOT)/sample/report.html"
+
+test: setup lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy
+
+lock: setup
+	@$(BIN)/uv pip compile environment/tools.in --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --quiet -o environment/tools.lock
+	@$(BIN)/uv pip compile setup.py --all-extras --python-version 3.11 --python-platform x86_64-manylinux_2_40 --generate-hashes --no-annotate --no-header --upgrade --quiet -o requirements.lock
+
+bench: setup
+	@$(BIN)/python -m benchmarks.pipeline --config sample --data $(ROOT)/bench/sample
+
+clean:
+	@rm -rf .venv $(ROOT)
