@@ -17,6 +17,7 @@ from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
 from mim_keras.interest.sim_tier import SimTier
 from mim_keras.interest.target_attention import TargetAttention
 from mim_keras.item_table import PADDING_ROW, ItemColumns, ItemTable
+from mim_keras.training.replicas import share_of
 
 AGE_BUCKETS = 32  # an age of s seconds falls in bucket ⌊log2(s + 1)⌋
 CATEGORY_DIM = 8
@@ -212,7 +213,7 @@ class CiUBM(keras.Model):
             modal = ops.cast(y_pred["modal_logit"], "float32")[:, None]
             auxiliary = keras.losses.binary_crossentropy(label[:, None], modal, from_logits=True)
             loss = loss + self.config.auxiliary_weight * ops.mean(auxiliary)
-        return loss
+        return share_of(loss)
 
 
 def hide_some_ids(inputs: dict[str, Any], rate: float) -> dict[str, Any]:

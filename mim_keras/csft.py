@@ -13,6 +13,7 @@ from mim_keras.config import CsftConfig
 from mim_keras.contrast.info_nce import alignment_loss, info_nce
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
+from mim_keras.training.replicas import share_of
 
 
 class Csft(keras.Model):
@@ -94,7 +95,7 @@ class Csft(keras.Model):
             loss = loss + self.config.align_weight * alignment_loss(views["image"], views["text"], both, scale)
         if self.queue is not None and training:
             self.queue.push(item, item_row)
-        return loss
+        return share_of(loss)
 
     @staticmethod
     def _unfair(query_row: Any, item_row: Any, candidate_rows: Any) -> Any:

@@ -11,6 +11,7 @@ from keras import ops
 from mim_keras.config import PretrainConfig
 from mim_keras.contrast.info_nce import alignment_loss
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
+from mim_keras.training.replicas import share_of
 
 
 class Pretraining(keras.Model):
@@ -51,4 +52,4 @@ class Pretraining(keras.Model):
             target = x["category"] / ops.maximum(ops.sum(x["category"], axis=-1, keepdims=True), 1.0)
             cross_entropy = -ops.sum(target * ops.log_softmax(y_pred["category"]), axis=-1)
             loss = loss + self.config.category_weight * ops.mean(cross_entropy)
-        return loss
+        return share_of(loss)

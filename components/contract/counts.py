@@ -26,13 +26,16 @@ def tally_batch(rows_in: int, rejects: Rejects) -> Iterator[tuple[str, int]]:
 
 
 class Checked(beam.DoFn):
-    """Applies a `check_*` function; good rows go to the main output, the rest and all counts to side outputs."""
+    """Applies a `check_*` function, with at most one side input.
+
+    Good rows go to the main output; the rejected ones, and all counts, to side outputs.
+    """
 
     def __init__(self, check: Any) -> None:
         self._check = check
 
-    def process(self, batch: Any, *sides: Any) -> Iterator[Any]:
-        good, rejects = self._check(batch, *sides)
+    def process(self, batch: Any, side: Any = None) -> Iterator[Any]:
+        good, rejects = self._check(batch) if side is None else self._check(batch, side)
         if len(next(iter(good.values()))):
             yield good
         for reject in rejects:

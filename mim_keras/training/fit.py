@@ -85,6 +85,8 @@ def fit(
         monitor: Name of the figure to stop on and to keep the best weights by; higher is better.
         log_folder: Where TensorBoard's events and `history.json` go.
     """
+    if not model.built:
+        _build(model, train)
     callbacks: list[keras.callbacks.Callback] = []
     if measure is not None:
         callbacks.append(ValidationFigures(measure))
@@ -103,3 +105,11 @@ def fit(
         log_folder.mkdir(parents=True, exist_ok=True)
         (log_folder / "history.json").write_text(json.dumps(figures, indent=2))
     return figures
+
+
+def _build(model: keras.Model, train: tf.data.Dataset) -> None:
+    """Makes the variables by one call: the symbolic build inside Keras' `fit` loses integer dtypes when a batch is
+    spread over several replicas."""
+    batch = next(iter(train))
+    with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
+        model(batch[0] if isinstance(batch, tuple) else batch)

@@ -13,6 +13,7 @@ import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.embedded_server.errors import ServingFault, failed_precondition, from_code, invalid
+from serving.stubs import types_pb2
 from serving.tensors import TensorError, to_array
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -75,7 +76,10 @@ class LoadedModel:
         aliases = _check_inputs(signature, inputs)
         outputs = _check_outputs(signature, output_filter)
         feeds = []
-        for alias in aliases:
+        for place, alias in enumerate(aliases):
+            wanted, sent = signature.inputs[alias].dtype, inputs[alias].dtype
+            if wanted != sent:
+                raise invalid(f"Expects arg[{place}] to be {_type_name(wanted)} but {_type_name(sent)} is provided")
             try:
                 feeds.append(to_array(inputs[alias]))
             except TensorError as error:
@@ -140,6 +144,11 @@ def _check_outputs(signature: Any, output_filter: Sequence[str]) -> tuple[str, .
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in the set {expected}."
             )
     return tuple(output_filter) or tuple(sorted(signature.outputs))
+
+
+def _type_name(number: int) -> str:
+    """As the runtime writes it: float, double, int64, string."""
+    return str(types_pb2.DataType.Name(number)).removeprefix("DT_").lower()
 
 
 def _listed(names: set[str]) -> str:

@@ -1,0 +1,92 @@
+"""Runs one component's executor on folders, without the rest of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.catalogue_gen.executor import Executor as CatalogueExecutor
+from components.history_gen.executor import Executor as HistoryExecutor
+from components.impression_gen.executor import Executor as ImpressionExecutor
+from components.pair_gen.executor import Executor as PairExecutor
+
+ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
+
+
+def artifact(folder: Path) -> Any:
+    made = standard_artifacts.Examples()
+    made.uri = str(folder)
+    return made
+
+
+def run_catalogue(data: Path, out: Path, **properties: Any) -> Any:
+    made = artifact(out / "items")
+    defaults = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 1.0}
+    _executor(CatalogueExecutor).Do({}, {"items": [made]}, defaults | properties)
+    return made
+
+
+def run_impressions(data: Path, out: Path, items: Any, **properties: Any) -> Any:
+    made = artifact(out / "impressions")
+    defaults = {
+        "data": str(data),
+        "rejected_folder": str(out / "rejected"),
+        "max_rejected_fraction": 1.0,
+        "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1]}',
+        "context_features": "[]",
+    }
+    _executor(ImpressionExecutor).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
+    return made
+
+
+def run_histories(data: Path, out: Path, impressions: Any, **properties: Any) -> Any:
+    made = artifact(out / "examples")
+    defaults = {
+        "data": str(data),
+        "rejected_folder": str(out / "rejected"),
+        "max_rejected_fraction": 1.0,
+        "history_length": 5,
+        "cold_max_clicks": 5,
+        "user_features": "[]",
+    }
+    _executor(HistoryExecutor).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
+    return made
+
+
+def run_pairs(data: Path, out: Path, items: Any, impressions: Any, **properties: Any) -> Any:
+    made = artifact(out / "pairs")
+    defaults = {
+        "data": str(data),
+        "rejected_folder": str(out / "rejected"),
+        "max_rejected_fraction": 1.0,
+        "source": "auto",
+        "window_seconds": 10**7,
+        "max_per_user": 50,
+        "max_gap": 2,
+    }
+    inputs = {"items": [items], "impressions": [impressions]}
+    _executor(PairExecutor).Do(inputs, {"pairs": [made]}, defaults | properties)
+    return made
+
+
+def _executor(kind: Any) -> Any:
+    return kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=list(ARGS)))
+
+
+def read(made: Any, split: str) -> list[dict[str, Any]]:
+    """All rows of a split, as plain values; features of one value as that value."""
+    rows = []
+    folder = artifact_utils.get_split_uri([made], split)
+    for file in sorted(tf.io.gfile.glob(f"{folder}/*")):
+        for record in tf.data.TFRecordDataset(file, "GZIP").as_numpy_iterator():
+            row = {}
+            for name, feature in tf.train.Example.FromString(record).features.feature.items():
+                values = list(getattr(feature, feature.WhichOneof("kind")).value) if feature.WhichOneof("kind") else []
+                values = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+                row[name] = values if name.startswith("history_") else values[0]
+            rows.append(row)
+    return rows

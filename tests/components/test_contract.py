@@ -1,0 +1,213 @@
+"""Broken rows of each kind give what the contract promises: a reason, a place, and counts that add up."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from components.contract.checks import as_jpeg_or_png
+from components.contract.tables import ContractError, find_table
+from tests.components.runner import read, run_catalogue, run_impressions
+from tfx_pipeline.importers.sample_pictures import draw_picture
+
+T0 = 1_700_000_000
+
+
+def picture() -> bytes:
+    return draw_picture(np.random.default_rng(0), "red", "star", "plain", "smooth", size=32)
+
+
+def item(number: int, **changes: Any) -> dict[str, Any]:
+    plain = {
+        "item_id": f"i{number}",
+        "title": f"title {number}",
+        "text": "words",
+        "category": "mug",
+        "image": picture(),
+    }
+    return {**plain, "created_at": T0, **changes}
+
+
+def write_items(folder: Path, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "items.parquet")
+
+
+def write_impressions(folder: Path, rows: list[dict[str, Any]], name: str = "impressions.csv") -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), delimiter="\t" if ".tsv" in name else ",")
+    writer.writeheader()
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+    (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+
+
+def impression(number: int, **changes: Any) -> dict[str, Any]:
+    plain = {"user_id": "u1", "item_id": f"i{number % 5}", "timestamp": T0 + number, "clicked": number % 2}
+    return {**plain, "sequence": number, **changes}
+
+
+def rejected(out: Path, table: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / f"rejected/{table}.jsonl").read_text().splitlines()]
+
+
+def counts(out: Path, artifact: str) -> dict[str, int]:
+    return json.loads((out / artifact / "counts.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"item_id": None}, "no item_id"),
+        ({"item_id": "  "}, "no item_id"),
+        ({"item_id": "i1"}, "item_id appears a second time (received 'i1')"),
+        ({"image": picture()[:200]}, "image cannot be decoded"),
+        ({"image": b"this is no picture"}, "image cannot be decoded"),
+        ({"created_at": 95_617_584_000}, "created_at is outside 1990 to 2100 in seconds (received 95617584000)"),
+    ],
+)
+def test_a_broken_item_is_rejected_with_its_reason(tmp_path: Path, broken: dict, reason: str) -> None:
+    rows = [item(n) for n in range(5)]
+    write_items(tmp_path, [*rows[:3], {**item(9), **broken}, *rows[3:]])
+    made = run_catalogue(tmp_path, tmp_path / "out")
+    (reject,) = rejected(tmp_path / "out", "items")
+    assert reject["row"] == 4
+    assert reject["file"].endswith("items.parquet")
+    assert reject["reason"].startswith(reason)
+    found = counts(tmp_path / "out", "items")
+    assert found["rows in"] == 6
+    assert found["rows out"] == 5 == len(read(made, "train")) + len(read(made, "valid"))
+    assert sum(found.values()) == 12
+
+
+def test_missing_modalities_are_no_errors(tmp_path: Path) -> None:
+    write_items(tmp_path, [item(0, image=None), item(1, title=None, text=None), item(2)])
+    made = run_catalogue(tmp_path, tmp_path / "out")
+    rows = {row["item_id"]: row for split in ("train", "valid") for row in read(made, split)}
+    assert rows["i0"]["image"] == ""
+    assert rows["i1"]["title"] == ""
+    assert not (tmp_path / "out/rejected/items.jsonl").exists()
+
+
+def test_images_by_path_and_other_formats(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.open(io.BytesIO(picture())).save(tmp_path / "images/a.webp")
+    rows = [{"item_id": "i0", "title": "a", "image_path": "images/a.webp"}]
+    rows.append({"item_id": "i1", "title": "b", "image_path": "images/not-there.png"})
+    write_items(tmp_path, rows)
+    run_catalogue(tmp_path, tmp_path / "out")
+    (reject,) = rejected(tmp_path / "out", "items")
+    assert "images/not-there.png" in reject["reason"]
+
+
+def test_pictures_end_as_jpeg_or_png() -> None:
+    assert as_jpeg_or_png(picture()) == picture()
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(picture())).convert("RGBA").save(buffer, "PNG")
+    assert Image.open(io.BytesIO(as_jpeg_or_png(buffer.getvalue()))).mode == "RGB"
+    with pytest.raises(OSError, match="truncated|broken|Truncated"):
+        as_jpeg_or_png(picture()[:-400])
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("catalogue")
+    write_items(folder, [item(n) for n in range(5)])
+    return run_catalogue(folder, folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"user_id": ""}, "no user_id"),
+        ({"item_id": ""}, "no item_id"),
+        ({"item_id": "i77"}, "item_id is not in the catalogue (received 'i77')"),
+        ({"clicked": 2}, "clicked is not 0 or 1 (received 2)"),
+        ({"clicked": "yes"}, "clicked is not a whole number (received 'yes')"),
+        ({"clicked": ""}, "no clicked"),
+        ({"timestamp": "soon"}, "timestamp is not a whole number (received 'soon')"),
+        ({"timestamp": "12.5"}, "timestamp is not a whole number (received '12.5')"),
+        ({"timestamp": 95_617_584_000}, "timestamp is outside 1990 to 2100 in seconds (received 95617584000)"),
+        ({"sequence": "1e"}, "sequence is not a whole number (received '1e')"),
+    ],
+)
+@pytest.mark.parametrize("name", ["impressions.csv", "impressions.tsv.gz"])
+def test_a_broken_impression_is_rejected_with_its_reason(
+    tmp_path: Path, catalogue: Any, name: str, broken: dict, reason: str
+) -> None:
+    rows = [impression(n) for n in range(20)]
+    rows[6].update(broken)
+    write_impressions(tmp_path, rows, name)
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue)
+    (reject,) = rejected(tmp_path / "out", "impressions")
+    assert (reject["row"], reject["reason"]) == (7, reason)
+    assert sum(len(read(made, split)) for split in ("train", "valid", "test")) == 19
+    assert counts(tmp_path / "out", "impressions")["rows in"] == 20
+
+
+def test_a_row_with_too_few_fields_is_rejected(tmp_path: Path, catalogue: Any) -> None:
+    write_impressions(tmp_path, [impression(n) for n in range(9)])
+    with (tmp_path / "impressions.csv").open("a") as file:
+        file.write("u1,i1\n")
+    run_impressions(tmp_path, tmp_path / "out", catalogue)
+    (reject,) = rejected(tmp_path / "out", "impressions")
+    assert reject["reason"] == "malformed row (received '2 fields where the header has 5')"
+    assert reject["row"] == 10
+
+
+def test_too_many_broken_rows_stop_the_run_with_the_commonest_reasons(tmp_path: Path, catalogue: Any) -> None:
+    rows = [impression(n) for n in range(40)]
+    for n, broken in enumerate(
+        [{"clicked": 2}] * 4 + [{"user_id": ""}] * 3 + [{"item_id": "x"}] * 2 + [{"timestamp": "x"}]
+    ):
+        rows[n].update(broken)
+    write_impressions(tmp_path, rows)
+    with pytest.raises(ContractError) as stopped:
+        run_impressions(tmp_path, tmp_path / "out", catalogue, max_rejected_fraction=0.01)
+    message = str(stopped.value)
+    assert "10 of 40 rows break the data contract, more than the allowed 1.00%" in message
+    assert "clicked is not 0 or 1: 4 rows; no user_id: 3 rows; item_id is not in the catalogue: 2 rows" in message
+    assert "timestamp" not in message
+    assert len(rejected(tmp_path / "out", "impressions")) == 10
+
+
+def test_a_missing_column_stops_the_run(tmp_path: Path, catalogue: Any) -> None:
+    rows = [impression(n) for n in range(9)]
+    for row in rows:
+        del row["clicked"]
+    write_impressions(tmp_path, rows)
+    with pytest.raises(
+        Exception, match=r"impressions.csv lacks the column clicked; it has user_id, item_id, timestamp"
+    ):
+        run_impressions(tmp_path, tmp_path / "out", catalogue)
+
+
+def test_an_empty_file_stops_the_run(tmp_path: Path, catalogue: Any) -> None:
+    (tmp_path / "impressions.csv").write_bytes(b"")
+    with pytest.raises(ContractError, match=r"impressions.csv is empty \(0 bytes\); export it again"):
+        run_impressions(tmp_path, tmp_path / "out", catalogue)
+    (tmp_path / "impressions.csv").write_text("user_id,item_id,timestamp,clicked\n")
+    with pytest.raises(ContractError, match="`impressions` has a header but no rows"):
+        run_impressions(tmp_path, tmp_path / "out", catalogue)
+
+
+def test_a_broken_parquet_file_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "items.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(Exception, match=r"items.parquet cannot be read .*; is it whole\?"):
+        run_catalogue(tmp_path, tmp_path / "out")
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="holds no table `items`; expected items.parquet"):
+        find_table(str(tmp_path), "items")
+    assert find_table(str(tmp_path), "intents") == []

@@ -1,0 +1,54 @@
+"""What every layer must survive: saving, half precision, compilation, and gradients where they are due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def check_layer(make: Any, inputs: dict[str, np.ndarray], floats: tuple[str, ...], tmp_path: Path) -> np.ndarray:
+    """Runs the common checks on the layer that `make()` gives and returns its output on `inputs`.
+
+    Args:
+        make: Builds a fresh layer.
+        inputs: Keyword arguments of the call.
+        floats: Which of them are real numbers, and so symbolic inputs and subject to half precision.
+    """
+    layer = make()
+    output = keras.ops.convert_to_numpy(layer(**inputs))
+    assert np.all(np.isfinite(output))
+
+    again = type(layer).from_config(layer.get_config())
+    again(**inputs)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(again(**inputs)), output, rtol=1e-5, atol=1e-6)
+
+    symbolic = {n: keras.Input(batch_shape=v.shape, dtype=str(v.dtype), name=n) for n, v in inputs.items()}
+    model = keras.Model(symbolic, layer(**symbolic))
+    model.save(tmp_path / "layer.keras")
+    loaded = keras.saving.load_model(tmp_path / "layer.keras")
+    np.testing.assert_allclose(loaded.predict_on_batch(inputs), output, rtol=1e-5, atol=1e-6)
+
+    compiled = tf.function(lambda: layer(**inputs), jit_compile=True)
+    np.testing.assert_allclose(compiled().numpy(), output, rtol=1e-4, atol=1e-5)
+
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(layer(**inputs)))
+    gradients = tape.gradient(loss, [variable.value for variable in layer.trainable_variables])
+    for variable, gradient in zip(layer.trainable_variables, gradients, strict=True):
+        assert gradient is not None, f"no gradient reaches {variable.path}"
+        assert np.any(tf.convert_to_tensor(gradient).numpy() != 0), f"only zeros reach {variable.path}"
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = make()
+        half_output = half(**{n: keras.ops.cast(v, "bfloat16") if n in floats else v for n, v in inputs.items()})
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert keras.backend.standardize_dtype(half_output.dtype) == "bfloat16"
+    assert np.all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(half_output, "float32"))))
+    return output

@@ -1,0 +1,50 @@
+"""Bad settings fail when they are made, with the rule, what was received and the fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from mim_keras.config import (
+    PRESETS,
+    CiubmConfig,
+    ConfigError,
+    EncoderConfig,
+    PretrainConfig,
+    StagesConfig,
+    from_mapping,
+    preset,
+    to_mapping,
+)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_the_round_trip(name: str) -> None:
+    config = preset(name)
+    assert from_mapping(StagesConfig, to_mapping(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"history_lenght": 5}, "no key 'history_lenght'. Did you mean 'history_length'"),
+        ({"history_length": "many"}, "history_length must be of type int; received 'many'"),
+        ({"history_length": 0}, "history_length must be at least 1; received 0"),
+        ({"id_dim": 7}, "multiple of ciubm.heads"),
+        ({"modal": False, "ids": False}, "one of ciubm.modal and ciubm.ids must be on"),
+        ({"training": {"strategy": "magic"}}, "strategy must be one of .*received 'magic'"),
+        ({"training": {"learning_rate": -1}}, "learning_rate must be positive"),
+        ({"training": 3}, "training must be a mapping; received 3"),
+    ],
+)
+def test_bad_ranker_settings(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(CiubmConfig, values)
+
+
+def test_bad_shapes() -> None:
+    with pytest.raises(ConfigError, match="image.size must be divisible"):
+        from_mapping(EncoderConfig, {"image": {"size": 50, "widths": [8, 8, 8]}})
+    with pytest.raises(ConfigError, match="temperature must be positive"):
+        PretrainConfig(temperature=0)
+    with pytest.raises(ConfigError, match="a preset is one of tiny, base, paper"):
+        preset("huge")

@@ -1,0 +1,147 @@
+"""Each interest layer against NumPy, and the rule that padding never counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mim_keras.interest.masked import masked_softmax
+from mim_keras.interest.modal_attention import ModalAttention
+from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
+from mim_keras.interest.sim_tier import SimTier
+from mim_keras.interest.target_attention import TargetAttention
+from tests.mim_keras.layer_harness import check_layer
+
+B, L, D = 3, 5, 6
+
+
+@pytest.fixture
+def inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    present = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    return {
+        "target": rng.normal(size=(B, D)).astype("float32"),
+        "history": rng.normal(size=(B, L, D)).astype("float32"),
+        "values": rng.normal(size=(B, L, 2 * D)).astype("float32"),
+        "similarity": rng.uniform(-1, 1, (B, L)).astype("float32"),
+        "present": present,
+    }
+
+
+def pick(inputs: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
+    return {name: inputs[name] for name in names}
+
+
+def softmax_where(logits: np.ndarray, present: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(-1, keepdims=True)) * present
+    total = weights.sum(-1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+LAYERS = {
+    "target": (lambda: TargetAttention(4), ("target", "history", "present")),
+    "modal": (lambda: ModalAttention(4), ("target", "history", "values", "similarity", "present")),
+    "sa_ta": (lambda: SemanticAwareTargetAttention(2, 4), ("target", "history", "similarity", "present")),
+    "sim_tier": (lambda: SimTier(), ("similarity", "present")),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_harness(name: str, inputs: dict[str, np.ndarray], tmp_path: Path) -> None:
+    make, names = LAYERS[name]
+    floats = tuple(n for n in names if n != "present")
+    output = check_layer(make, pick(inputs, *names), floats, tmp_path)
+    assert np.all(output[2] == 0), "an empty history says nothing"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_padding_never_counts(name: str, inputs: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    make, names = LAYERS[name]
+    layer = make()
+    before = keras.ops.convert_to_numpy(layer(**pick(inputs, *names)))
+    changed = {key: value.copy() for key, value in inputs.items()}
+    for key in ("history", "values", "similarity"):
+        noise = rng.uniform(-1, 1, changed[key].shape).astype("float32")
+        absent = ~inputs["present"]
+        changed[key][absent] = noise[absent]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(**pick(changed, *names))), before)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_order_of_the_history_does_not_matter(name: str, inputs: dict[str, np.ndarray]) -> None:
+    make, names = LAYERS[name]
+    layer = make()
+    before = keras.ops.convert_to_numpy(layer(**pick(inputs, *names)))
+    order = [4, 2, 0, 3, 1]
+    turned = {key: value[:, order] if key != "target" else value for key, value in inputs.items()}
+    after = keras.ops.convert_to_numpy(layer(**pick(turned, *names)))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["target", "sa_ta", "modal"])
+def test_one_history_is_shared_by_all_targets(name: str, inputs: dict[str, np.ndarray]) -> None:
+    make, names = LAYERS[name]
+    layer = make()
+    per_target = ("target", "similarity")
+    shared = {n: inputs[n] if n in per_target else inputs[n][:1] for n in names}
+    repeated = {n: inputs[n] if n in per_target else np.repeat(inputs[n][:1], B, 0) for n in names}
+    np.testing.assert_allclose(layer(**shared), layer(**repeated), rtol=1e-5, atol=1e-6)
+
+
+def test_target_attention_by_numpy(inputs: dict[str, np.ndarray]) -> None:
+    layer = TargetAttention(4)
+    output = layer(**pick(inputs, "target", "history", "present"))
+    query, key, value = (w.numpy() for w in layer.trainable_variables)
+    logits = np.einsum("bd,bld->bl", inputs["target"] @ query, inputs["history"] @ key) / 2.0
+    weights = softmax_where(logits, inputs["present"])
+    np.testing.assert_allclose(
+        output, np.einsum("bl,bld->bd", weights, inputs["history"] @ value), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_modal_attention_by_numpy(inputs: dict[str, np.ndarray]) -> None:
+    layer = ModalAttention(4, temperature=0.5)
+    output = layer(**pick(inputs, "target", "history", "values", "similarity", "present"))
+    query, key, value = (layer.query.kernel.numpy(), layer.key.kernel.numpy(), layer.value.kernel.numpy())
+    logits = inputs["similarity"] / 0.5
+    logits = logits + np.einsum("bd,bld->bl", inputs["target"] @ query, inputs["history"] @ key) / 2.0
+    weights = softmax_where(logits, inputs["present"])
+    np.testing.assert_allclose(output, np.einsum("bl,bld->bd", weights, inputs["values"] @ value), rtol=1e-4, atol=1e-5)
+
+
+def test_sa_ta_by_numpy(inputs: dict[str, np.ndarray]) -> None:
+    layer = SemanticAwareTargetAttention(2, 4, temperature=0.1)
+    output = layer(**pick(inputs, "target", "history", "similarity", "present"))
+    q, k, v = (
+        inputs[n] @ w.kernel.numpy()
+        for n, w in zip(("target", "history", "history"), (layer.query, layer.key, layer.value), strict=True)
+    )
+    near = inputs["similarity"] * 10
+    heads = []
+    for part in (slice(0, 2), slice(2, 4)):
+        dot = np.einsum("bd,bld->bl", q[:, part], k[..., part]) / np.sqrt(2)
+        heads.append(np.einsum("bl,bld->bd", softmax_where(dot + near + dot * near, inputs["present"]), v[..., part]))
+    np.testing.assert_allclose(output, np.concatenate(heads, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_sim_tier_by_hand() -> None:
+    similarity = np.array([[-1.0, -0.95, 0.05, 0.99, 1.0, 0.5]], "float32")
+    present = np.array([[1, 1, 1, 1, 1, 0]], bool)
+    output = keras.ops.convert_to_numpy(SimTier(20)(similarity, present))[0]
+    expected = np.zeros(20)
+    expected[0] = np.log(3)  # -1.0 and -0.95
+    expected[10] = np.log(2)  # 0.05
+    expected[19] = np.log(3)  # 0.99, and 1.0 in the last bin
+    np.testing.assert_allclose(output, expected, rtol=1e-6)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="multiple of heads; received dim=5, heads=2"):
+        SemanticAwareTargetAttention(2, 5)
+
+
+def test_masked_softmax_of_nothing_is_zero() -> None:
+    weights = masked_softmax(np.ones((1, 3), "float32"), np.zeros((1, 3), bool))
+    np.testing.assert_array_equal(weights, np.zeros((1, 3)))

@@ -1,0 +1,50 @@
+"""TensorProtos as TensorFlow itself makes and reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from serving.stubs import tensor_pb2, types_pb2
+from serving.tensors import TensorError, to_array, to_proto, to_typed_proto
+
+KINDS = st.sampled_from(["float32", "float64", "int8", "uint8", "int32", "int64", "bool"])
+
+
+@given(KINDS.flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))))
+@settings(max_examples=150, deadline=None)
+def test_both_encodings_are_read_by_tensorflow_and_by_us(array: np.ndarray) -> None:
+    for proto in (to_proto(array), to_typed_proto(array), tf.make_tensor_proto(array)):
+        np.testing.assert_array_equal(to_array(proto), array)
+        np.testing.assert_array_equal(tf.make_ndarray(proto), array)
+
+
+def test_text() -> None:
+    proto = to_proto(np.array([["a", "ü"], ["", "d"]]))
+    assert to_array(proto).tolist() == [[b"a", "ü".encode()], [b"", b"d"]]
+    assert tf.make_ndarray(proto).tolist() == to_array(proto).tolist()
+
+
+def test_a_short_list_repeats_its_last_value() -> None:
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[1.0, 2.0])
+    proto.tensor_shape.dim.add(size=4)
+    assert to_array(proto).tolist() == [1, 2, 2, 2]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"1234567")
+    proto.tensor_shape.dim.add(size=2)
+    with pytest.raises((TensorError, ValueError)):
+        to_array(proto)
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[b"a", b"b"])
+    proto.tensor_shape.dim.add(size=1)
+    with pytest.raises(TensorError, match="2 strings do not fill a tensor of shape"):
+        to_array(proto)
+    with pytest.raises(TensorError, match="are not supported"):
+        to_array(tensor_pb2.TensorProto(dtype=types_pb2.DT_COMPLEX64))
+    with pytest.raises(TensorError, match="dtype complex128 has no tensor type"):
+        to_proto(np.array([1j]))
