@@ -72,6 +72,8 @@ def to_array(proto: Any) -> np.ndarray:
         raise TensorError(f"tensors of type {proto.dtype} are not supported")
     name, field = _BY_TYPE[proto.dtype]
     if proto.tensor_content:
+        if len(proto.tensor_content) != count * np.dtype(name).itemsize:
+            raise TensorError(f"{len(proto.tensor_content)} bytes do not fill a {name} tensor of shape {shape}")
         flat = np.frombuffer(proto.tensor_content, np.dtype(name))
     else:
         flat = np.array(getattr(proto, field), np.dtype(name))

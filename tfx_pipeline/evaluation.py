@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,87 +10,108 @@ import apache_beam as beam
 import numpy as np
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 from tensorflow_model_analysis.proto import config_pb2
-from tensorflow_model_analysis.utils import util
 
-from mim_keras.metrics.gauc import group_areas
+from mim_keras.metrics.gauc import gauc
 from tfx_pipeline.preprocessing import LABEL
 from tfx_pipeline.settings import EvaluationConfig
 
 SIGNATURE, PREDICTION = "serve_examples", "ctr"
 SEGMENT, USER = "segment", "user_id"
 GAUC_NAME = "gauc"
-Accumulator = tuple[float, float]  # Σ area · rows, Σ rows
 
 
 class GAUC(metric_types.Metric):
     """Area under the ROC curve within each user, averaged by rows; users with one label only are left out.
 
-    A query metric: the metrics spec's `query_key` names the user.
+    Not a query metric, though it groups by user: TFMA puts a whole query into every slice that one of its rows
+    belongs to, so that a user's warm rows would count in the cold slice.  The rows of a slice (user, label,
+    score: 17 bytes each) are kept until the end instead.
+
+    Args:
+        user_key: The feature that names the user.
+
     Source: Zhu et al. 2017 (1703.02091).
     """
 
-    def __init__(self, name: str = GAUC_NAME) -> None:
-        super().__init__(_computations, name=name)
+    def __init__(self, user_key: str = USER, name: str = GAUC_NAME) -> None:
+        super().__init__(metric_util.merge_per_key_computations(_computations), user_key=user_key, name=name)
 
 
 metric_types.register_metric(GAUC)
 
 
 def _computations(
+    user_key: str = USER,
     name: str = GAUC_NAME,
     eval_config: config_pb2.EvalConfig | None = None,
-    model_names: list[str] | None = None,
-    output_names: list[str] | None = None,
-    sub_keys: list[Any] | None = None,
+    model_name: str = "",
+    output_name: str = "",
     example_weighted: bool = False,
-    query_key: str = "",
+    **_: Any,
 ) -> list[metric_types.MetricComputation]:
-    if not query_key:
-        raise ValueError(
-            "GAUC needs the query_key of its metrics spec, the feature that names the user; none was given"
-        )
-    computations = []
-    for model_name in model_names or [""]:
-        for output_name in output_names or [""]:
-            key = metric_types.MetricKey(name, model_name, output_name, example_weighted=example_weighted)
-            combiner = _Combiner(key, eval_config, query_key)
-            features = [metric_types.CombinedFeaturePreprocessor(feature_keys=[query_key])]
-            computations.append(metric_types.MetricComputation(keys=[key], preprocessors=features, combiner=combiner))
-    return computations
+    key = metric_types.MetricKey(name, model_name, output_name, example_weighted=example_weighted)
+    combiner = _Combiner(key, eval_config, user_key)
+    features = [metric_types.FeaturePreprocessor(feature_keys=[user_key])]
+    return [metric_types.MetricComputation(keys=[key], preprocessors=features, combiner=combiner)]
+
+
+class _Rows:
+    """Users (hashed), labels and scores, as a list that is packed now and then."""
+
+    def __init__(self) -> None:
+        self.packed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.loose: list[tuple[int, int, float]] = []
+
+    def pack(self) -> None:
+        if self.loose:
+            user, label, score = zip(*self.loose, strict=True)
+            self.packed.append((np.array(user, np.int64), np.array(label, np.int8), np.array(score, np.float64)))
+            self.loose = []
 
 
 class _Combiner(beam.CombineFn):
-    """Adds up the areas of users; each element holds all rows of one user."""
+    """Gathers the rows of one slice."""
 
-    def __init__(self, key: metric_types.MetricKey, eval_config: config_pb2.EvalConfig | None, query_key: str) -> None:
-        self._key, self._eval_config, self._query_key = key, eval_config, query_key
+    def __init__(self, key: metric_types.MetricKey, eval_config: config_pb2.EvalConfig | None, user_key: str) -> None:
+        self._key, self._eval_config, self._user_key = key, eval_config, user_key
 
-    def create_accumulator(self) -> Accumulator:
-        return 0.0, 0.0
+    def create_accumulator(self) -> _Rows:
+        return _Rows()
 
-    def add_input(self, accumulator: Accumulator, element: metric_types.StandardMetricInputs) -> Accumulator:
-        user = util.get_by_keys(element.combined_features, [self._query_key]).flatten()
-        if user.size == 0 or not np.all(user == user[0]):
-            raise ValueError(f"each group must hold the rows of one {self._query_key}; received {user!r}")
-        label, prediction, _ = next(
-            metric_util.to_label_prediction_example_weight(
-                element,
-                eval_config=self._eval_config,
-                model_name=self._key.model_name,
-                output_name=self._key.output_name,
-                flatten=False,
-            )
-        )
-        label = np.asarray(label).flatten()
-        areas, rows = group_areas(np.zeros(len(label), np.int8), label, np.asarray(prediction).flatten())
-        return accumulator[0] + float(np.dot(areas, rows)), accumulator[1] + float(rows.sum())
+    def add_input(self, accumulator: _Rows, element: metric_types.StandardMetricInputs) -> _Rows:
+        user = np.asarray(element.features[self._user_key]).flatten()
+        if user.size != 1:
+            raise ValueError(f"GAUC needs one value of {self._user_key} a row; received {user!r}")
+        hashed = hashlib.blake2b(str(user[0]).encode(), digest_size=8).digest()
+        for label, prediction, _ in metric_util.to_label_prediction_example_weight(
+            element,
+            eval_config=self._eval_config,
+            model_name=self._key.model_name,
+            output_name=self._key.output_name,
+        ):
+            number = int.from_bytes(hashed, "little", signed=True)
+            accumulator.loose.append((number, int(label[0]), float(prediction[0])))
+        if len(accumulator.loose) >= 4_096:
+            accumulator.pack()
+        return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[Accumulator]) -> Accumulator:
-        parts = list(accumulators)
-        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+    def merge_accumulators(self, accumulators: Iterable[_Rows]) -> _Rows:
+        merged = _Rows()
+        for part in accumulators:
+            part.pack()
+            merged.packed += part.packed
+        return merged
 
-    def extract_output(self, accumulator: Accumulator) -> dict[metric_types.MetricKey, float]:
-        return {self._key: accumulator[0] / accumulator[1] if accumulator[1] else float("nan")}
+    def compact(self, accumulator: _Rows) -> _Rows:
+        accumulator.pack()
+        return accumulator
+
+    def extract_output(self, accumulator: _Rows) -> dict[metric_types.MetricKey, float]:
+        accumulator.pack()
+        if not accumulator.packed:
+            return {self._key: float("nan")}
+        user, label, score = (np.concatenate(column) for column in zip(*accumulator.packed, strict=True))
+        return {self._key: gauc(user, label, score)}
 
 
 def eval_config(settings: EvaluationConfig, gated: bool = True, has_baseline: bool = True) -> config_pb2.EvalConfig:
@@ -118,13 +140,9 @@ def eval_config(settings: EvaluationConfig, gated: bool = True, has_baseline: bo
         )
     by_row = [auc, count]
     by_row += [config_pb2.MetricConfig(class_name=name) for name in ("BinaryCrossEntropy", "Calibration")]
+    by_row.append(config_pb2.MetricConfig(class_name="GAUC", module=__name__))
     return config_pb2.EvalConfig(
         model_specs=[config_pb2.ModelSpec(signature_name=SIGNATURE, label_key=LABEL, prediction_key=PREDICTION)],
         slicing_specs=[config_pb2.SlicingSpec(), config_pb2.SlicingSpec(feature_keys=[SEGMENT])],
-        metrics_specs=[
-            config_pb2.MetricsSpec(metrics=by_row),
-            config_pb2.MetricsSpec(
-                metrics=[config_pb2.MetricConfig(class_name="GAUC", module=__name__)], query_key=USER
-            ),
-        ],
+        metrics_specs=[config_pb2.MetricsSpec(metrics=by_row)],
     )

@@ -1,0 +1,49 @@
+"""Settings from YAML and `--set`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mim_keras.config import ConfigError
+from tfx_pipeline.settings import CONFIGS, Settings
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_shipped_configs_are_valid(name: str) -> None:
+    assert Settings.load(name).stages.ciubm.history_length == 50
+
+
+def test_overrides_reach_any_depth() -> None:
+    settings = Settings.load("sample", ["stages.ciubm.training.epochs=9", "data.context_features=[page, device]"])
+    assert settings.stages.ciubm.training.epochs == 9
+    assert settings.data.context_features == ("page", "device")
+    assert settings.stages.pretrain == Settings.load("sample").stages.pretrain
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.ciubm.epochs=3", "stages.ciubm has no key 'epochs'"),
+        ("data.split.by=week", "data.split.by is time or user; received 'week'"),
+        ("data.split.fractions=[1, 1, 1]", "three positive numbers that add to 1"),
+        ("data.max_rejected_fraction=2", r"in \[0, 1\]"),
+        ("nonsense", "--set takes key=value"),
+        ("name.deeper=1", "holds no further keys"),
+    ],
+)
+def test_bad_overrides(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Settings.load("sample", [override])
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Shipped ones: ml1m, production, sample"):
+        Settings.load(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        Settings.load(tmp_path / "broken.yaml")
+    (tmp_path / "size.yaml").write_text("preset: huge")
+    with pytest.raises(ConfigError, match="preset is one of tiny, base, paper; received 'huge'"):
+        Settings.load(tmp_path / "size.yaml")
