@@ -1,0 +1,1 @@
+"""What is measured, how, and (in `results/`) what was measured last."""
