@@ -74,14 +74,13 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
     to_file = logging.FileHandler(log_file)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     narrator = _Narrator(nodes, times)
-    root = logging.getLogger()
     absl_logging.set_verbosity(absl_logging.INFO)
-    previous, level = root.handlers[:], root.level
-    root.handlers[:] = [to_file, narrator]
-    root.setLevel(logging.INFO)
-    absl_logger = absl_logging.get_absl_logger()
-    absl_handlers, absl_logger.handlers[:] = absl_logger.handlers[:], []
-    absl_logger.propagate = True
+    loggers = [logging.getLogger(), absl_logging.get_absl_logger(), logging.getLogger("tensorflow")]
+    previous, level = [logger.handlers[:] for logger in loggers], loggers[0].level
+    for logger in loggers[1:]:  # to the root logger alone, so that nothing is told twice
+        logger.handlers[:], logger.propagate = [], True
+    loggers[0].handlers[:] = [to_file, narrator]
+    loggers[0].setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         with warnings.catch_warnings():
@@ -89,8 +88,9 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
             yield
     finally:
         logging.captureWarnings(False)
-        root.handlers[:], absl_logger.handlers[:] = previous, absl_handlers
-        root.setLevel(level)
+        for logger, handlers in zip(loggers, previous, strict=True):
+            logger.handlers[:] = handlers
+        loggers[0].setLevel(level)
         to_file.close()
 
 
