@@ -114,9 +114,12 @@ def _mark_split(columns: Columns, code: int) -> Columns:
 
 
 def _training_clicks(columns: Columns) -> Iterator[tuple[bytes, int]]:
-    train = columns[SPLIT].to_numpy() == 0
-    clicked = columns["clicked"].to_numpy() == 1
-    yield from collections.Counter(columns["item_id"].filter(pa.array(train & clicked)).to_pylist()).items()
+    """Clicks of each item that the training part shows, be it none."""
+    clicks: collections.Counter[bytes] = collections.Counter()
+    train = take(columns, columns[SPLIT].to_numpy() == 0)
+    for item_id, clicked in zip(train["item_id"].to_pylist(), train["clicked"].to_pylist(), strict=True):
+        clicks[item_id] += clicked
+    yield from clicks.items()
 
 
 class _Join(beam.DoFn):
@@ -154,7 +157,7 @@ class _Join(beam.DoFn):
                     yield beam.pvalue.TaggedOutput(name, example)
 
     def _segments(self, item_id: pa.Array, clicks: dict[bytes, int]) -> pa.Array:
-        limit = tail_limit(np.fromiter(clicks.values(), np.int64, len(clicks)), self._cold)
+        limit = tail_limit(np.fromiter(clicks.values(), np.int64, len(clicks)))
         items = item_id.dictionary_encode()
         popularity = np.array([clicks.get(item, 0) for item in items.dictionary.to_pylist()], np.int64)
         code = segments(popularity, self._cold, limit)[items.indices.to_numpy(zero_copy_only=False)]

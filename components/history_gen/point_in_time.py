@@ -60,15 +60,13 @@ def point_in_time_histories(
     return Histories(clicked_rows[flat] if len(flat) else np.zeros(0, np.int64), offsets)
 
 
-def tail_limit(training_clicks: np.ndarray, cold_max_clicks: int) -> int:
-    """The most training clicks an item of the tail has: the tail is the lower half of the items above cold.
+def tail_limit(training_clicks: np.ndarray) -> int:
+    """The most training clicks an item of the tail has: the tail is what lies above cold in the lower half of items.
 
     Args:
-        training_clicks: Clicks of each item in the training part, int64 [items]; items without any may be absent.
-        cold_max_clicks: An item with at most so many is cold.
+        training_clicks: Clicks of each item that was shown in the training part, int64 [items].
     """
-    warm = np.sort(training_clicks[training_clicks > cold_max_clicks])
-    return int(warm[(len(warm) - 1) // 2]) if len(warm) else cold_max_clicks
+    return int(np.sort(training_clicks)[(len(training_clicks) - 1) // 2]) if len(training_clicks) else 0
 
 
 def segments(training_clicks: np.ndarray, cold_max_clicks: int, limit: int) -> np.ndarray:

@@ -91,8 +91,9 @@ def test_pairs_are_neighbouring_clicks_in_the_window(
 
 def test_segments_by_hand() -> None:
     clicks = np.array([0, 5, 6, 7, 8, 9, 10])
-    limit = tail_limit(clicks, 5)
-    assert limit == 8  # the lower half of 6, 7, 8, 9, 10, its middle included
-    assert segments(clicks, 5, limit).tolist() == [0, 0, 1, 1, 1, 2, 2]
-    assert tail_limit(np.array([1, 2]), 5) == 5
-    assert segments(np.array([5, 6]), 5, 5).tolist() == [0, 2]
+    limit = tail_limit(clicks)
+    assert limit == 7  # the lower half of all items, its middle included
+    assert segments(clicks, 5, limit).tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert tail_limit(np.array([1, 2, 40])) == 2, "where half of the items are cold, there is no tail"
+    assert segments(np.array([5, 6]), 5, 2).tolist() == [0, 2]
+    assert tail_limit(np.zeros(0, np.int64)) == 0
