@@ -4,6 +4,6 @@ FROM python:3.11-slim-trixie
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/mim
 COPY . .
-RUN make setup && rm -rf /root/.cache
+RUN make setup && rm -rf ~/.cache
 ENV PATH=/opt/mim/.venv/bin:$PATH
 ENTRYPOINT ["python", "-m", "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"]

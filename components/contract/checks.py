@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from components.contract.tables import MALFORMED, TableBatch
 
@@ -96,6 +96,29 @@ class RowChecker:
         self.reject(outside, f"{name} is outside 1990 to 2100 in seconds", lambda i: int(seconds[i]))
         return seconds
 
+    def pictures(
+        self, name: str, paths: list[str | None] | None = None, read: Callable[[str], bytes] | None = None
+    ) -> list[bytes]:
+        """Column `name` as JPEG or PNG, empty where there is none; one that cannot be decoded rejects its row.
+
+        Args:
+            name: Column of encoded pictures.
+            paths: For each row without one, where a picture lies, or None.
+            read: Reads such a path.
+        """
+        inline = self.column(name, pa.binary()).to_pylist()
+        pictures = []
+        for i, (data, path) in enumerate(zip(inline, paths or [None] * len(inline), strict=True)):
+            picture = b""
+            if self.ok[i] and (data or path):
+                try:
+                    picture = as_jpeg_or_png(data or (read(path) if read and path else b""))
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                    reason = f"{name} cannot be decoded: {_first_line(error)}"
+                    self.reject(np.arange(len(inline)) == i, reason, _constant(path) if path and not data else None)
+            pictures.append(picture)
+        return pictures
+
     def known(self, values: pa.Array, known_items: Collection[str], what: str) -> None:
         """Rejects rows whose (non-null) value is not an item of the catalogue."""
         plain = values.to_pylist()
@@ -131,18 +154,7 @@ def check_items(
     again = np.fromiter(((batch.file, int(row)) in duplicates for row in batch.rows), bool, len(batch))
     rows.reject(again, "item_id appears a second time", lambda i: item_id[i].as_py())
     created = rows.times("created_at", required=False)
-    paths = rows.strings("image_path").to_pylist()
-    images = rows.column("image", pa.binary()).to_pylist()
-    pictures: list[bytes] = []
-    for i, (inline, path) in enumerate(zip(images, paths, strict=True)):
-        picture = b""
-        if rows.ok[i] and (inline or path):
-            try:
-                picture = as_jpeg_or_png(inline if inline else read_image(path))
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                reason = f"image cannot be decoded: {_first_line(error)}"
-                rows.reject(np.arange(len(batch)) == i, reason, _constant(path) if path else None)
-        pictures.append(picture)
+    pictures = rows.pictures("image", rows.strings("image_path").to_pylist(), read_image)
     return rows.result(
         {
             "item_id": item_id,
@@ -176,19 +188,10 @@ def check_intents(batch: TableBatch, known_items: Collection[str]) -> tuple[Good
     item, query_item = rows.required_strings("item_id"), rows.strings("query_item_id")
     timestamp = rows.times("timestamp")
     text = rows.strings("query_text")
-    images = rows.column("query_image", pa.binary()).to_pylist()
-    pictures: list[bytes] = []
-    for i, image in enumerate(images):
-        picture = b""
-        if image and rows.ok[i]:
-            try:
-                picture = as_jpeg_or_png(image)
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                rows.reject(np.arange(len(batch)) == i, f"query_image cannot be decoded: {_first_line(error)}")
-        pictures.append(picture)
-    asked = ~(query_item.is_null().to_numpy(zero_copy_only=False) & text.is_null().to_numpy(zero_copy_only=False))
-    asked |= np.fromiter((bool(image) for image in images), bool, len(batch))
-    rows.reject(~asked, "no query: query_item_id, query_image and query_text are all empty")
+    pictures = rows.pictures("query_image")
+    silent = (query_item.is_null().to_numpy(zero_copy_only=False)) & text.is_null().to_numpy(zero_copy_only=False)
+    silent &= np.fromiter((not picture for picture in pictures), bool, len(batch))
+    rows.reject(silent, "no query: query_item_id, query_image and query_text are all empty")
     signal = pc.fill_null(rows.strings("signal"), "click")
     wrong = ~pc.is_in(signal, pa.array(SIGNALS)).to_numpy(zero_copy_only=False)
     rows.reject(wrong, f"signal is not one of {', '.join(SIGNALS)}", lambda i: signal[i].as_py())
