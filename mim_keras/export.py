@@ -98,63 +98,20 @@ def export_encoder(encoder: ItemEncoder, tokens: TextTokens, folder: Path) -> st
     return digest
 
 
-@dataclass
-class RankerServing:
-    """What a ranker's SavedModel needs beside the model.
-
-    Attributes:
-        item_ids: Ids in the order of the model's item table, without the padding row.
-        transform: Raw features → `user_index` and, for each context feature NAME, `NAME_index`; all [B, 1].
-        transform_owner: What holds the resources of `transform`, to be saved with it.
-        feature_spec: How to parse raw tf.Examples; a superset of what is needed.
-        context_features: Names, in the order of the model's context features.
-        encoder_version: Of the snapshot in the item table.
-    """
-
-    item_ids: np.ndarray
-    transform: Callable[[dict[str, Any]], dict[str, Any]]
-    transform_owner: Any
-    feature_spec: dict[str, Any]
-    context_features: tuple[str, ...]
-    encoder_version: str
-
-
-def export_ranker(model: CiUBM, serving: RankerServing, folder: Path, scratch: Path) -> None:
-    """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
-    `transform_features`.
+class ItemRows:
+    """item_id strings of any shape → rows of the item table, int32; 0 for an id the table lacks.
 
     Args:
-        model: The trained ranker.
-        serving: Vocabulary and transform.
-        folder: Where the SavedModel goes.
-        scratch: A folder for the item vocabulary until it is copied into the SavedModel.
+        item_ids: In the table's order, without its padding row.
+        vocabulary_file: Where they are written, an id a line; must stay until the ranker is exported.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    vocabulary = scratch / "item_ids.txt"
-    vocabulary.write_text("".join(f"{item_id}\n" for item_id in serving.item_ids))
-    functions = _RankerFunctions(model, serving, str(vocabulary))
-    module = tf.Module()
-    module.tracked = _variables(model.variables)
-    module.items, module.transform = functions.rows.table, serving.transform_owner
-    tf.saved_model.save(module, str(folder), functions.signatures())
-    facts = {
-        "kind": "ranker",
-        "encoder_version": serving.encoder_version,
-        "items": len(serving.item_ids),
-        "dimension": model.items.dim,
-        "history_length": model.config.history_length,
-        "context_features": list(serving.context_features),
-    }
-    _finish(folder, facts, {"rank": functions.warm_up(8), "rank_with_vectors": functions.warm_up(8, vectors=True)})
 
-
-class ItemRows:
-    """item_id strings of any shape → rows of the item table, int32; 0 for an id the table lacks."""
-
-    def __init__(self, vocabulary_file: str) -> None:
+    def __init__(self, item_ids: np.ndarray, vocabulary_file: Path) -> None:
+        vocabulary_file.parent.mkdir(parents=True, exist_ok=True)
+        vocabulary_file.write_text("".join(f"{item_id}\n" for item_id in item_ids))
         self.table = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(
-                vocabulary_file,
+                str(vocabulary_file),
                 tf.string,
                 tf.lookup.TextFileIndex.WHOLE_LINE,
                 tf.int64,
@@ -167,15 +124,62 @@ class ItemRows:
         return tf.cast(self.table.lookup(item_ids) + 1, tf.int32)
 
 
+@dataclass
+class RankerServing:
+    """What a ranker's SavedModel needs beside the model.
+
+    Attributes:
+        item_ids: Ids in the order of the model's item table, without the padding row.
+        rows: The same, as a lookup; its vocabulary file is copied into the SavedModel.
+        transform: Raw features → `user_index` and, for each context feature NAME, `NAME_index`; all [B, 1].
+        transform_owner: What holds the resources of `transform`, to be saved with it.
+        feature_spec: How to parse raw tf.Examples; a superset of what is needed.
+        context_features: Names, in the order of the model's context features.
+        encoder_version: Of the snapshot in the item table.
+    """
+
+    item_ids: np.ndarray
+    rows: ItemRows
+    transform: Callable[[dict[str, Any]], dict[str, Any]]
+    transform_owner: Any
+    feature_spec: dict[str, Any]
+    context_features: tuple[str, ...]
+    encoder_version: str
+
+
+def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
+    """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
+    `transform_features`.
+
+    Args:
+        model: The trained ranker.
+        serving: Vocabulary and transform.
+        folder: Where the SavedModel goes.
+    """
+    functions = _RankerFunctions(model, serving)
+    module = tf.Module()
+    module.tracked = _variables(model.variables)
+    module.items, module.transform = serving.rows.table, serving.transform_owner
+    tf.saved_model.save(module, str(folder), functions.signatures())
+    facts = {
+        "kind": "ranker",
+        "encoder_version": serving.encoder_version,
+        "items": len(serving.item_ids),
+        "dimension": model.items.dim,
+        "history_length": model.config.history_length,
+        "context_features": list(serving.context_features),
+    }
+    _finish(folder, facts, {"rank": functions.warm_up(8), "rank_with_vectors": functions.warm_up(8, vectors=True)})
+
+
 def latest(values: tf.SparseTensor, length: int, default: Any) -> tf.Tensor:
     """The last `length` values of each row of a sparse [B, *], padded behind: [B, length]."""
     return tf.RaggedTensor.from_sparse(values)[:, -length:].to_tensor(default, shape=[None, length])
 
 
 class _RankerFunctions:
-    def __init__(self, model: CiUBM, serving: RankerServing, vocabulary_file: str) -> None:
-        self.model, self.serving = model, serving
-        self.rows = ItemRows(vocabulary_file)
+    def __init__(self, model: CiUBM, serving: RankerServing) -> None:
+        self.model, self.serving, self.rows = model, serving, serving.rows
         self.length = model.config.history_length
 
     def _context(self, transformed: dict[str, tf.Tensor]) -> tf.Tensor | None:

@@ -15,7 +15,7 @@ from mim_keras.config import ConfigError, TrainingConfig, preset
 from mim_keras.encoders.content import ContentReader
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
-from mim_keras.export import FACTS, RankerServing, export_encoder, export_ranker
+from mim_keras.export import FACTS, ItemRows, RankerServing, export_encoder, export_ranker
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc
 from mim_keras.training.strategy import make_strategy
@@ -175,6 +175,7 @@ def test_one_score_offline_by_examples_and_by_rank(columns: ItemColumns, tmp_pat
     names = {"user_id": "user_index", "device": "device_index"}
     serving = RankerServing(
         item_ids=ids,
+        rows=ItemRows(ids, tmp_path / "scratch/item_ids.txt"),
         transform=lambda raw: {names[n]: tables[n].lookup(raw[n]) for n in names},
         transform_owner=owner,
         feature_spec={
@@ -186,7 +187,7 @@ def test_one_score_offline_by_examples_and_by_rank(columns: ItemColumns, tmp_pat
         encoder_version="abc",
     )
     model({**inputs(), "context": np.zeros((6, 1), int)})
-    export_ranker(model, serving, tmp_path / "1", tmp_path / "scratch")
+    export_ranker(model, serving, tmp_path / "1")
     served = tf.saved_model.load(str(tmp_path / "1"))
 
     candidates = ["i00", "i03", "i11", "unheard-of"]

@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 from tests.conftest import SMALL
 from tfx_pipeline.importers.movielens import MovieLensError, import_movielens
-from tfx_pipeline.importers.sample import area_under_curve, generate_sample
+from tfx_pipeline.importers.sample import generate_sample
 
 
 def rows(folder: Path, table: str) -> list[dict]:
@@ -106,8 +105,3 @@ def test_the_shop_keeps_its_promises(shop: Path) -> None:
     assert {bool(row["query_text"]) for row in intents} == {True, False}
     oracle = json.loads((shop / "oracle.json").read_text())
     assert 0.75 < oracle["auc"] < 0.97
-
-
-def test_area_under_curve_is_scikit_learns(rng: np.random.Generator) -> None:
-    label, score = rng.integers(0, 2, 200), rng.integers(0, 20, 200)
-    assert area_under_curve(label, score) == pytest.approx(roc_auc_score(label, score))

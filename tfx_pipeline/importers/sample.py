@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mim_keras.metrics.gauc import auc
 from tfx_pipeline.importers import sample_pictures as pictures
 from tfx_pipeline.importers.tables import write_table
 
@@ -204,19 +205,9 @@ def _oracle(item: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> d
     clicks = np.bincount(item[train], weights=clicked[train], minlength=item.max() + 1)
     cold = clicks[item[test]] <= 5
     return {
-        "auc": area_under_curve(clicked[test], probability[test]),
-        "cold_auc": area_under_curve(clicked[test][cold], probability[test][cold]),
+        "auc": auc(clicked[test], probability[test]),
+        "cold_auc": auc(clicked[test][cold], probability[test][cold]),
         "rows": int(rows - rows * 9 // 10),
         "cold_rows": int(cold.sum()),
         "click_rate": float(clicked.mean()),
     }
-
-
-def area_under_curve(label: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve by rank sums; ties count half."""
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[inverse]
-    positives = int(label.sum())
-    negatives = len(label) - positives
-    return float((rank[label == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -39,10 +39,7 @@ def run_fn(fn_args: Any) -> None:
         users=transform.vocabulary_size_by_name(USER_VOCABULARY) + 1,
         context=tuple(transform.vocabulary_size_by_name(name) + 1 for name in context),
     )
-    scratch = Path(fn_args.model_run_dir) / "vocabulary"
-    scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / "item_ids.txt").write_text("".join(f"{item_id}\n" for item_id in snapshot.item_ids))
-    rows = ItemRows(str(scratch / "item_ids.txt"))
+    rows = ItemRows(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
 
     def dataset(patterns: list[str], train: bool) -> tf.data.Dataset:
         return read_ranking_examples(patterns, transform, rows, config, context, train)
@@ -69,13 +66,14 @@ def run_fn(fn_args: Any) -> None:
     layer = transform.transform_features_layer()
     serving = RankerServing(
         item_ids=snapshot.item_ids,
+        rows=rows,
         transform=layer,
         transform_owner=layer,
         feature_spec=transform.raw_feature_spec(),
         context_features=context,
         encoder_version=snapshot.manifest.encoder_version,
     )
-    export_ranker(model, serving, Path(fn_args.serving_model_dir), scratch)
+    export_ranker(model, serving, Path(fn_args.serving_model_dir))
 
 
 def item_columns(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTransformOutput) -> ItemColumns:
