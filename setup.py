@@ -20,6 +20,8 @@ CORE = [
     # Serving
     "tensorflow-serving-api>=2.19.1,<3",
     "grpcio>=1.71",
+    "lmdb>=1.5",
+    "prometheus-client>=0.21",
     # Tables, pictures, command line, report
     "numpy>=2.0,<3",
     "pyarrow>=18.1",
@@ -34,7 +36,7 @@ CORE = [
 EXTRAS = {
     "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.15", "scikit-learn>=1.5", "types-PyYAML>=6"],
     "kubeflow": ["kfp>=2.16,<2.17"],
-    "redis": ["redis>=5.2"],
+    "redis": ["redis[hiredis]>=5.2"],
     "bench": ["psutil>=6"],
 }
 
