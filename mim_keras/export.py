@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from mim_keras.ciubm import CiUBM
-from mim_keras.encoders.content import ContentReader
+from mim_keras.encoders.content import ContentReader, trim_tokens
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_tower import TextTokens
 
@@ -37,6 +37,11 @@ def weights_digest(variables: Iterable[Any]) -> str:
         digest.update(str((values.dtype, values.shape)).encode())
         digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+def encoder_version(digest: str) -> str:
+    """The short name of an encoder: the first twelve digits of its digest."""
+    return digest[:12]
 
 
 def _variables(variables: Iterable[Any]) -> list[tf.Variable]:
@@ -63,7 +68,8 @@ def export_encoder(encoder: ItemEncoder, tokens: TextTokens, folder: Path) -> st
     """Writes the SavedModel `mim_encoder`.
 
     Signatures: `serving_default` (image, title, text: string [B] → embedding float32 [B, d]) and `embed_examples`
-    (tf.Example [B] → item_id, embedding).  The Keras weights lie beside the graph, for the next stage.
+    (tf.Example [B] → item_id, embedding).  Both also answer with `encoder_version` string [B], so that no vector
+    travels without it.  The Keras weights lie beside the graph, for the next stage.
 
     Returns:
         The encoder's digest.
@@ -72,28 +78,30 @@ def export_encoder(encoder: ItemEncoder, tokens: TextTokens, folder: Path) -> st
     module.tracked = _variables(encoder.variables)
     module.tokenizer = tokens.tokenizer  # holds the word-piece table
     reader = ContentReader(encoder.config, tokens)
+    digest = weights_digest(encoder.variables)
+    version = encoder_version(digest)
 
-    def embed(image: tf.Tensor, title: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
-        return tf.cast(encoder(reader(image, title, text))["joint"], tf.float32)
+    def embed(image: tf.Tensor, title: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        embedding = tf.cast(encoder(trim_tokens(reader(image, title, text)))["joint"], tf.float32)
+        return {"embedding": embedding, "encoder_version": tf.fill(tf.shape(image), version)}
 
     strings = tf.TensorSpec([None], tf.string)
 
     @tf.function(input_signature=[strings, strings, strings])
     def serve(image: tf.Tensor, title: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": embed(image, title, text)}
+        return embed(image, title, text)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def embed_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         text = {name: tf.io.FixedLenFeature([], tf.string, "") for name in ("item_id", "image", "title", "text")}
         parsed = tf.io.parse_example(examples, text)
-        return {"item_id": parsed["item_id"], "embedding": embed(parsed["image"], parsed["title"], parsed["text"])}
+        return {"item_id": parsed["item_id"], **embed(parsed["image"], parsed["title"], parsed["text"])}
 
     tf.saved_model.save(module, str(folder), {"serving_default": serve, "embed_examples": embed_examples})
     encoder.save_to(folder / ENCODER_FOLDER, tokens)
-    digest = weights_digest(encoder.variables)
     empty = np.array([b""], object)
     one = {"image": empty, "title": np.array([b"warm up"], object), "text": empty}
-    facts = {"kind": "encoder", "digest": digest, "version": digest[:12], "dimension": encoder.config.embedding_dim}
+    facts = {"kind": "encoder", "digest": digest, "version": version, "dimension": encoder.config.embedding_dim}
     _finish(folder, facts, {"serving_default": one})
     return digest
 
@@ -151,6 +159,10 @@ def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
     """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
     `transform_features`.
 
+    `rank` answers `ctr` float32 [N], `has_vector` bool [N], false for a candidate whose content the ranker has not
+    seen, and `encoder_version` string [1].  `rank_with_vectors` takes the version the vectors are of, and refuses
+    any other than the ranker's own.
+
     Args:
         model: The trained ranker.
         serving: Vocabulary and transform.
@@ -188,7 +200,9 @@ class _RankerFunctions:
             return None
         return tf.concat([tf.cast(transformed[f"{name}_index"], tf.int32) for name in names], axis=1)
 
-    def _score(self, inputs: dict[str, tf.Tensor], candidates: tf.Tensor, vectors: tf.Tensor | None) -> tf.Tensor:
+    def _score(
+        self, inputs: dict[str, tf.Tensor], candidates: tf.Tensor, vectors: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
         raw = {"user_id": inputs["user_id"][:, None]}
         raw |= {name: inputs[name][:, None] for name in self.serving.context_features}
         transformed = self.serving.transform(raw)
@@ -198,7 +212,11 @@ class _RankerFunctions:
         )
         user_index = tf.cast(transformed["user_index"][:, 0], tf.int32)
         rows = self.rows(candidates)
-        return self.model.score(history, rows, user_index, self._context(transformed), vectors)["ctr"]
+        return {
+            "ctr": self.model.score(history, rows, user_index, self._context(transformed), vectors)["ctr"],
+            "has_vector": self.model.items(rows)["has_vector"],
+            "encoder_version": tf.constant([self.serving.encoder_version]),
+        }
 
     def _example_inputs(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         wanted = {"user_id", "item_id", "history_item_ids", "history_ages", *self.serving.context_features}
@@ -227,10 +245,17 @@ class _RankerFunctions:
         examples = tf.TensorSpec([None], tf.string, name="examples")
 
         def rank(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"ctr": self._score(inputs, inputs["candidate_item_ids"], None)}
+            return self._score(inputs, inputs["candidate_item_ids"], None)
 
         def rank_with_vectors(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"ctr": self._score(inputs, inputs["candidate_item_ids"], inputs["candidate_vectors"])}
+            own = self.serving.encoder_version
+            rule = f"candidate_vectors must be of encoder {own}, which this ranker was trained on; received vectors of"
+            same = tf.debugging.Assert(
+                tf.reduce_all(inputs["encoder_version"] == own), [rule, inputs["encoder_version"]]
+            )
+            with tf.control_dependencies([same]):
+                vectors = tf.identity(inputs["candidate_vectors"])
+            return self._score(inputs, inputs["candidate_item_ids"], vectors)
 
         def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"ctr": self.model(self._example_inputs(examples))["ctr"]}
@@ -241,7 +266,7 @@ class _RankerFunctions:
         return {
             "rank": tf.function(rank).get_concrete_function(**_named(specs)),
             "rank_with_vectors": tf.function(rank_with_vectors).get_concrete_function(
-                **_named({**specs, "candidate_vectors": vectors})
+                **_named({**specs, "candidate_vectors": vectors, "encoder_version": one})
             ),
             "serve_examples": tf.function(serve_examples).get_concrete_function(examples),
             "transform_features": tf.function(transform_features).get_concrete_function(examples),
@@ -259,6 +284,7 @@ class _RankerFunctions:
         }
         if vectors:
             inputs["candidate_vectors"] = np.zeros((len(ids), self.model.items.dim), np.float32)
+            inputs["encoder_version"] = np.array([self.serving.encoder_version.encode()], object)
         return inputs
 
 

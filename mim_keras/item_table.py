@@ -19,7 +19,7 @@ class ItemColumns:
     """The table's columns; row 0 is padding, row i + 1 is item i.
 
     Attributes:
-        vectors: int8 [items + 1, d], vectors of length one × 127.
+        vectors: [items + 1, d], vectors of length one: int8 × 127, or float16 or float32 as they are.
         has_vector: bool [items + 1].
         categories: 0/1 uint8 [items + 1, categories].
         id_index: int32 [items + 1]; row of the id embedding, 0 for an id that was not learned.
@@ -34,14 +34,14 @@ class ItemColumns:
     def assemble(
         vectors: np.ndarray, has_vector: np.ndarray, categories: Sequence[Sequence[str]], id_index: np.ndarray
     ) -> ItemColumns:
-        """Columns of `items` items from int8 vectors [items, d], masks, lists of category names and id rows."""
+        """Columns of `items` items from vectors [items, d], masks, lists of category names and id rows."""
         names = sorted({name for row in categories for name in row})
         place = {name: i for i, name in enumerate(names)}
         multi_hot = np.zeros((len(vectors) + 1, max(1, len(names))), np.uint8)
         for row, own in enumerate(categories, 1):
             multi_hot[row, [place[name] for name in own]] = 1
         return ItemColumns(
-            vectors=np.concatenate([np.zeros((1, vectors.shape[1]), np.int8), vectors.astype(np.int8)]),
+            vectors=np.concatenate([np.zeros((1, vectors.shape[1]), vectors.dtype), vectors]),
             has_vector=np.concatenate([[False], has_vector.astype(bool)]),
             categories=multi_hot,
             id_index=np.concatenate([[0], id_index]).astype(np.int32),
@@ -59,6 +59,7 @@ class ItemTable(keras.layers.Layer):
         super().__init__(trainable=False, **kwargs)
         self.dim, self.categories_dim = columns.vectors.shape[1], columns.categories.shape[1]
         self.ids = int(columns.id_index.max()) + 1
+        self.scale = 1 / INT8_SCALE if columns.vectors.dtype == np.int8 else 1.0
 
         def frozen(name: str, values: np.ndarray) -> Any:
             weight = self.add_weight(
@@ -79,7 +80,7 @@ class ItemTable(keras.layers.Layer):
 
     def call(self, rows: Any) -> dict[str, Any]:
         return {
-            "vector": ops.cast(ops.take(self.vectors, rows, axis=0), self.compute_dtype) / INT8_SCALE,
+            "vector": ops.cast(ops.take(self.vectors, rows, axis=0), self.compute_dtype) * self.scale,
             "has_vector": ops.take(self.has_vector, rows, axis=0) > 0,
             "categories": ops.cast(ops.take(self.category_table, rows, axis=0), self.compute_dtype),
             "id_index": ops.take(self.id_index, rows, axis=0),

@@ -48,6 +48,11 @@ class Places:
         return f"{self.root}/models"
 
     @property
+    def snapshots(self) -> str:
+        """Where the last snapshot of each encoder is named, for the next export and the Representation Center."""
+        return f"{self.root}/snapshots"
+
+    @property
     def rejected(self) -> str:
         """Rows that broke the contract."""
         return f"{self.root}/rejected"
@@ -134,7 +139,13 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         custom_config={"csft": to_mapping(stages.csft), "code": models_code},
     ).with_id("Trainer.csft")
     encoder = csft.outputs["model"]
-    exporter = EmbeddingExporter(items=items, encoder=encoder, code_fingerprint=code("embedding_exporter"))
+    exporter = EmbeddingExporter(
+        items=items,
+        encoder=encoder,
+        snapshots=places.snapshots,
+        **to_mapping(settings.embeddings),
+        code_fingerprint=code("embedding_exporter"),
+    )
     embeddings = exporter.outputs["embeddings"]
     index = RetrievalIndex(
         embeddings=embeddings, neighbours=settings.retrieval_neighbours, code_fingerprint=code("retrieval_index")

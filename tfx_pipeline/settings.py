@@ -69,6 +69,18 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class EmbeddingsConfig:
+    """How the snapshot is made."""
+
+    dtype: str = "int8"  # int8 (scale 1/127) or float16
+    batch_size: int = 128  # contents a call of the encoder
+
+    def __post_init__(self) -> None:
+        require(self.dtype in ("int8", "float16"), "embeddings.dtype is int8 or float16", self.dtype, "Choose one.")
+        require(self.batch_size > 0, "embeddings.batch_size is a positive number", self.batch_size, "128 is usual.")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What a new ranker must reach to be pushed."""
 
@@ -85,6 +97,7 @@ class Settings:
     name: str = "mim"
     data: DataConfig = field(default_factory=DataConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     beam_args: tuple[str, ...] = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
     retrieval_neighbours: int = 50

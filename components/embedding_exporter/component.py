@@ -16,6 +16,8 @@ class EmbeddingExporterSpec(ComponentSpec):
 
     PARAMETERS = {
         "batch_size": ExecutionParameter(type=int),
+        "dtype": ExecutionParameter(type=str),
+        "snapshots": ExecutionParameter(type=str),
         "code_fingerprint": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -26,24 +28,34 @@ class EmbeddingExporterSpec(ComponentSpec):
 
 
 class EmbeddingExporter(base_beam_component.BaseBeamComponent):
-    """Encodes every item with Beam's RunInference and writes one snapshot.
+    """Writes one snapshot; Beam's RunInference encodes each new content once.
 
     Args:
         items: The catalogue.
         encoder: A model whose SavedModel has the signature `embed_examples`.
-        batch_size: Items a call of the encoder.
+        snapshots: Folder that keeps where the last snapshot of each encoder lies; what it holds is not encoded again.
+        dtype: Vectors are kept as `int8` (scale 1/127) or `float16`.
+        batch_size: Contents a call of the encoder.
     """
 
     SPEC_CLASS = EmbeddingExporterSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
     def __init__(
-        self, items: types.BaseChannel, encoder: types.BaseChannel, code_fingerprint: str, batch_size: int = 128
+        self,
+        items: types.BaseChannel,
+        encoder: types.BaseChannel,
+        snapshots: str,
+        code_fingerprint: str,
+        dtype: str = "int8",
+        batch_size: int = 128,
     ) -> None:
         spec = EmbeddingExporterSpec(
             items=items,
             encoder=encoder,
             batch_size=batch_size,
+            dtype=dtype,
+            snapshots=snapshots,
             code_fingerprint=code_fingerprint,
             embeddings=types.Channel(type=ItemEmbeddings),
         )

@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import shutil
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import tensorflow as tf
 from absl import logging
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.runners.runner import PipelineResult
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from components.catalogue_gen.executor import SPLITS
-from serving.representation_center.snapshot import IMAGE, TEXT, content_hash, quantise, schema, write_manifest
+from components.embedding_exporter.catalogue import ReadContent, ReadIndex
+from components.embedding_exporter.encoder import EncoderHandler, ToRows
+from components.embedding_exporter.plan import COPIED, COUNTERS, EMPTY, ENCODED, ROWS, SHARED, WANTED, Plan, ReadVectors
+from components.examples import declare_counts
+from serving.representation_center.pointers import last_snapshot, point_to
+from serving.representation_center.snapshot import Manifest, SnapshotError, schema, write_manifest
 
 FACTS = "assets.extra/mim.json"
-
-
-class EncoderHandler(ModelHandler[bytes, PredictionResult, Any]):
-    """Serialised tf.Examples of items → embeddings, by the SavedModel's `embed_examples`.
-
-    Args:
-        folder: The SavedModel.
-        batch_size: Items a call.
-    """
-
-    def __init__(self, folder: str, batch_size: int) -> None:
-        super().__init__(max_batch_size=batch_size)
-        self._folder = folder
-
-    def load_model(self) -> Any:
-        import tensorflow_text  # noqa: F401  registers the tokenizer's operations
-
-        return tf.saved_model.load(self._folder)
-
-    def run_inference(
-        self, batch: Sequence[bytes], model: Any, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[PredictionResult]:
-        result = model.signatures["embed_examples"](examples=tf.constant(list(batch)))
-        for example, vector in zip(batch, result["embedding"].numpy(), strict=True):
-            yield PredictionResult(example, vector)
+BUCKETS = 64
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Runs the encoder over all splits of the catalogue and closes the snapshot."""
+    """Encodes what is new, copies what the last snapshot of the same encoder has, closes the snapshot."""
 
     def Do(
         self,
@@ -62,39 +43,85 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["embeddings"])
         with tf.io.gfile.GFile(f"{model}/{FACTS}") as handle:
             facts = json.loads(handle.read())
+        dtype, pointers = exec_properties["dtype"], exec_properties["snapshots"]
+        last = last_snapshot(pointers, facts["version"])
+        if last is not None and (last[1].encoder_digest, last[1].dtype) != (facts["digest"], dtype):
+            last = None
 
+        part = Path(f"{artifact.uri}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         pipeline = self._make_beam_pipeline()
-        examples = [
-            pipeline | f"Read[{split}]" >> beam.io.ReadFromTFRecord(f"{artifact_utils.get_split_uri([items], split)}/*")
-            for split in SPLITS
-        ]
-        rows = (
-            examples
-            | beam.Flatten()
-            | "Encode" >> RunInference(EncoderHandler(model, exec_properties["batch_size"]))
-            | "ToRow" >> beam.Map(_to_row)
+        _export(
+            pipeline,
+            [f"{artifact_utils.get_split_uri([items], split)}/*" for split in SPLITS],
+            model,
+            facts["dimension"],
+            dtype,
+            exec_properties["batch_size"],
+            str(last[0]) if last else None,
+            f"{part}/shard",
         )
-        _ = rows | "Write" >> beam.io.WriteToParquet(
-            f"{artifact.uri}/shard", schema(facts["dimension"]), file_name_suffix=".parquet"
-        )
-        pipeline.run().wait_until_finish()
-        manifest = write_manifest(Path(artifact.uri), facts["version"], facts["digest"], facts["dimension"])
+        result = pipeline.run()
+        result.wait_until_finish()
+        counts = _counts(result)
+        manifest = write_manifest(part, facts["version"], facts["digest"], facts["dimension"], dtype)
+        _check_counts(manifest, counts)
+        shutil.rmtree(artifact.uri, ignore_errors=True)
+        part.rename(artifact.uri)
+        point_to(pointers, Path(artifact.uri), manifest)
         artifact.describe(manifest)
-        logging.info("snapshot of encoder %s: %d vectors", manifest.encoder_version, manifest.count)
+        declare_counts(artifact, counts)
+        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        logging.info("snapshot of encoder %s: %d vectors (%s)", manifest.encoder_version, manifest.count, told)
 
 
-def _to_row(result: PredictionResult) -> dict[str, Any]:
-    features = tf.train.Example.FromString(result.example).features.feature
+def _export(
+    pipeline: beam.Pipeline,
+    patterns: list[str],
+    model: str,
+    dimension: int,
+    dtype: str,
+    batch_size: int,
+    last: str | None,
+    prefix: str,
+) -> None:
+    """Content crosses no shuffle, only ids, hashes and vectors do; so memory does not grow with the pictures."""
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    index = (
+        pipeline
+        | "Files" >> beam.Create(files)
+        | "Spread" >> beam.Reshuffle()
+        | "ReadIndex" >> beam.ParDo(ReadIndex(BUCKETS))
+    )
+    before = (
+        pipeline | "Last" >> beam.Create([last] if last else []) | "ReadVectors" >> beam.ParDo(ReadVectors(BUCKETS))
+    )
+    planned = (
+        {"index": index, "before": before}
+        | "SameContent" >> beam.CoGroupByKey()
+        | "Plan" >> beam.ParDo(Plan(dimension, dtype)).with_outputs(ROWS, WANTED)
+    )
+    encoded = (
+        planned[WANTED]
+        | "OfOneFile" >> beam.GroupByKey()
+        | "ReadContent" >> beam.ParDo(ReadContent(batch_size))
+        | "Encode" >> RunInference(EncoderHandler(model))
+        | "ToRows" >> beam.ParDo(ToRows(dtype))
+    )
+    _ = (
+        (planned[ROWS], encoded)
+        | "Together" >> beam.Flatten()
+        | "Write" >> beam.io.WriteToParquetBatched(prefix, schema=schema(dimension, dtype), file_name_suffix=".parquet")
+    )
 
-    def value(name: str) -> bytes:
-        values = features[name].bytes_list.value
-        return values[0] if values else b""
 
-    image, title, text = value("image"), value("title"), value("text")
-    vector = quantise(np.asarray(result.inference))
-    return {
-        "item_id": value("item_id").decode(),
-        "content_hash": content_hash(image, title, text),
-        "vector": vector.tolist(),
-        "modalities": IMAGE * bool(image) + TEXT * bool((title + text).strip()),
-    }
+def _counts(result: PipelineResult) -> dict[str, int]:
+    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(COUNTERS))["counters"]
+    counts = {counter.key.metric.name: int(counter.committed or counter.attempted or 0) for counter in found}
+    return {name: counts.get(name, 0) for name in (ENCODED, COPIED, SHARED, EMPTY)}
+
+
+def _check_counts(manifest: Manifest, counts: dict[str, int]) -> None:
+    if sum(counts.values()) != manifest.count:
+        raise SnapshotError(f"the snapshot has {manifest.count} rows, but its items are counted as {counts}")

@@ -21,7 +21,7 @@ from components.catalogue_gen.executor import SPLITS
 from components.examples import DECODE_ROWS, decode
 from components.report_gen import plots
 from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
-from serving.representation_center.snapshot import INT8_SCALE, Snapshot
+from serving.representation_center.snapshot import Snapshot, restore_vectors
 
 SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6
 
@@ -110,7 +110,7 @@ def _template() -> jinja2.Template:
 
 def _neighbours(snapshot: Snapshot, items_folder: str) -> list[list[dict[str, str]]]:
     """Some items, spread over the catalogue, each with those the encoder finds most alike."""
-    vectors = snapshot.vectors.astype(np.float32) / INT8_SCALE
+    vectors = restore_vectors(snapshot.vectors)
     candidates = np.flatnonzero(snapshot.modalities == 3)
     if len(candidates) <= SHOWN_NEIGHBOURS:
         return []

@@ -11,7 +11,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from serving.representation_center.snapshot import INT8_SCALE, Snapshot
+from serving.representation_center.snapshot import Snapshot, restore_vectors
 
 
 class Executor(base_executor.BaseExecutor):
@@ -37,7 +37,7 @@ def export_index(snapshot: Snapshot, neighbours: int, folder: str) -> None:
     """
     has_vector = snapshot.modalities > 0
     ids = tf.constant([item_id.encode() for item_id in snapshot.item_ids[has_vector]])
-    vectors = tf.constant(snapshot.vectors[has_vector], tf.float32) / INT8_SCALE
+    vectors = tf.constant(restore_vectors(snapshot.vectors[has_vector]))
     k = min(neighbours, int(ids.shape[0]))
     index = tfrs.layers.factorized_top_k.BruteForce(k=k)
     index.index(vectors, ids)

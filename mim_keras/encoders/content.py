@@ -56,6 +56,16 @@ def join_words(title: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
     return tf.strings.strip(tf.strings.join([title, text], separator=" "))
 
 
+def trim_tokens(content: Content) -> Content:
+    """Cuts the token columns to the longest text of the batch: what is masked costs nothing."""
+    longest = tf.maximum(1, tf.reduce_max(tf.reduce_sum(tf.cast(content["token_mask"], tf.int32), axis=1)))
+    return {
+        **content,
+        "token_ids": content["token_ids"][:, :longest],
+        "token_mask": content["token_mask"][:, :longest],
+    }
+
+
 class ContentTable:
     """The content of many items, read once, in memory: a row each.
 

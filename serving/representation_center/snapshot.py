@@ -3,13 +3,17 @@
 snapshot/
   manifest.json            encoder version and digest, dimension, dtype, count, digest of each shard
   shard-00000-of-00004.parquet
-                           item_id, content_hash, vector (int8 × 1/127), modalities (1 image, 2 text)
+                           item_id, content_hash, vector (int8 × 1/127, or float16), modalities (1 image, 2 text)
+
+It is written under another name and renamed when it is whole, so what can be read is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +23,7 @@ import pyarrow.parquet as pq
 
 IMAGE, TEXT = 1, 2
 INT8_SCALE = 127.0
+DTYPES = {"int8": pa.int8(), "float16": pa.float16()}
 MANIFEST = "manifest.json"
 
 
@@ -36,23 +41,33 @@ class Manifest:
     dtype: str
     count: int
     shards: dict[str, str]  # file name → sha256
+    created_at: float = 0.0  # seconds since the epoch
 
 
-def schema(dimension: int) -> pa.Schema:
+def schema(dimension: int, dtype: str = "int8") -> pa.Schema:
     """Columns of a shard."""
     return pa.schema(
         [
             ("item_id", pa.string()),
             ("content_hash", pa.string()),
-            ("vector", pa.list_(pa.int8(), dimension)),
+            ("vector", pa.list_(DTYPES[dtype], dimension)),
             ("modalities", pa.uint8()),
         ]
     )
 
 
-def quantise(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length one, float [n, d] → int8 [n, d] at scale 1/127."""
-    return np.clip(np.rint(vectors * INT8_SCALE), -127, 127).astype(np.int8)
+def store_vectors(vectors: np.ndarray, dtype: str = "int8") -> np.ndarray:
+    """Vectors of length one, float [n, d], as they are kept: int8 at scale 1/127, or float16; [n, d]."""
+    if dtype == "int8":
+        return np.clip(np.rint(vectors * INT8_SCALE), -127, 127).astype(np.int8)
+    return vectors.astype(np.float16)
+
+
+def restore_vectors(stored: np.ndarray) -> np.ndarray:
+    """What `store_vectors` made, as float32 [n, d]."""
+    if stored.dtype == np.int8:
+        return stored * np.float32(1 / INT8_SCALE)
+    return stored.astype(np.float32)
 
 
 def content_hash(image: bytes, title: bytes, text: bytes) -> str:
@@ -70,7 +85,24 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path, encoder_version: str, encoder_digest: str, dimension: int) -> Manifest:
+def shard_table(
+    item_ids: list[str], content_hashes: list[str], vectors: np.ndarray, modalities: np.ndarray
+) -> pa.Table:
+    """Rows of a shard from ids, hashes, stored vectors [n, d] and modalities [n]."""
+    dtype, dimension = str(vectors.dtype), vectors.shape[1]
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), DTYPES[dtype])
+    columns = [
+        pa.array(item_ids, pa.string()),
+        pa.array(content_hashes, pa.string()),
+        pa.FixedSizeListArray.from_arrays(flat, dimension),
+        pa.array(modalities, pa.uint8()),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema(dimension, dtype))
+
+
+def write_manifest(
+    folder: Path, encoder_version: str, encoder_digest: str, dimension: int, dtype: str = "int8"
+) -> Manifest:
     """Closes the snapshot in `folder`: counts and digests its shards.
 
     Raises:
@@ -87,11 +119,93 @@ def write_manifest(folder: Path, encoder_version: str, encoder_digest: str, dime
             f"the snapshot {folder} holds {len(ids) - len(ids.unique())} items twice; item ids must be unique"
         )
     digests = {path.name: file_digest(path) for path in shards}
-    manifest = Manifest(encoder_version, encoder_digest, dimension, "int8", len(ids), digests)
+    manifest = Manifest(encoder_version, encoder_digest, dimension, dtype, len(ids), digests, time.time())
     part = folder / (MANIFEST + ".part")
     part.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
     part.rename(folder / MANIFEST)
     return manifest
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of the snapshot in `folder`.
+
+    Raises:
+        SnapshotError: there is none, or it is of another kind.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise SnapshotError(
+            f"{folder} holds no {MANIFEST}: it is no snapshot, or its writing was broken off; export again"
+        )
+    try:
+        manifest = Manifest(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise SnapshotError(f"{path} is not a snapshot's manifest ({error}); export the snapshot again") from error
+    if manifest.dtype not in DTYPES:
+        raise SnapshotError(f"a snapshot's dtype is one of {', '.join(DTYPES)}; {path} says {manifest.dtype!r}")
+    return manifest
+
+
+def check_snapshot(folder: str | Path) -> Manifest:
+    """Reads every shard's digest, columns and count before anything uses them.
+
+    Raises:
+        SnapshotError: a shard is missing or changed, its columns are not those the manifest promises, or the count
+            does not fit.
+    """
+    folder, manifest = Path(folder), read_manifest(folder)
+    rows = 0
+    for name, digest in manifest.shards.items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise SnapshotError(f"shard {path} is missing or not the one the manifest names; export the snapshot again")
+        found = pq.ParquetFile(path)
+        wanted = schema(manifest.dimension, manifest.dtype)
+        if not found.schema_arrow.equals(wanted):
+            raise SnapshotError(
+                f"shard {path} does not hold vectors of {manifest.dimension} {manifest.dtype}, as its manifest says, "
+                f"but {found.schema_arrow.field('vector').type}; export the snapshot again"
+            )
+        rows += found.metadata.num_rows
+    if rows != manifest.count:
+        raise SnapshotError(f"{folder} holds {rows} rows, its manifest says {manifest.count}; export again")
+    return manifest
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a snapshot.
+
+    Attributes:
+        item_ids, content_hashes: str [n].
+        vectors: As stored, int8 or float16 [n, d]; `restore_vectors` makes floats of them.
+        modalities: uint8 [n]; 0 where an item has neither picture nor words, and so no vector.
+    """
+
+    item_ids: list[str]
+    content_hashes: list[str]
+    vectors: np.ndarray
+    modalities: np.ndarray
+
+    @staticmethod
+    def of(table: pa.Table, manifest: Manifest) -> Rows:
+        """From rows of a shard."""
+        vector = table["vector"].combine_chunks()
+        vector = vector.chunk(0) if isinstance(vector, pa.ChunkedArray) else vector
+        flat = vector.flatten().to_numpy(zero_copy_only=False)
+        return Rows(
+            table["item_id"].to_pylist(),
+            table["content_hash"].to_pylist(),
+            flat.reshape(-1, manifest.dimension),
+            table["modalities"].to_numpy(),
+        )
+
+
+def read_rows(folder: str | Path, manifest: Manifest, batch_rows: int = 65_536) -> Iterator[Rows]:
+    """All rows of a snapshot that was checked, a batch at a time."""
+    for name in manifest.shards:
+        for batch in pq.ParquetFile(Path(folder) / name).iter_batches(batch_rows):
+            yield Rows.of(pa.Table.from_batches([batch]), manifest)
 
 
 @dataclass(frozen=True)
@@ -101,7 +215,7 @@ class Snapshot:
     Attributes:
         manifest: What it says of itself.
         item_ids: str [items].
-        vectors: int8 [items, d]; divide by 127 for vectors of length one.
+        vectors: As stored, int8 or float16 [items, d]; `restore_vectors` makes floats of them.
         modalities: uint8 [items]; 0 where an item has neither picture nor words, and so no vector.
         content_hashes: str [items].
     """
@@ -117,32 +231,10 @@ class Snapshot:
         """Reads and checks a snapshot.
 
         Raises:
-            SnapshotError: no manifest, a shard that is missing or changed, or a count that does not fit.
+            SnapshotError: as `check_snapshot`.
         """
-        folder = Path(folder)
-        if not (folder / MANIFEST).is_file():
-            raise SnapshotError(
-                f"{folder} holds no {MANIFEST}: it is no snapshot, or its writing was broken off; export again"
-            )
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
-        tables = []
-        for name, digest in manifest.shards.items():
-            path = folder / name
-            if not path.is_file() or file_digest(path) != digest:
-                raise SnapshotError(
-                    f"shard {path} is missing or not the one the manifest names; export the snapshot again"
-                )
-            tables.append(pq.read_table(path))
-        table = pa.concat_tables(tables).sort_by("item_id").combine_chunks()
-        if table.num_rows != manifest.count:
-            raise SnapshotError(
-                f"{folder} holds {table.num_rows} rows, its manifest says {manifest.count}; export again"
-            )
-        flat = table["vector"].chunk(0).flatten().to_numpy(zero_copy_only=False)
-        return Snapshot(
-            manifest,
-            np.array(table["item_id"].to_pylist()),
-            flat.reshape(-1, manifest.dimension),
-            table["modalities"].to_numpy(),
-            np.array(table["content_hash"].to_pylist()),
-        )
+        manifest = check_snapshot(folder)
+        tables = [pq.read_table(Path(folder) / name) for name in manifest.shards]
+        rows = Rows.of(pa.concat_tables(tables).sort_by("item_id"), manifest)
+        ids, hashes = np.array(rows.item_ids), np.array(rows.content_hashes)
+        return Snapshot(manifest, ids, rows.vectors, rows.modalities, hashes)

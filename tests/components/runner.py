@@ -26,7 +26,7 @@ def artifact(folder: Path) -> Any:
 def run_catalogue(data: Path, out: Path, **properties: Any) -> Any:
     made = artifact(out / "items")
     defaults = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 1.0}
-    _executor(CatalogueExecutor).Do({}, {"items": [made]}, defaults | properties)
+    executor(CatalogueExecutor).Do({}, {"items": [made]}, defaults | properties)
     return made
 
 
@@ -39,7 +39,7 @@ def run_impressions(data: Path, out: Path, items: Any, **properties: Any) -> Any
         "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1]}',
         "context_features": "[]",
     }
-    _executor(ImpressionExecutor).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
+    executor(ImpressionExecutor).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
     return made
 
 
@@ -53,7 +53,7 @@ def run_histories(data: Path, out: Path, impressions: Any, **properties: Any) ->
         "cold_max_clicks": 5,
         "user_features": "[]",
     }
-    _executor(HistoryExecutor).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
+    executor(HistoryExecutor).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
     return made
 
 
@@ -69,12 +69,12 @@ def run_pairs(data: Path, out: Path, items: Any, impressions: Any, **properties:
         "max_gap": 2,
     }
     inputs = {"items": [items], "impressions": [impressions]}
-    _executor(PairExecutor).Do(inputs, {"pairs": [made]}, defaults | properties)
+    executor(PairExecutor).Do(inputs, {"pairs": [made]}, defaults | properties)
     return made
 
 
-def _executor(kind: Any) -> Any:
-    return kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=list(ARGS)))
+def executor(kind: Any, args: tuple[str, ...] = tuple(ARGS)) -> Any:
+    return kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=list(args)))
 
 
 def read(made: Any, split: str) -> list[dict[str, Any]]:

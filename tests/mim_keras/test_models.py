@@ -205,7 +205,8 @@ def test_one_score_offline_by_examples_and_by_rank(columns: ItemColumns, tmp_pat
         }
         by_rank = served.signatures["rank"](**ask)["ctr"].numpy()
         nothing = tf.zeros([4, D])
-        by_vectors = served.signatures["rank_with_vectors"](**ask, candidate_vectors=nothing)["ctr"].numpy()
+        with_vectors = {**ask, "candidate_vectors": nothing, "encoder_version": tf.constant(["abc"])}
+        by_vectors = served.signatures["rank_with_vectors"](**with_vectors)["ctr"].numpy()
         kept = history[-L:]
         rows = np.zeros((4, L), int)
         seconds = np.zeros((4, L), int)
@@ -226,6 +227,14 @@ def test_one_score_offline_by_examples_and_by_rank(columns: ItemColumns, tmp_pat
 
     features = served.signatures["transform_features"](examples=examples)
     np.testing.assert_array_equal(features["item_row"], [1, 4, 12, 0])
+    answer = served.signatures["rank"](**ask)
+    assert answer["has_vector"].numpy().tolist() == [*columns.has_vector[[1, 4, 12]], False]
+    assert answer["encoder_version"].numpy().tolist() == [b"abc"]
+    given = np.tile(columns.vectors[1] / 127.0, (4, 1)).astype(np.float32)
+    unseen = served.signatures["rank_with_vectors"](**{**with_vectors, "candidate_vectors": tf.constant(given)})
+    assert abs(float(unseen["ctr"][3] - by_rank[3])) > 1e-6  # what has a vector is scored by it
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be of encoder abc, which this ranker"):
+        served.signatures["rank_with_vectors"](**{**with_vectors, "encoder_version": tf.constant(["abd"])})
 
 
 def test_mirrored_training_equals_one_device() -> None:

@@ -15,8 +15,8 @@ from serving.representation_center.snapshot import (
     Snapshot,
     SnapshotError,
     content_hash,
-    quantise,
     schema,
+    store_vectors,
     write_manifest,
 )
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, vectors: np.ndarray) -> Path:
             {
                 "item_id": [f"i{row:03d}" for row in rows],
                 "content_hash": [f"h{row}" for row in rows],
-                "vector": pa.array(quantise(vectors[rows]).tolist(), pa.list_(pa.int8(), D)),
+                "vector": pa.array(store_vectors(vectors[rows]).tolist(), pa.list_(pa.int8(), D)),
                 "modalities": pa.array([3] * len(rows), pa.uint8()),
             },
             schema=schema(D),

@@ -1,0 +1,70 @@
+"""The encoder's SavedModel under Beam's RunInference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+
+from components.embedding_exporter.catalogue import Batch
+from serving.representation_center.snapshot import shard_table, store_vectors
+
+
+class Encoder:
+    """The SavedModel in `folder`; lives once on a machine, and other processes call it."""
+
+    def __init__(self, folder: str) -> None:
+        import tensorflow_text  # noqa: F401  registers the tokenizer's operations
+
+        self._model = tf.saved_model.load(folder)
+
+    def embed(self, content: dict[str, np.ndarray]) -> np.ndarray:
+        """Content, object arrays `image`, `title`, `text` [B] → float32 [B, d]."""
+        answer = self._model.signatures["serving_default"](**{k: tf.constant(v) for k, v in content.items()})
+        vectors: np.ndarray = answer["embedding"].numpy()
+        return vectors
+
+
+class EncoderHandler(ModelHandler[Batch, PredictionResult, Any]):
+    """`Batch` → its vectors, float32 [B, d].  A machine holds one model, whatever number of worker processes.
+
+    Args:
+        folder: The SavedModel.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(max_batch_size=1, large_model=True)  # what comes in is a batch already
+        self._folder = folder
+
+    def load_model(self) -> Encoder:
+        return Encoder(self._folder)
+
+    def run_inference(
+        self, batch: Sequence[Batch], model: Encoder, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[PredictionResult]:
+        for one in batch:
+            yield PredictionResult(one, model.embed(one.content))
+
+
+class ToRows(beam.DoFn):
+    """A result of the encoder → a table with a row for every item of the contents.
+
+    Args:
+        dtype: The vectors are stored as.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype = dtype
+
+    def process(self, result: PredictionResult) -> Iterator[pa.Table]:
+        batch: Batch = result.example
+        stored = store_vectors(result.inference, self._dtype)
+        times = [len(ids) for ids in batch.item_ids]
+        own = np.repeat(np.arange(len(times)), times)
+        item_ids = [item_id for ids in batch.item_ids for item_id in ids]
+        yield shard_table(item_ids, [batch.content_hash[row] for row in own], stored[own], batch.modalities[own])

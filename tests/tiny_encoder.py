@@ -1,0 +1,28 @@
+"""A small encoder with random weights, exported: real enough for whatever only needs vectors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+
+from mim_keras.config import EncoderConfig, preset
+from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+from mim_keras.export import FACTS, export_encoder
+
+WORDS = ["red striped heart mug", "blue dotted star lamp", "green plain circle rug"] * 5
+
+
+def export_tiny_encoder(folder: Path, seed: int = 1, config: EncoderConfig | None = None, **changes: int) -> str:
+    """Writes a SavedModel into `folder` and returns the encoder's version."""
+    keras.utils.set_random_seed(seed)
+    config = replace(config or preset("tiny").encoder, **changes)
+    tokens = TextTokens(config.text, make_vocabulary(WORDS, 100))
+    encoder = ItemEncoder(config, tokens.tokenizer.vocabulary_size())
+    encoder.build()
+    export_encoder(encoder, tokens, folder)
+    version: str = json.loads((folder / FACTS).read_text())["version"]
+    return version
