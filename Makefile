@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := setup
-.PHONY: setup run test lint lock bench clean
+.PHONY: setup redis run test lint lock bench clean
 
 setup:
 	@bash environment/setup.sh
@@ -21,7 +21,10 @@ run: setup
 	@$(BIN)/mim demo --data $(ROOT)/data --root $(ROOT)/sample
 	@echo "report: $(ROOT)/sample/report.html"
 
-test: setup lint
+redis: setup
+	@bash environment/redis.sh .venv
+
+test: setup lint redis
 	@$(BIN)/python -m pytest
 
 lint: setup

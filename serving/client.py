@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
@@ -17,6 +19,11 @@ from serving.stubs import (
     prediction_service_pb2_grpc,
 )
 from serving.tensors import to_array, to_proto
+
+if TYPE_CHECKING:
+    from serving.representation_center.center import RepresentationCenter
+
+log = logging.getLogger("mim")
 
 ENCODER, RANKER, RETRIEVAL = "mim_encoder", "mim_ranker", "mim_retrieval"
 DEFAULT_AGE = 3600  # seconds, for a history that comes without ages
@@ -74,10 +81,14 @@ class MimClient:
     Args:
         target: `host:port`.
         timeout: Seconds a call may take.
+        center: Where `rank` finds vectors of items newer than the ranker's snapshot; without it they are ranked
+            by their ids alone.
     """
 
-    def __init__(self, target: str = "localhost:8500", timeout: float = 2.0) -> None:
-        self._target, self._timeout = target, timeout
+    def __init__(
+        self, target: str = "localhost:8500", timeout: float = 2.0, center: RepresentationCenter | None = None
+    ) -> None:
+        self._target, self._timeout, self._center = target, timeout, center
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -102,6 +113,9 @@ class MimClient:
     ) -> list[Scored]:
         """The candidates with their predicted click-through rates, best first.
 
+        Candidates that the ranker has no vector of get theirs from the Center, of the very encoder version that
+        the ranker was trained on.  Where the Center does not answer, they are ranked without.
+
         Args:
             user_id: Unknown users are ranked by their history alone.
             history_item_ids: Clicked items, most recent last.
@@ -112,6 +126,7 @@ class MimClient:
         Raises:
             ValueError: no candidate, or ages that do not match the history.
             ServerError: the server refused or did not answer.
+            CenterError: the Center has no vectors of the version that the ranker was trained on.
         """
         if not candidate_item_ids:
             raise ValueError("rank needs at least one candidate; received none. Name the items to be ranked")
@@ -127,9 +142,55 @@ class MimClient:
             "candidate_item_ids": _texts(candidate_item_ids),
             **{name: _texts([value]) for name, value in (context or {}).items()},
         }
-        scores = self._predict(RANKER, "rank", inputs)["ctr"]
+        answer = self._predict(RANKER, "rank", inputs)
+        scores = answer["ctr"]
+        if self._center is not None:
+            scores = self._with_center(self._center, inputs, answer)
         pairs = (Scored(item, float(score)) for item, score in zip(candidate_item_ids, scores, strict=True))
         return sorted(pairs, key=lambda scored: -scored.score)
+
+    def _with_center(
+        self, center: RepresentationCenter, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray]
+    ) -> np.ndarray:
+        """The scores of `answer`, those of items newer than the ranker's snapshot made with the Center's vectors."""
+        from serving.representation_center.center import CenterError, CenterUnavailable
+
+        if "has_vector" not in answer:
+            raise CenterError(
+                "the served ranker does not say which encoder it was trained on; export it again, or rank without a "
+                "Center"
+            )
+        for _ in range(2):  # a new ranker may take over between the two calls; then both are made once more
+            scores, unseen = answer["ctr"], np.flatnonzero(~answer["has_vector"])
+            if not len(unseen):
+                return scores
+            version = answer["encoder_version"][0].decode()
+            candidates = inputs["candidate_item_ids"]
+            try:
+                found = center.get([candidates[row].decode() for row in unseen], version)
+            except CenterUnavailable as error:
+                log.warning("%s; %d new items are ranked without their vectors", error, len(unseen))
+                return scores
+            if not found.mask.any():
+                return scores
+            rows = unseen[found.mask]
+            with_vectors = {
+                **inputs,
+                "candidate_item_ids": candidates[rows],
+                "candidate_vectors": found.vectors[found.mask],
+                "encoder_version": _texts([version]),
+            }
+            try:
+                own = self._predict(RANKER, "rank_with_vectors", with_vectors)["ctr"]
+            except ServerError as error:
+                if "must be of encoder" not in str(error):
+                    raise
+                answer = self._predict(RANKER, "rank", inputs)
+                continue
+            scores = scores.copy()
+            scores[rows] = own
+            return scores
+        return answer["ctr"]
 
     def similar(self, item_id: str, count: int = 10) -> list[Scored]:
         """The items whose content is nearest to an item's, with their cosines, nearest first.
@@ -157,11 +218,25 @@ class MimClient:
         """
         if not (image or title or text):
             raise ValueError("embed needs a picture or words; received neither. Give an image, a title or a text")
-        images = np.empty(1, object)
-        images[0] = image
-        inputs = {"image": images, "title": _texts([title]), "text": _texts([text])}
-        vector: np.ndarray = self._predict(ENCODER, "", inputs)["embedding"][0]
+        vectors, _ = self.embed_many([(image, title, text)])
+        vector: np.ndarray = vectors[0]
         return vector
+
+    def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> tuple[np.ndarray, str]:
+        """(embeddings float32 [n, d] of contents (image, title, text), version of the encoder that made them).
+
+        Raises:
+            ServerError: the server refused or did not answer.
+        """
+        images = np.empty(len(contents), object)
+        images[:] = [image for image, _, _ in contents]
+        inputs = {
+            "image": images,
+            "title": _texts([title for _, title, _ in contents]),
+            "text": _texts([text for _, _, text in contents]),
+        }
+        answer = self._predict(ENCODER, "", inputs)
+        return answer["embedding"], answer["encoder_version"][0].decode()
 
     def version(self, model: str) -> int | None:
         """The newest available version of a model, or None.

@@ -6,12 +6,16 @@ TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from tfx_pipeline.center_commands import center
+from tfx_pipeline.tables import table
 
 
 class _Group(click.Group):
@@ -170,7 +174,7 @@ def metrics(root: Path, as_json: bool) -> None:
     columns = ("auc", "gauc", "logloss", "calibration", "rows")
     rows = [["all", *(found[name] for name in columns)]]
     rows += [[name, *(values[c] for c in columns)] for name, values in found["slices"].items()]
-    _table(["rows of", *columns], rows)
+    table(["rows of", *columns], rows)
     click.echo("blessed" if found["blessed"] else "not blessed")
 
 
@@ -223,6 +227,7 @@ def serve(models: Path, port: int, host: str, file_system_poll_wait_seconds: flo
 @click.option("--candidates", required=True, help="Items to rank, comma-separated.")
 @click.option("--context", multiple=True, metavar="NAME=VALUE", help="A context feature; may be repeated.")
 @click.option("--json", "as_json", is_flag=True)
+@click.option("--center", default=None, help="Representation Center, for items newer than the ranker's snapshot.")
 @_server
 @_timeout
 def rank(
@@ -232,6 +237,7 @@ def rank(
     candidates: str,
     context: tuple[str, ...],
     as_json: bool,
+    center: str | None,
     server: str,
     timeout: float,
 ) -> None:
@@ -240,7 +246,12 @@ def rank(
 
     features = dict(pair.split("=", 1) for pair in context if "=" in pair)
     seconds = [int(age) for age in _listed(ages)] or None
-    with MimClient(server, timeout) as client:
+    opened = None
+    if center is not None:
+        from serving.representation_center.center import open_center
+
+        opened = open_center(center, create=False)
+    with opened or contextlib.nullcontext(), MimClient(server, timeout, opened) as client:
         _show_scored(client.rank(user, _listed(history), _listed(candidates), seconds, features), "ctr", as_json)
 
 
@@ -290,6 +301,9 @@ def demo(data: Path, root: Path) -> None:
     show_one_ranking(data, root)
 
 
+main.add_command(center)
+
+
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -298,24 +312,7 @@ def _show_scored(scored: list[Any], name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([{"item_id": s.item_id, name: s.score} for s in scored]))
     else:
-        _table(["item", name], [[s.item_id, s.score] for s in scored])
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(header):
-        table.add_column(name, justify="left" if place == 0 else "right")
-    for row in rows:
-        table.add_row(
-            *(
-                f"{v:.4f}" if isinstance(v, float) else "–" if v is None else f"{v:,}" if isinstance(v, int) else str(v)
-                for v in row
-            )
-        )
-    Console().print(table)
+        table(["item", name], [[s.item_id, s.score] for s in scored])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from components.report_gen.figures import read_evaluation
 from mim_keras.metrics.gauc import gauc
 from serving.client import ENCODER, RANKER, RETRIEVAL, MimClient, ServerError
 from serving.embedded_server.server import EmbeddedServer
-from serving.representation_center.snapshot import INT8_SCALE, Snapshot
+from serving.representation_center.center import CenterError, Version, open_center
+from serving.representation_center.snapshot import INT8_SCALE, Snapshot, restore_vectors
 from tests.conftest import Run
 from tfx_pipeline.cli import main
 from tfx_pipeline.runners import local
@@ -153,6 +154,42 @@ def test_rank_orders_and_knows_unseen_users_and_items(client: MimClient) -> None
     assert [scored.score for scored in ranked] == sorted((s.score for s in ranked), reverse=True)
     assert {scored.item_id for scored in ranked} == {"i00002", "i00003", "never heard of"}
     assert all(0 < scored.score < 1 for scored in ranked)
+
+
+def test_an_item_newer_than_the_ranker_is_ranked_by_its_vector(
+    client: MimClient, tiny_run: Run, tmp_path: Path
+) -> None:
+    invoke = CliRunner().invoke
+    center_folder = str(tmp_path / "center")
+    done = invoke(main, ["center", "load", str(tiny_run.root), "--center", center_folder, "--promote"])
+    assert done.exit_code == 0, done.stderr
+    snapshot = Snapshot.load(folder(tiny_run, "EmbeddingExporter", "embeddings"))
+    some = snapshot.item_ids[snapshot.modalities > 0][:3].tolist()
+    history = some[:2]
+    plain = {scored.item_id: scored.score for scored in client.rank("u00001", history, [*some, "brand new"])}
+    with open_center(center_folder) as center, MimClient(client._target, timeout=20, center=center) as asking:
+        stored = center.get(some)
+        rows = [snapshot.item_ids.tolist().index(item) for item in some]
+        np.testing.assert_allclose(stored.vectors, restore_vectors(snapshot.vectors[rows]), atol=1e-6)
+        missed = {scored.item_id: scored.score for scored in asking.rank("u00001", history, [*some, "brand new"])}
+        assert missed == pytest.approx(plain, abs=1e-6)
+        assert center.queued(10) == ["brand new"]
+
+        vectors, version = client.embed_many([(b"", "red striped heart mug", "")])
+        center.put(version, ["brand new"], ["0" * 32], vectors, np.array([2]))
+        known = {scored.item_id: scored.score for scored in asking.rank("u00001", history, ["brand new", *some])}
+        assert abs(known.pop("brand new") - plain.pop("brand new")) > 1e-6
+        assert known == pytest.approx(plain, abs=1e-6)
+        ask = ["rank", "--user", "u00001", "--candidates", "brand new", "--server", client._target, "--json"]
+        by_command = json.loads(invoke(main, [*ask, "--center", center_folder]).stdout)
+        assert by_command[0]["ctr"] == pytest.approx(asking.rank("u00001", [], ["brand new"])[0].score, abs=1e-6)
+
+    with open_center(str(tmp_path / "other")) as other, MimClient(client._target, timeout=20, center=other) as asking:
+        other.add_version(Version("another", "d", 16, "int8", ready=True))
+        other.promote("another")
+        with pytest.raises(CenterError, match=f"version {version} is not in the Center, which holds another"):
+            asking.rank("u00001", history, ["brand new"])
+        assert asking.rank("u00001", history, some)  # needs no vector
 
 
 def test_similar_and_embed_agree_with_the_snapshot(client: MimClient, tiny_run: Run) -> None:

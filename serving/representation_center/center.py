@@ -1,0 +1,341 @@
+"""The Representation Center: where embeddings live once they are asked for online.
+
+One interface, two stores: `LmdbCenter` (a folder, memory-mapped, for the processes of one machine) and
+`RedisCenter` (for many machines).  Each encoder version keeps its vectors apart; one version is *active*, and a
+reader who names no version reads that one alone.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from serving.representation_center.metrics import CenterMetrics
+from serving.representation_center.records import MAX_ID_BYTES, Found, RecordFormat
+from serving.representation_center.snapshot import DTYPES
+
+_VERSION = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+
+
+class CenterError(RuntimeError):
+    """The Center cannot do what was asked.  The message names the rule, what came and the fix."""
+
+
+class CenterUnavailable(CenterError):
+    """The store behind the Center does not answer; it may later."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One encoder version in a Center.
+
+    Attributes:
+        name: The encoder's version.
+        digest: Of the encoder's weights, or empty where it is not known.
+        dimension, dtype: Of its vectors.
+        ready: False while its first snapshot is being loaded; it cannot be promoted until it is.
+        created_at: When it was added to the Center, seconds since the epoch; the Center sets it.
+    """
+
+    name: str
+    digest: str
+    dimension: int
+    dtype: str
+    ready: bool = False
+    created_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not _VERSION.match(self.name):
+            raise CenterError(
+                f"an encoder version is 1 to 64 letters, digits, dots, dashes or underscores; received {self.name!r}"
+            )
+        if self.dtype not in DTYPES or self.dimension < 1:
+            raise CenterError(
+                f"vectors have a dimension of at least 1 and a dtype among {', '.join(DTYPES)}; version {self.name} "
+                f"was given {self.dimension} and {self.dtype!r}"
+            )
+
+    @property
+    def records(self) -> RecordFormat:
+        """How its vectors are stored."""
+        return RecordFormat(self.dimension, self.dtype)
+
+    def to_mapping(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a Center holds.
+
+    Attributes:
+        active, previous: Versions that are read now, and that `rollback` goes back to.
+        counts: Vectors of each version.
+        versions: Each version by name.
+        newest: When the newest vector of the active version was stored, seconds since the epoch; None if empty.
+        queued: Items that were asked for and have no vector.
+        parked: Items that could not be encoded.
+    """
+
+    active: str | None
+    previous: str | None
+    counts: Mapping[str, int]
+    versions: Mapping[str, Version]
+    newest: float | None
+    queued: int
+    parked: int
+
+
+class RepresentationCenter(ABC):
+    """Vectors by item and encoder version.  Safe to share between threads.
+
+    Everything a store must do is an abstract method; what is the same for all is written here, once.
+    """
+
+    metrics: CenterMetrics
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def get(self, item_ids: Sequence[str], version: str | None = None, queue_misses: bool = True) -> Found:
+        """The vectors of items, all of one version.
+
+        A miss has no vector, only a mask; it is put in the queue of what must be encoded, once.
+
+        Args:
+            item_ids: Up to some thousands at a time.
+            version: Of the encoder; the active one where not given.
+            queue_misses: Whether an item without a vector is queued.
+
+        Raises:
+            CenterError: the version is not there, or none is active yet.
+            CenterUnavailable: the store does not answer.
+        """
+        wanted, records = self._read([_key(item_id) for item_id in item_ids], version)
+        found = wanted.records.decode(records, wanted.name)
+        misses = [item_id for item_id, stored in zip(item_ids, found.stored, strict=True) if not stored]
+        self.metrics.hits.inc(len(item_ids) - len(misses))
+        self.metrics.misses.inc(len(misses))
+        if misses and queue_misses:
+            self.enqueue(dict.fromkeys(misses))
+        return found
+
+    def content_hashes(self, item_ids: Sequence[str], version: str) -> list[str | None]:
+        """The hash of the content each item's vector was made from, or None where there is no vector."""
+        wanted, records = self._read([_key(item_id) for item_id in item_ids], version)
+        return [wanted.records.content_hash(record) for record in records]
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        version: str,
+        item_ids: Sequence[str],
+        content_hashes: Sequence[str],
+        vectors: np.ndarray,
+        modalities: np.ndarray,
+        stored_at: float | None = None,
+        keep_newer: bool = False,
+    ) -> None:
+        """Stores vectors; afterwards they can be read, and their items leave the queue.
+
+        Args:
+            version: Must be in the Center.
+            item_ids: [n], not empty, each at most 500 bytes.
+            content_hashes: [n], as `snapshot.content_hash` makes them.
+            vectors: Floats of length one, or as stored in a snapshot of the version's dtype; [n, d].
+            modalities: [n]; 0 for an item that has no content, and so no vector.
+            stored_at: Seconds since the epoch; now where not given.
+            keep_newer: Leave alone what was stored after `stored_at`.
+
+        Raises:
+            CenterError: the version is not there, or the vectors are not of its dimension.
+            CenterUnavailable: the store does not answer; nothing or a part was stored, so put again.
+        """
+        wanted = self.version(version)
+        stored_at = time.time() if stored_at is None else stored_at
+        keys = [_key(item_id) for item_id in item_ids]
+        vectors = np.asarray(vectors)
+        if vectors.shape != (len(keys), wanted.dimension):
+            raise CenterError(
+                f"vectors of version {version} are [items, {wanted.dimension}]; received {list(vectors.shape)} for "
+                f"{len(keys)} items. Are they of another encoder?"
+            )
+        records = wanted.records.encode(content_hashes, vectors, modalities, stored_at)
+        if keep_newer:
+            _, there = self._read(keys, version)
+            keep = [r is None or wanted.records.stored_at(r) <= stored_at for r in there]
+            keys = [key for key, kept in zip(keys, keep, strict=True) if kept]
+            records = [record for record, kept in zip(records, keep, strict=True) if kept]
+        self._write(wanted, keys, records)
+        self.dequeue(item_ids)
+
+    def add_version(self, version: Version) -> Version:
+        """Makes room for a version; a version that is there already is returned as it is.
+
+        Raises:
+            CenterError: it is there with another digest, dimension or dtype.
+        """
+        there = self.versions().get(version.name)
+        if there is None:
+            version = replace(version, created_at=time.time())
+            self._save_version(version)
+            return version
+        same = (there.digest, there.dimension, there.dtype) == (version.digest, version.dimension, version.dtype)
+        if not same:
+            raise CenterError(
+                f"version {version.name} is in the Center with digest {there.digest[:12] or 'unknown'} and vectors of "
+                f"{there.dimension} {there.dtype}; what came has digest {version.digest[:12] or 'unknown'} and "
+                f"{version.dimension} {version.dtype}. It is another encoder under the same name: give it a name of "
+                "its own, or drop the old version"
+            )
+        return there
+
+    def mark_ready(self, version: str) -> None:
+        """Allows `version` to be promoted."""
+        self._save_version(replace(self.version(version), ready=True))
+
+    # -- versions ------------------------------------------------------------------------------------------
+
+    def version(self, name: str) -> Version:
+        """One version.
+
+        Raises:
+            CenterError: it is not there.
+        """
+        versions = self.versions()
+        if name not in versions:
+            listed = ", ".join(versions) or "no version at all"
+            raise CenterError(
+                f"encoder version {name} is not in the Center, which holds {listed}; load a snapshot of it first"
+            )
+        return versions[name]
+
+    def promote(self, name: str) -> None:
+        """Makes a version the active one, for every reader at once; the active one becomes the previous one.
+
+        Raises:
+            CenterError: it is not there, or its snapshot is not wholly loaded.
+        """
+        if not self.version(name).ready:
+            raise CenterError(f"version {name} is not wholly loaded yet, so it cannot be promoted; load it again")
+        active, _ = self.active()
+        if name != active:
+            self._activate(name, active)
+
+    def rollback(self) -> str:
+        """Goes back to the version that was active before, and returns its name.
+
+        Raises:
+            CenterError: there is none.
+        """
+        active, previous = self.active()
+        if previous is None:
+            raise CenterError("there is no previous version to go back to; `stats` shows what there is")
+        self._activate(previous, active)
+        return previous
+
+    def retain(self, count: int) -> list[str]:
+        """Drops all but the `count` newest versions; the active and the previous one always stay.
+
+        Returns:
+            What was dropped.
+        """
+        stay = {name for name in self.active() if name}
+        newest_first = sorted(self.versions().values(), key=lambda version: -version.created_at)
+        for version in newest_first:
+            if len(stay) < count:
+                stay.add(version.name)
+        dropped = [version.name for version in newest_first if version.name not in stay]
+        for name in dropped:
+            self._drop(name)
+        return dropped
+
+    # -- what a store does ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def versions(self) -> dict[str, Version]:
+        """Every version by name, oldest first."""
+
+    @abstractmethod
+    def active(self) -> tuple[str | None, str | None]:
+        """(active version, previous version)."""
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """What the Center holds."""
+
+    @abstractmethod
+    def enqueue(self, item_ids: Iterable[str]) -> int:
+        """Queues items for encoding, each once however often it is asked for; returns how many were new."""
+
+    @abstractmethod
+    def queued(self, limit: int) -> list[str]:
+        """Up to `limit` queued items, longest waiting first."""
+
+    @abstractmethod
+    def dequeue(self, item_ids: Iterable[str]) -> None:
+        """Takes items out of the queue."""
+
+    @abstractmethod
+    def park(self, item_id: str, reason: str) -> None:
+        """Keeps an item that cannot be encoded, with the reason, and takes it out of the queue."""
+
+    @abstractmethod
+    def parked(self) -> dict[str, str]:
+        """Parked items and their reasons."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases the store."""
+
+    @abstractmethod
+    def _read(self, keys: Sequence[bytes], version: str | None) -> tuple[Version, list[bytes | None]]:
+        """Records of `keys`, all of one version: the named one, or the one active at one moment."""
+
+    @abstractmethod
+    def _write(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> None: ...
+
+    @abstractmethod
+    def _save_version(self, version: Version) -> None: ...
+
+    @abstractmethod
+    def _activate(self, name: str, previous: str | None) -> None: ...
+
+    @abstractmethod
+    def _drop(self, name: str) -> None: ...
+
+    def __enter__(self) -> RepresentationCenter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _key(item_id: str) -> bytes:
+    key = item_id.encode()
+    if not 0 < len(key) <= MAX_ID_BYTES:
+        raise CenterError(
+            f"an item id has 1 to {MAX_ID_BYTES} bytes; received one of {len(key)} ({item_id[:40]!r}). Shorten it"
+        )
+    return key
+
+
+def open_center(address: str, create: bool = True) -> RepresentationCenter:
+    """Opens the Center at `address`: `redis://HOST:PORT/DB`, or a folder.
+
+    Raises:
+        CenterError: the folder is not there and may not be created, or the store does not answer.
+    """
+    if address.startswith(("redis://", "rediss://", "unix://")):
+        from serving.representation_center.redis_center import RedisCenter
+
+        return RedisCenter(address)
+    from serving.representation_center.lmdb_center import LmdbCenter
+
+    return LmdbCenter(address, create)

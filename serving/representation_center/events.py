@@ -1,0 +1,340 @@
+"""Where news of items comes from: a folder into which files are dropped, a Redis stream, the catalogue itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from serving.representation_center.center import CenterUnavailable
+from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
+
+DROPS = (".json", ".jsonl", ".parquet")
+READ_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an encoder reads of an item; empty where a modality is missing."""
+
+    image: bytes = b""
+    title: str = ""
+    text: str = ""
+
+    @property
+    def hash(self) -> str:
+        """As `snapshot.content_hash`: equal content, equal hash, wherever it was read."""
+        return content_hash(self.image, self.title.encode(), self.text.encode())
+
+    @property
+    def modalities(self) -> int:
+        """1 for a picture, 2 for words, 3 for both, 0 for neither."""
+        return IMAGE * bool(self.image) + TEXT * bool((self.title + self.text).strip())
+
+
+@dataclass(frozen=True)
+class ItemEvent:
+    """An item is new, or its content changed.
+
+    Attributes:
+        item_id: The item.
+        content: Its content now; None where the event cannot be read.
+        happened_at: Seconds since the epoch.
+        problem: Why the event cannot be read, or empty.
+        receipt: What the source needs to know that it is done.
+    """
+
+    item_id: str
+    content: Content | None
+    happened_at: float
+    problem: str = ""
+    receipt: Any = None
+
+
+class EventSource(ABC):
+    """Gives events at least once: what was taken and not settled comes again after a restart."""
+
+    @abstractmethod
+    def take(self, limit: int) -> list[ItemEvent]:
+        """Up to `limit` events that were not taken yet; none where there is nothing new."""
+
+    @abstractmethod
+    def settle(self, events: Iterable[ItemEvent]) -> None:
+        """Says that these events are done with: stored, or parked."""
+
+
+@dataclass
+class _File:
+    path: Path
+    events: Iterator[ItemEvent]
+    open: int = 0  # taken and not settled
+    read: bool = False
+
+
+class FolderEvents(EventSource):
+    """Files dropped into a folder: `.json` (one event, or a list), `.jsonl` or `.parquet`, a row an event.
+
+    Columns: `item_id`; `title`, `text`, `image` (bytes; base64 in JSON) or `image_path` (relative to the folder), and
+    `timestamp` (seconds; the file's time where not given), all optional.  Write a file under another ending and
+    rename it.  A file whose every event is settled goes to `done/`; one that cannot be read, to `parked/`.
+
+    Args:
+        folder: Where files are dropped.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._current: _File | None = None
+        self._files: dict[Path, _File] = {}
+        self._failures: Counter[Path] = Counter()
+
+    def take(self, limit: int) -> list[ItemEvent]:
+        taken: list[ItemEvent] = []
+        while len(taken) < limit:
+            if self._current is None:
+                self._current = self._next_file()
+                if self._current is None:
+                    break
+            file = self._current
+            try:
+                event = next(file.events, None)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                self._failed(file, error)
+                continue
+            if event is None:
+                file.read, self._current = True, None
+                self._finish(file)
+            else:
+                file.open += 1
+                taken.append(event)
+        return taken
+
+    def settle(self, events: Iterable[ItemEvent]) -> None:
+        for event in events:
+            file: _File = event.receipt
+            file.open -= 1
+            self._finish(file)
+
+    def _next_file(self) -> _File | None:
+        paths = [p for p in self._folder.iterdir() if p.suffix in DROPS and p.is_file() and p not in self._files]
+        if not paths:
+            return None
+        path = min(paths, key=lambda p: (p.stat().st_mtime, p.name))
+        file = _File(path, iter(()))
+        file.events = self._read(file)
+        self._files[path] = file
+        return file
+
+    def _read(self, file: _File) -> Iterator[ItemEvent]:
+        dropped = file.path.stat().st_mtime
+        if file.path.suffix == ".parquet":
+            rows: Iterable[Mapping[str, Any]] = (
+                row for batch in pq.ParquetFile(file.path).iter_batches(1_000) for row in batch.to_pylist()
+            )
+        elif file.path.suffix == ".jsonl":
+            rows = (_parsed(line) for line in file.path.read_text().splitlines() if line.strip())
+        else:
+            found = json.loads(file.path.read_text())
+            rows = found if isinstance(found, list) else [found]
+        for number, row in enumerate(rows):
+            yield event_of(row, f"{file.path.name}:{number}", dropped, file, self._folder)
+
+    def _finish(self, file: _File) -> None:
+        if file.read and not file.open:
+            self._move(file, "done")
+
+    def _failed(self, file: _File, error: Exception) -> None:
+        """A file that cannot be read may be half written: it is tried again, then parked with its reason."""
+        self._failures[file.path] += 1
+        self._current = None
+        if self._failures[file.path] < READ_TRIES:
+            del self._files[file.path]
+            time.sleep(0.05)
+            return
+        target = self._move(file, "parked")
+        target.with_name(target.name + ".reason").write_text(f"{type(error).__name__}: {error}\n")
+
+    def _move(self, file: _File, where: str) -> Path:
+        target = self._folder / where / file.path.name
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target = target.with_name(f"{target.stem}.{time.time_ns()}{target.suffix}")
+        file.path.rename(target)
+        self._files.pop(file.path, None)
+        self._failures.pop(file.path, None)
+        return target
+
+
+class RedisStreamEvents(EventSource):
+    """A Redis stream, read by a consumer group: several watchers share the work, and what one that died had taken
+    goes to another.
+
+    Fields of a message: `item_id`, `title`, `text`, `image` (bytes).
+
+    Args:
+        client: Of the server, e.g. `RedisCenter.client`.
+        stream: Its key.
+        consumer: A name of this watcher, of its own.
+        idle_seconds: After so long without being settled, a message is taken over from its consumer.
+    """
+
+    GROUP = "encoder"
+
+    def __init__(self, client: Any, stream: str, consumer: str, idle_seconds: float = 60.0) -> None:
+        import redis
+
+        self._redis, self._stream, self._consumer = client, stream, consumer
+        self._idle = int(idle_seconds * 1000)
+        self._error = redis.exceptions.RedisError
+        self._own: set[bytes] = set()
+        self._next_claim = 0.0
+        try:
+            client.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
+        except redis.exceptions.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        self._pending = self._read("0", 10_000)  # what this consumer had taken before it died
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._error as error:
+            raise CenterUnavailable(f"the stream {self._stream} cannot be read: {error}") from error
+
+    def take(self, limit: int) -> list[ItemEvent]:
+        with self._told():
+            return self._take(limit)
+
+    def _take(self, limit: int) -> list[ItemEvent]:
+        messages, self._pending = self._pending[:limit], self._pending[limit:]
+        if not messages and time.monotonic() > self._next_claim:
+            self._next_claim = time.monotonic() + self._idle / 1000
+            claimed = self._redis.xautoclaim(
+                self._stream, self.GROUP, self._consumer, min_idle_time=self._idle, count=limit
+            )[1]
+            messages = [m for m in claimed if m[0] not in self._own]
+        if not messages:
+            messages = self._read(">", limit)
+        self._own |= {message[0] for message in messages}
+        return [self._event(number, fields or {}) for number, fields in messages]
+
+    def settle(self, events: Iterable[ItemEvent]) -> None:
+        numbers = [event.receipt for event in events]
+        if numbers:
+            with self._told():
+                pipe = self._redis.pipeline()
+                pipe.xack(self._stream, self.GROUP, *numbers)
+                pipe.xdel(self._stream, *numbers)
+                pipe.execute()
+            self._own -= set(numbers)
+
+    def _read(self, start: str, count: int) -> list[Any]:
+        answer = self._redis.xreadgroup(self.GROUP, self._consumer, {self._stream: start}, count=count)
+        if isinstance(answer, dict):  # RESP3
+            return [message for part in answer.values() for block in part for message in block]
+        return answer[0][1] if answer else []
+
+    def _event(self, number: bytes, fields: Mapping[bytes, bytes]) -> ItemEvent:
+        happened = int(number.split(b"-")[0]) / 1000
+        row = {name.decode(): value for name, value in fields.items()}
+        for name in ("item_id", "title", "text"):
+            if name in row:
+                row[name] = row[name].decode("utf-8", "replace")  # type: ignore[assignment]
+        return event_of(row, f"{self._stream}:{number.decode()}", happened, number, None)
+
+
+class CatalogueContent:
+    """Content of items that were asked for and have no vector, from the catalogue itself: table `items` of a folder
+    that meets the data contract.
+
+    The table is looked through only when it changed or another item is asked for.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._unknown: set[str] = set()
+        self._stamp = 0.0
+
+    def find(self, item_ids: Iterable[str]) -> dict[str, Content]:
+        """Content of those of the items that the catalogue has."""
+        paths = sorted(p for p in self._folder.glob("items*") if p.suffix in (".parquet", ".csv", ".tsv"))
+        if not paths:
+            return {}
+        stamp = max(path.stat().st_mtime for path in paths)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._unknown.clear()
+        wanted = [item_id for item_id in item_ids if item_id not in self._unknown]
+        found: dict[str, Content] = {}
+        for path in paths if wanted else ():
+            table = _dataset(path).to_table(filter=ds.field("item_id").isin(wanted))
+            for row in table.to_pylist():
+                event = event_of(row, path.name, stamp, None, self._folder)
+                if event.content is not None:
+                    found[event.item_id] = event.content
+        self._unknown |= set(wanted) - set(found)
+        return found
+
+
+def _dataset(path: Path) -> ds.Dataset:
+    if path.suffix == ".parquet":
+        return ds.dataset(path)
+    from pyarrow import csv
+
+    ids = csv.ConvertOptions(column_types={"item_id": pa.string()})
+    parse = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
+    return ds.dataset(path, format=ds.CsvFileFormat(parse_options=parse, convert_options=ids))
+
+
+def _parsed(line: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return {"problem": f"a line that is not JSON ({error})"}
+    return row if isinstance(row, dict) else {"problem": "a line that is not a JSON object"}
+
+
+def event_of(row: Mapping[str, Any], place: str, dropped: float, receipt: Any, folder: Path | None) -> ItemEvent:
+    """The event in a row; a row that cannot be read becomes an event that says why.
+
+    Args:
+        row: Columns as `FolderEvents` names them.
+        place: Stands for the item where the row names none.
+        dropped: When, where the row does not say.
+        receipt: For the source.
+        folder: What `image_path` is relative to.
+    """
+    if not isinstance(row, Mapping):
+        row = {"problem": "an entry that is not an object of names and values"}
+    item_id = row.get("item_id")
+    name = str(item_id) if item_id not in (None, "") else place
+    try:
+        if row.get("problem"):
+            raise ValueError(str(row["problem"]))
+        if item_id in (None, ""):
+            raise ValueError("an event names its item in item_id; this one does not")
+        image = row.get("image") or b""
+        if isinstance(image, str):
+            image = base64.b64decode(image, validate=True)
+        if not image and row.get("image_path"):
+            if folder is None:
+                raise ValueError("image_path means nothing in a stream; send the picture's bytes as image")
+            image = (folder / str(row["image_path"])).read_bytes()
+        happened = float(row.get("timestamp") or dropped)
+        content = Content(image, str(row.get("title") or ""), str(row.get("text") or ""))
+    except (ValueError, OSError, TypeError) as error:
+        return ItemEvent(name, None, dropped, f"{place}: {error}", receipt)
+    return ItemEvent(name, content, happened, receipt=receipt)

@@ -1,0 +1,207 @@
+"""From an item's event to its vector: watches for news, has it encoded, stores the vector."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.client import MimClient, ServerError
+from serving.representation_center.center import CenterError, CenterUnavailable, RepresentationCenter
+from serving.representation_center.events import CatalogueContent, EventSource, ItemEvent
+
+log = logging.getLogger("mim")
+
+PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "NOT_FOUND", "CANCELLED", "ABORTED")
+REASON_LENGTH = 300
+
+
+class EncoderAway(RuntimeError):
+    """Nothing can be encoded just now; the same work will be tried again."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """How a watcher works.
+
+    Attributes:
+        batch_size: Contents a call of the encoder.
+        max_attempts: After so many failures of its own an item is parked.
+        idle_seconds: Between looks at a source that has nothing.
+        retry_seconds: The longest wait while the encoder, or the Center, is away.
+        look_seconds: How often the queue of misses is looked at, and the encoder's version.
+    """
+
+    batch_size: int = 64
+    max_attempts: int = 3
+    idle_seconds: float = 0.1
+    retry_seconds: float = 5.0
+    look_seconds: float = 1.0
+
+
+class Watcher:
+    """Encodes what the source tells of and what readers missed.
+
+    At least once: an event is settled when its vector can be read.  Twice does no harm: content whose hash the
+    Center has already is not encoded again.  What cannot be encoded after `max_attempts` is parked with its
+    reason; what fails because the encoder or the Center is away is tried until they are back.
+
+    Args:
+        center: Where vectors go.
+        client: Of the server that has the encoder.
+        source: Of events.
+        catalogue: Where content of missed items is looked up; without it they wait for an event.
+        config: How to work.
+    """
+
+    def __init__(
+        self,
+        center: RepresentationCenter,
+        client: MimClient,
+        source: EventSource,
+        catalogue: CatalogueContent | None = None,
+        config: WatchConfig | None = None,
+    ) -> None:
+        self._center, self._client, self._source, self._catalogue = center, client, source, catalogue
+        self._config = config or WatchConfig()
+        self._attempts: Counter[str] = Counter()
+        self._taken: list[ItemEvent] = []
+        self._encoder_version = ""
+        self._next_look = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Works until `stop` is set."""
+        wait = self._config.idle_seconds
+        told = ""
+        while not stop.is_set():
+            try:
+                busy = self.step()
+                wait, told = self._config.idle_seconds, ""
+            except (EncoderAway, CenterError) as error:
+                if str(error) != told:
+                    log.warning("%s; trying again", error)
+                wait, busy, told = min(self._config.retry_seconds, 2 * wait), False, str(error)
+            if not busy:
+                stop.wait(wait)
+
+    def step(self) -> bool:
+        """Does one batch; returns whether there was anything to do.
+
+        Raises:
+            EncoderAway: the encoder does not answer; the batch is kept and tried by the next step.
+            CenterError: the Center cannot be used, or lacks the version of the served encoder; likewise.
+        """
+        if not self._taken:
+            self._taken = self._source.take(self._config.batch_size)
+        look = time.monotonic() >= self._next_look
+        work = [*self._taken, *(self._missed() if look else [])]
+        if look:
+            self._next_look = time.monotonic() + self._config.look_seconds
+            self._encoder_version = self._ask_version()
+            self._tell()
+        if not work:
+            return False
+        latest = {event.item_id: event for event in work}  # the last word on an item is what counts
+        for event in latest.values():
+            if event.content is None:
+                self._park(event, event.problem)
+        self._store([event for event in latest.values() if event.content is not None])
+        self._source.settle(self._taken)
+        self._taken = []
+        return True
+
+    def _missed(self) -> list[ItemEvent]:
+        """Missed items whose content the catalogue has."""
+        if self._catalogue is None or not (queued := self._center.queued(self._config.batch_size)):
+            return []
+        now = time.time()
+        return [ItemEvent(item_id, content, now) for item_id, content in self._catalogue.find(queued).items()]
+
+    def _store(self, events: Sequence[ItemEvent]) -> None:
+        if not events:
+            return
+        if not self._encoder_version:
+            self._encoder_version = self._ask_version()
+        there = self._center.content_hashes([event.item_id for event in events], self._encoder_version)
+        new = []
+        for event, hashed in zip(events, there, strict=True):
+            if event.content is not None and event.content.hash == hashed:
+                self._center.metrics.skipped.inc()
+                self._center.dequeue([event.item_id])
+            else:
+                new.append(event)
+        self._encode([event for event in new if event.content and event.content.modalities])
+        empty = [event for event in new if event.content and not event.content.modalities]
+        if empty:
+            dimension = self._center.version(self._encoder_version).dimension
+            self._put(empty, np.zeros((len(empty), dimension), np.float32), self._encoder_version)
+
+    def _encode(self, events: Sequence[ItemEvent]) -> None:
+        """Encodes and stores; where the encoder refuses a batch, its halves are tried, down to the item it is."""
+        if not events:
+            return
+        contents = [event.content for event in events if event.content is not None]
+        try:
+            vectors, version = self._client.embed_many([(c.image, c.title, c.text) for c in contents])
+        except ServerError as error:
+            if error.code.name in PASSING:
+                raise EncoderAway(str(error)) from error
+            if len(events) > 1:
+                middle = len(events) // 2
+                self._encode(events[:middle])
+                self._encode(events[middle:])
+                return
+            (event,) = events
+            self._attempts[event.item_id] += 1
+            if self._attempts[event.item_id] < self._config.max_attempts:
+                self._encode(events)
+            else:
+                self._park(event, str(error))
+            return
+        self._encoder_version = version
+        self._put(events, vectors, version)
+        self._center.metrics.encoded.inc(len(events))
+
+    def _put(self, events: Sequence[ItemEvent], vectors: np.ndarray, version: str) -> None:
+        contents = [event.content for event in events if event.content is not None]
+        self._center.put(
+            version,
+            [event.item_id for event in events],
+            [content.hash for content in contents],
+            vectors,
+            np.array([content.modalities for content in contents], np.uint8),
+        )
+        now = time.time()
+        for event in events:
+            self._center.metrics.event_seconds.observe(max(0.0, now - event.happened_at))
+            self._attempts.pop(event.item_id, None)
+
+    def _park(self, event: ItemEvent, reason: str) -> None:
+        log.warning("item %s parked: %s", event.item_id, reason)
+        self._attempts.pop(event.item_id, None)
+        self._center.park(event.item_id, reason[:REASON_LENGTH])
+
+    def _ask_version(self) -> str:
+        try:
+            return self._client.embed_many([(b"", "version", "")])[1]
+        except ServerError as error:
+            raise EncoderAway(str(error)) from error
+
+    def _tell(self) -> None:
+        """Brings the gauges up to date."""
+        try:
+            stats = self._center.stats()
+        except CenterUnavailable:
+            return
+        metrics = self._center.metrics
+        metrics.queued.set(stats.queued)
+        metrics.parked.set(stats.parked)
+        for name, count in stats.counts.items():
+            metrics.vectors.labels(name).set(count)
+        if stats.newest is not None:
+            metrics.newest_age.set(max(0.0, time.time() - stats.newest))

@@ -1,0 +1,269 @@
+"""The Representation Center, on LMDB and on Redis alike."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from serving.representation_center.center import (
+    CenterError,
+    CenterUnavailable,
+    RepresentationCenter,
+    Version,
+    open_center,
+)
+from serving.representation_center.loading import load_snapshot
+from serving.representation_center.snapshot import (
+    SnapshotError,
+    check_snapshot,
+    shard_table,
+    store_vectors,
+    write_manifest,
+)
+from tests.serving.conftest import hashes, unit_vectors, version
+from tfx_pipeline.cli import main
+
+D = 8
+
+
+def ids(count: int, prefix: str = "i") -> list[str]:
+    return [f"{prefix}{n:04d}" for n in range(count)]
+
+
+def fill(center: RepresentationCenter, name: str, count: int = 20, seed: int = 0, **facts: object) -> np.ndarray:
+    center.add_version(version(name, **facts))  # type: ignore[arg-type]
+    vectors = unit_vectors(count, seed=seed)
+    center.put(name, ids(count), hashes(count, seed), vectors, np.full(count, 3))
+    return vectors
+
+
+def make_snapshot(folder: Path, name: str = "v1", count: int = 50, seed: int = 0, dtype: str = "int8") -> np.ndarray:
+    folder.mkdir(parents=True)
+    vectors = unit_vectors(count, seed=seed)
+    stored = store_vectors(vectors, dtype)
+    for shard, rows in enumerate(np.array_split(np.arange(count), 3)):
+        table = shard_table(
+            [ids(count)[r] for r in rows], [hashes(count, seed)[r] for r in rows], stored[rows], rows * 0 + 3
+        )
+        pq.write_table(table, folder / f"shard-{shard}.parquet")
+    write_manifest(folder, name, f"digest of {name}", D, dtype)
+    return vectors
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_what_is_put_comes_back(center: RepresentationCenter, dtype: str) -> None:
+    vectors = fill(center, "a", dtype=dtype)
+    center.promote("a")
+    order = [7, 3, 19, 3]
+    found = center.get([ids(20)[n] for n in order])
+    assert found.version == "a"
+    assert found.mask.all()
+    assert found.stored.all()
+    np.testing.assert_allclose(found.vectors, vectors[order], atol=0.6 / 127)
+    assert center.content_hashes(["i0003", "nothing"], "a") == [hashes(20)[3], None]
+    assert center.get([]).vectors.shape == (0, D)
+
+
+def test_a_miss_is_a_mask_and_is_queued_once(center: RepresentationCenter) -> None:
+    fill(center, "a")
+    center.promote("a")
+    center.put("a", ["empty"], hashes(1, 9), np.zeros((1, D)), np.array([0]))
+    for _ in range(3):
+        found = center.get(["i0001", "new", "empty", "newer", "new"])
+        assert found.mask.tolist() == [True, False, False, False, False]
+        assert found.stored.tolist() == [True, False, True, False, False]
+        assert not np.any(found.vectors[1:])
+    assert sorted(center.queued(10)) == ["new", "newer"]
+    assert center.queued(1) == [center.queued(10)[0]]
+    center.get(["never"], queue_misses=False)
+    assert center.enqueue(["new", "third"]) == 1
+    assert center.stats().queued == 3
+    center.put("a", ["new"], hashes(1, 5), unit_vectors(1), np.array([3]))
+    assert sorted(center.queued(10)) == ["newer", "third"]
+    center.park("third", "no picture")
+    assert center.queued(10) == ["newer"]
+    assert center.parked() == {"third": "no picture"}
+
+
+def test_versions_live_side_by_side_and_switch_at_once(center: RepresentationCenter) -> None:
+    with pytest.raises(CenterError, match="no version is active yet"):
+        center.get(["i0001"])
+    first, second = fill(center, "a", seed=0), fill(center, "b", seed=1)
+    center.promote("a")
+    center.promote("b")
+    assert center.active() == ("b", "a")
+    np.testing.assert_allclose(center.get(["i0004"]).vectors, second[[4]], atol=0.6 / 127)
+    np.testing.assert_allclose(center.get(["i0004"], "a").vectors, first[[4]], atol=0.6 / 127)
+    assert center.rollback() == "a"
+    np.testing.assert_allclose(center.get(["i0004"]).vectors, first[[4]], atol=0.6 / 127)
+    center.promote("a")  # already
+    assert center.active() == ("a", "b")
+    with pytest.raises(CenterError, match="encoder version c is not in the Center, which holds a, b"):
+        center.promote("c")
+    with pytest.raises(CenterError, match="version c is not in the Center"):
+        center.get(["i0001"], "c")
+
+
+def test_another_open_center_sees_a_promote_at_once(center: RepresentationCenter, address: str) -> None:
+    fill(center, "a", seed=0)
+    fill(center, "b", seed=1)
+    center.promote("a")
+    with open_center(address) as other:
+        for name in ("a", "b", "a", "b"):
+            center.promote(name)
+            assert other.get(["i0001"]).version == name
+
+
+def test_old_versions_go_and_the_active_and_previous_stay(center: RepresentationCenter) -> None:
+    for seed, name in enumerate("abcde"):
+        fill(center, name, seed=seed)
+    center.promote("a")
+    center.promote("b")
+    assert center.retain(3) == ["d", "c"]
+    assert set(center.versions()) == {"a", "b", "e"}
+    with pytest.raises(CenterError, match="version c is not in the Center"):
+        center.get(["i0001"], "c")
+    fill(center, "c", seed=7)  # the name is free again
+    assert center.get(["i0001"], "c").mask.all()
+    assert center.stats().counts == {"a": 20, "b": 20, "e": 20, "c": 20}
+
+
+def test_wrong_vectors_are_refused(center: RepresentationCenter) -> None:
+    fill(center, "a")
+    with pytest.raises(CenterError, match=re.escape("are [items, 8]; received [1, 9] for 1 items")):
+        center.put("a", ["x"], hashes(1), unit_vectors(1, 9), np.array([3]))
+    with pytest.raises(CenterError, match="It is another encoder under the same name"):
+        center.add_version(version("a", digest="other"))
+    with pytest.raises(CenterError, match="version b is not in the Center"):
+        center.put("b", ["x"], hashes(1), unit_vectors(1), np.array([3]))
+    with pytest.raises(CenterError, match="1 to 500 bytes; received one of 501"):
+        center.get(["x" * 501], "a")
+    with pytest.raises(CenterError, match="1 to 64 letters"):
+        version("no good")
+    with pytest.raises(CenterError, match="a dtype among int8, float16"):
+        version("a", dtype="float64")
+
+
+def test_a_snapshot_is_loaded_promoted_and_loaded_again(center: RepresentationCenter, tmp_path: Path) -> None:
+    vectors = make_snapshot(tmp_path / "one")
+    told: list[tuple[int, int]] = []
+    load_snapshot(center, tmp_path / "one", lambda done, of: told.append((done, of)))
+    assert told[-1] == (50, 50)
+    assert center.active() == (None, None)
+    center.promote("v1")
+    np.testing.assert_allclose(center.get(ids(50)).vectors, vectors, atol=0.6 / 127)
+
+    event = unit_vectors(1, seed=5)
+    center.put("v1", ["i0001"], hashes(1, 5), event, np.array([3]))  # after the snapshot was made
+    load_snapshot(center, tmp_path / "one")
+    np.testing.assert_allclose(center.get(["i0001"]).vectors, event, atol=0.6 / 127)
+    assert center.stats().counts == {"v1": 50}
+
+
+def test_a_broken_snapshot_touches_nothing(center: RepresentationCenter, tmp_path: Path) -> None:
+    for name in ("digest", "dimension", "dtype"):
+        make_snapshot(tmp_path / name)
+    (tmp_path / "digest/shard-1.parquet").write_bytes(b"PAR1 something else")
+    for name, change in (("dimension", {"dimension": 9}), ("dtype", {"dtype": "float16"})):
+        file = tmp_path / name / "manifest.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    rules = {
+        "digest": "is missing or not the one the manifest names",
+        "dimension": "does not hold vectors of 9 int8",
+        "dtype": "does not hold vectors of 8 float16",
+    }
+    for name, rule in rules.items():
+        with pytest.raises(SnapshotError, match=rule):
+            load_snapshot(center, tmp_path / name)
+    assert center.versions() == {}
+
+    make_snapshot(tmp_path / "good")
+    load_snapshot(center, tmp_path / "good")
+    make_snapshot(tmp_path / "half", dtype="float16")
+    with pytest.raises(CenterError, match="what came has digest .* and 8 float16"):
+        load_snapshot(center, tmp_path / "half")
+    assert check_snapshot(tmp_path / "half").dtype == "float16"
+
+
+def test_a_version_that_is_being_loaded_cannot_be_promoted(center: RepresentationCenter) -> None:
+    center.add_version(Version("new", "d", D, "int8"))
+    with pytest.raises(CenterError, match="not wholly loaded yet"):
+        center.promote("new")
+    center.mark_ready("new")
+    center.promote("new")
+
+
+def test_there_must_be_something_to_go_back_to(center: RepresentationCenter) -> None:
+    fill(center, "a")
+    center.promote("a")
+    with pytest.raises(CenterError, match="no previous version to go back to"):
+        center.rollback()
+
+
+def test_stats_say_how_fresh_it_is(center: RepresentationCenter) -> None:
+    assert center.stats().newest is None
+    before = time.time()
+    fill(center, "a")
+    center.promote("a")
+    newest = center.stats().newest
+    assert newest is not None
+    assert before <= newest <= time.time()
+
+
+def _read_in_another_process(address: str, out: str) -> None:
+    with open_center(address) as center:
+        Path(out).write_text(" ".join(map(str, center.get(["i0002"]).vectors[0])))
+
+
+def test_other_processes_read_the_same(center: RepresentationCenter, address: str, tmp_path: Path) -> None:
+    vectors = fill(center, "a")
+    center.promote("a")
+    process = multiprocessing.get_context("spawn").Process(
+        target=_read_in_another_process, args=(address, str(tmp_path / "out"))
+    )
+    process.start()
+    process.join(60)
+    np.testing.assert_allclose(np.array((tmp_path / "out").read_text().split(), float), vectors[2], atol=0.6 / 127)
+
+
+def test_the_folder_of_a_center_must_be_one(tmp_path: Path) -> None:
+    with pytest.raises(CenterError, match="holds no Representation Center; fill one with `mim center load`"):
+        open_center(str(tmp_path), create=False)
+
+
+def test_a_server_that_is_away_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CenterUnavailable, match="does not answer"):
+        open_center("redis://127.0.0.1:9/0")
+
+
+def test_commands(address: str, tmp_path: Path) -> None:
+    def mim(*words: str) -> str:
+        done = CliRunner().invoke(main, ["center", *words, "--center", address])
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    make_snapshot(tmp_path / "one")
+    make_snapshot(tmp_path / "two", "v2", seed=1)
+    mim("load", str(tmp_path / "one"), "--promote")
+    mim("load", str(tmp_path / "two"))
+    assert json.loads(mim("get", "i0001,gone", "--json"))["vectors"]["gone"] is None
+    assert "no vector" in mim("get", "i0001,gone")
+    assert json.loads(mim("stats", "--json"))["active"] == "v1"
+    mim("promote", "v2")
+    assert json.loads(mim("get", "i0001", "--json"))["version"] == "v2"
+    mim("rollback")
+    told = mim("stats")
+    assert "active" in told
+    assert "previous" in told
+    assert "0 items queued" in told
+    done = CliRunner().invoke(main, ["center", "promote", "v9", "--center", address])
+    assert done.exit_code == 1
+    assert "version v9 is not in the Center, which holds v1, v2" in done.stderr

@@ -1,0 +1,136 @@
+"""Events come at least once, and what cannot be read is told, not lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from serving.representation_center.center import open_center
+from serving.representation_center.events import (
+    CatalogueContent,
+    Content,
+    FolderEvents,
+    RedisStreamEvents,
+)
+from serving.representation_center.snapshot import content_hash
+from tests.redis_server import RedisServer
+
+
+def drop(folder: Path, name: str, text: str) -> None:
+    part = folder / f".{name}.part"
+    part.write_text(text)
+    part.rename(folder / name)
+
+
+def test_json_lines_and_parquet_are_read(tmp_path: Path) -> None:
+    source = FolderEvents(tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"png")
+    image = base64.b64encode(b"jpeg").decode()
+    drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": "one", "image": image, "timestamp": 5}))
+    drop(tmp_path, "b.jsonl", '{"item_id": "b", "text": "two"}\n\n{"item_id": "c", "image_path": "picture.png"}\n')
+    pq.write_table(pa.table({"item_id": ["d"], "image": [b"raw"]}), tmp_path / "c.parquet")
+    events = {event.item_id: event for event in source.take(10)}
+    assert events["a"].content == Content(b"jpeg", "one")
+    assert events["a"].happened_at == 5
+    assert events["b"].content == Content(text="two")
+    assert events["c"].content == Content(b"png")
+    assert events["d"].content == Content(b"raw")
+    assert events["d"].happened_at == (tmp_path / "c.parquet").stat().st_mtime
+    assert source.take(10) == []
+    assert (tmp_path / "a.json").exists()
+    source.settle(events.values())
+    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a.json", "b.jsonl", "c.parquet"]
+
+
+def test_a_file_comes_again_until_all_of_it_is_settled(tmp_path: Path) -> None:
+    drop(tmp_path, "a.jsonl", "\n".join(json.dumps({"item_id": f"i{n}", "title": "x"}) for n in range(5)))
+    source = FolderEvents(tmp_path)
+    first = source.take(3)
+    source.settle(first)
+    assert (tmp_path / "a.jsonl").exists()
+    again = FolderEvents(tmp_path).take(10)  # after a crash
+    assert [event.item_id for event in again] == [f"i{n}" for n in range(5)]
+    source.settle(source.take(3))
+    assert source.take(3) == []
+    assert (tmp_path / "done/a.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"title": "x"}, "an event names its item in item_id"),
+        ({"item_id": "a", "image": "not base64!"}, "base64"),
+        ({"item_id": "a", "image_path": "gone.png"}, "No such file"),
+        ({"item_id": "a", "timestamp": "soon"}, "could not convert"),
+        (["a list"], "not an object"),
+    ],
+)
+def test_a_row_that_cannot_be_read_says_why(tmp_path: Path, row: object, problem: str) -> None:
+    drop(tmp_path, "a.json", json.dumps([row, {"item_id": "good", "title": "x"}]))
+    bad, good = FolderEvents(tmp_path).take(10)
+    assert bad.content is None
+    assert problem in bad.problem
+    assert "a.json:0" in bad.problem
+    assert good.content is not None
+
+
+def test_a_file_that_cannot_be_read_is_parked_with_its_reason(tmp_path: Path) -> None:
+    drop(tmp_path, "half.json", '{"item_id": ')
+    drop(tmp_path, "bad.parquet", "no parquet")
+    drop(tmp_path, "line.jsonl", '{"item_id": "a", "title": "x"}\nnonsense\n')
+    source = FolderEvents(tmp_path)
+    events = [event for _ in range(12) for event in source.take(10)]
+    assert [event.item_id for event in events] == ["a", "line.jsonl:1"]
+    assert "not JSON" in events[1].problem
+    assert "JSONDecodeError" in (tmp_path / "parked/half.json.reason").read_text()
+    assert "Parquet" in (tmp_path / "parked/bad.parquet.reason").read_text()
+
+
+def test_a_stream_gives_again_what_a_dead_consumer_had_taken(redis_server: RedisServer) -> None:
+    client = open_center(redis_server.url).client  # type: ignore[attr-defined]
+    client.delete("news")
+    for n in range(4):
+        client.xadd("news", {"item_id": f"i{n}", "title": "x", "image": b"\xff\x00"})
+    client.xadd("news", {"title": "nobody's"})
+    first = RedisStreamEvents(client, "news", "one")
+    taken = first.take(2)
+    assert [event.item_id for event in taken] == ["i0", "i1"]
+    assert taken[0].content == Content(b"\xff\x00", "x")
+    first.settle(taken[:1])
+    same = RedisStreamEvents(client, "news", "one")  # the same consumer after a restart
+    assert [event.item_id for event in same.take(10)] == ["i1"]
+    other = RedisStreamEvents(client, "news", "two", idle_seconds=0)
+    rest = other.take(10)
+    assert [event.item_id for event in rest] == ["i1"]  # taken over from who was idle
+    fresh = RedisStreamEvents(client, "news", "three").take(10)
+    assert [event.item_id for event in fresh][:2] == ["i2", "i3"]
+    assert fresh[2].content is None
+    other.settle([*rest, *fresh])
+    assert client.xlen("news") == 0
+
+
+def test_the_catalogue_is_looked_through_again_when_it_changed(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"item_id": ["a"], "title": ["one"], "image": [b"i"]}), tmp_path / "items.parquet")
+    catalogue = CatalogueContent(tmp_path)
+    assert catalogue.find(["a", "b"]) == {"a": Content(b"i", "one")}
+    assert catalogue.find(["b"]) == {}
+    table = pa.table({"item_id": ["b"], "title": ["two"], "image": pa.array([None], pa.binary())})
+    pq.write_table(table, tmp_path / "items.parquet")
+    import os
+
+    os.utime(tmp_path / "items.parquet", (2e9, 2e9))
+    assert catalogue.find(["b"]) == {"b": Content(title="two")}
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/items.csv").write_text("item_id,title\n007,bond\n")
+    assert CatalogueContent(tmp_path / "csv").find(["007"]) == {"007": Content(title="bond")}
+
+
+def test_content_has_the_hash_the_export_gives_it() -> None:
+    assert Content(b"x", "ä", "b").hash == content_hash(b"x", "ä".encode(), b"b")
+    assert [Content().modalities, Content(b"x").modalities, Content(title=" ").modalities] == [0, 1, 0]
+    assert Content(b"x", "y").modalities == 3
