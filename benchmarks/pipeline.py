@@ -1,7 +1,7 @@
 """Seconds a stage, peak memory and quality of one run of the pipeline.
 
-    python -m benchmarks.pipeline --config sample --data DIR     (the sample is generated where DIR is missing)
-    python -m benchmarks.pipeline --config ml1m --data DIR --name ml1m
+    mim bench pipeline --config sample --data DIR     (the sample is generated where DIR is missing)
+    mim bench pipeline --config ml1m --data DIR
 
 Runs in a new root, so nothing is reused; writes benchmarks/results/pipeline_NAME.json.
 """
@@ -9,53 +9,24 @@ Runs in a new root, so nothing is reused; writes benchmarks/results/pipeline_NAM
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
+from benchmarks.report import MEBIBYTE, PeakMemory, publish
 
-RESULTS = Path(__file__).parent / "results"
-MEBIBYTE = 2**20
-
-
-class PeakMemory(threading.Thread):
-    """Resident memory of this process and its children, looked at twice a second."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self._ended = 0, threading.Event()
-
-    def run(self) -> None:
-        me = psutil.Process()
-        while not self._ended.wait(0.5):
-            total = me.memory_info().rss
-            for child in me.children(recursive=True):
-                try:
-                    total += child.memory_info().rss
-                except psutil.Error:  # it ended meanwhile
-                    continue
-            self.peak = max(self.peak, total)
-
-    def stop(self) -> int:
-        """The peak in bytes."""
-        self._ended.set()
-        self.join()
-        return self.peak
+TARGETS = {"sample": 360.0, "ml1m": 2400.0, "ml-latest-small": 2400.0}  # seconds
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Runs and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--name", default=None)
     parser.add_argument("--root", default=None, help="kept where given; a temporary folder otherwise")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     if arguments.config == "sample" and not arguments.data.exists():
@@ -73,20 +44,14 @@ def main() -> None:
         started = time.monotonic()
         times = local.run(Settings.load(arguments.config), str(arguments.data), root)
         seconds = time.monotonic() - started
-        report = {
-            "name": "pipeline",
+        details = {
             "config": arguments.config,
-            "value": round(seconds, 1),
-            "unit": "seconds",
             "peak_memory_mib": round(memory.stop() / MEBIBYTE),
             "metrics": newest_metrics(Path(root)),
             "seconds_a_stage": {node: round(value, 1) for node, value in times.seconds.items()},
-            "machine": {"cores": os.cpu_count(), "system": platform.platform()},
         }
     name = arguments.name or arguments.config
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"pipeline_{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report))
+    publish(f"pipeline_{name}", round(seconds, 1), "seconds", TARGETS.get(name), details, less_is_better=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,6 @@ def serve(models: Path, port: int, host: str, file_system_poll_wait_seconds: flo
     Production runs TensorFlow Serving on the same folders.
     """
     import logging
-    import os
     import signal
     import threading
 
@@ -302,6 +302,24 @@ def demo(data: Path, root: Path) -> None:
 
 
 main.add_command(center)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("name")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@click.option("--json", "as_json", is_flag=True, help="Only the result on standard output; it is that anyway.")
+def bench(name: str, words: tuple[str, ...], as_json: bool) -> None:
+    """Run benchmark NAME with its own options (NAME --help); the result is one JSON object."""
+    import importlib
+
+    folder = Path(__file__).parent.parent / "benchmarks"
+    names = sorted(p.stem for p in folder.glob("*.py") if "def main(" in p.read_text())
+    if name not in names:
+        listed = ", ".join(names) or "none: they come with a clone of the project, not with the installed package"
+        raise click.UsageError(f"NAME is one of {listed}; received {name}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.path.insert(0, str(folder.parent))
+    importlib.import_module(f"benchmarks.{name}").main(list(words))
 
 
 def _listed(text: str) -> list[str]:

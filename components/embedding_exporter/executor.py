@@ -61,6 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             exec_properties["batch_size"],
             str(last[0]) if last else None,
             f"{part}/shard",
+            many_processes="--direct_running_mode=in_memory" not in (self._beam_pipeline_args or ()),
         )
         result = pipeline.run()
         result.wait_until_finish()
@@ -85,6 +86,7 @@ def _export(
     batch_size: int,
     last: str | None,
     prefix: str,
+    many_processes: bool,
 ) -> None:
     """Content crosses no shuffle, only ids, hashes and vectors do; so memory does not grow with the pictures."""
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
@@ -106,7 +108,7 @@ def _export(
         planned[WANTED]
         | "OfOneFile" >> beam.GroupByKey()
         | "ReadContent" >> beam.ParDo(ReadContent(batch_size))
-        | "Encode" >> RunInference(EncoderHandler(model))
+        | "Encode" >> RunInference(EncoderHandler(model, many_processes))
         | "ToRows" >> beam.ParDo(ToRows(dtype))
     )
     _ = (

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.redis_server import RedisServer
 from serving.representation_center.center import open_center
 from serving.representation_center.events import (
     CatalogueContent,
@@ -18,7 +19,6 @@ from serving.representation_center.events import (
     RedisStreamEvents,
 )
 from serving.representation_center.snapshot import content_hash
-from tests.redis_server import RedisServer
 
 
 def drop(folder: Path, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A real redis-server, started for a test and ended with it."""
+"""A real redis-server, started for a test or a benchmark and ended with it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 
 def redis_program() -> str:
-    """The program; a test that needs it is left out where there is none."""
+    """The program.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     own = Path(sys.prefix) / "redis/redis-server"
     found = str(own) if own.exists() else shutil.which("redis-server")
     if found is None:
-        pytest.skip("no redis-server: neither on PATH nor in the environment (`make redis` fetches it)")
+        raise FileNotFoundError("no redis-server, neither on PATH nor in the environment; `make redis` fetches it")
     return found
 
 
@@ -57,3 +61,13 @@ class RedisServer:
             self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
             self._process.wait(20)
             self._process = None
+
+
+@contextmanager
+def running_redis(folder: Path) -> Iterator[str]:
+    """The address of a server that runs while the block does."""
+    server = RedisServer(folder)
+    try:
+        yield server.url
+    finally:
+        server.stop()
