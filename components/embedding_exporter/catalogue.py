@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -18,6 +18,7 @@ from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
 RECORDS_A_READ = 512
 ROWS_A_PLACE = 32_768
 CONTENT = ("image", "title", "text")
+HASH = pa.binary(16)
 LENGTHS = (24, 48, 96, 192, 384, 768)  # bytes of words; texts of like length share a batch
 
 Index = dict[str, Any]
@@ -34,8 +35,8 @@ def read_shard(file: str) -> Iterator[tuple[int, list[bytes]]]:
 class ReadIndex(beam.DoFn):
     """File → (bucket of the content hash, index): what the content of each item is, without the content.
 
-    An index has `file`, `place` int64 [n] (of the record in the file), `item_id`, `content_hash` string [n] and
-    `modalities` uint8 [n].
+    An index has `file`, `place` int64 [n] (of the record in the file), `item_id` string, `content_hash` 16 bytes [n]
+    and `modalities` uint8 [n].  A million of them wait at once, so they are Arrow arrays and not Python objects.
 
     Args:
         buckets: How many parts the plan is made in.
@@ -48,20 +49,21 @@ class ReadIndex(beam.DoFn):
         self._decoder = ExamplesToRecordBatchDecoder()
 
     def process(self, file: str) -> Iterator[tuple[int, Index]]:
-        rows: list[tuple[int, str, str, int]] = []
+        rows: list[tuple[int, str, bytes, int]] = []
         for first, records in read_shard(file):
             columns = decode(self._decoder, records, only=("item_id", *CONTENT))
             contents = zip(*(columns[name].to_pylist() for name in ("item_id", *CONTENT)), strict=True)
             for place, (item_id, image, title, text) in enumerate(contents, first):
-                modalities = IMAGE * bool(image) + TEXT * bool((title + text).strip())
-                rows.append((place, item_id.decode(), content_hash(image, title, text), modalities))
+                modalities = modalities_of(image, title, text)
+                hashed = bytes.fromhex(content_hash(image, title, text))
+                rows.append((place, item_id.decode(), hashed, modalities))
             if len(rows) >= ROWS_A_PLACE:
                 yield from self._by_bucket(file, rows)
                 rows = []
         yield from self._by_bucket(file, rows)
 
-    def _by_bucket(self, file: str, rows: list[tuple[int, str, str, int]]) -> Iterator[tuple[int, Index]]:
-        parts: dict[int, list[tuple[int, str, str, int]]] = {}
+    def _by_bucket(self, file: str, rows: list[tuple[int, str, bytes, int]]) -> Iterator[tuple[int, Index]]:
+        parts: dict[int, list[tuple[int, str, bytes, int]]] = {}
         for row in rows:
             parts.setdefault(bucket_of(row[2], self._buckets), []).append(row)
         for bucket, part in parts.items():
@@ -72,32 +74,19 @@ class ReadIndex(beam.DoFn):
                     "file": file,
                     "place": np.array(place, np.int64),
                     "item_id": pa.array(item_id),
-                    "content_hash": pa.array(hashed),
+                    "content_hash": pa.array(hashed, HASH),
                     "modalities": np.array(modalities, np.uint8),
                 },
             )
 
 
-def bucket_of(hashed: str, buckets: int) -> int:
+def bucket_of(hashed: bytes, buckets: int) -> int:
     """The part of the plan that a content hash belongs to."""
-    return int(hashed[:4], 16) % buckets
+    return int.from_bytes(hashed[:2], "big") % buckets
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Records of one file to be encoded: a record stands for every item of the same content.
-
-    Attributes:
-        place: int64 [n].
-        content_hash: str [n].
-        modalities: uint8 [n].
-        item_ids: [n] lists of the items that share the content.
-    """
-
-    place: np.ndarray
-    content_hash: list[str]
-    modalities: np.ndarray
-    item_ids: list[list[str]]
+WANTED = pa.schema([("place", pa.int64()), ("also", pa.list_(pa.string()))])
+"""Records of one file to be encoded, and the further items that have the same content."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +100,7 @@ class Batch:
 
 
 class ReadContent(beam.DoFn):
-    """(file, `Wanted` of it) → `Batch`es of like text length.
+    """(file, tables of schema `WANTED`) → `Batch`es of like text length.
 
     Args:
         batch_size: Contents a batch.
@@ -123,47 +112,58 @@ class ReadContent(beam.DoFn):
     def setup(self) -> None:
         self._decoder = ExamplesToRecordBatchDecoder()
 
-    def process(self, wanted_of_file: tuple[str, Iterable[Wanted]]) -> Iterator[Batch]:
+    def process(self, wanted_of_file: tuple[str, Iterable[pa.Table]]) -> Iterator[Batch]:
         file, parts = wanted_of_file
-        rows = [
-            (int(place), hashed, modalities, ids)
-            for part in parts
-            for place, hashed, modalities, ids in zip(
-                part.place, part.content_hash, part.modalities, part.item_ids, strict=True
-            )
-        ]
-        rows.sort()
-        waiting: dict[int, list[Any]] = {}
+        wanted = pa.concat_tables(parts).sort_by("place").combine_chunks()
+        places = wanted["place"].to_numpy()
+        waiting: dict[int, list[_Entry]] = {}
         begin = 0
         for first, records in read_shard(file):
-            end = begin
-            while end < len(rows) and rows[end][0] < first + len(records):
-                end += 1
-            for content, row in zip(self._contents(records, first, rows[begin:end]), rows[begin:end], strict=True):
-                length = int(np.searchsorted(LENGTHS, len(content[1]) + len(content[2])))
+            end = int(np.searchsorted(places, first + len(records)))
+            also = wanted["also"].slice(begin, end - begin).to_pylist()
+            for entry in self._entries([records[place - first] for place in places[begin:end]], also):
+                length = int(np.searchsorted(LENGTHS, len(entry.title) + len(entry.text)))
                 queue = waiting.setdefault(length, [])
-                queue.append((content, row))
+                queue.append(entry)
                 if len(queue) == self._batch_size:
                     yield _batch(waiting.pop(length))
             begin = end
-            if begin == len(rows):
+            if begin == len(places):
                 break
         left = [entry for length in sorted(waiting) for entry in waiting[length]]
         for start in range(0, len(left), self._batch_size):
             yield _batch(left[start : start + self._batch_size])
 
-    def _contents(self, records: list[bytes], first: int, rows: list[Any]) -> Iterable[tuple[bytes, bytes, bytes]]:
-        if not rows:
-            return ()
-        columns: Columns = decode(self._decoder, [records[row[0] - first] for row in rows], only=CONTENT)
-        return zip(*(columns[name].to_pylist() for name in CONTENT), strict=True)
+    def _entries(self, records: list[bytes], also: list[list[str] | None]) -> Iterator[_Entry]:
+        if records:
+            columns: Columns = decode(self._decoder, records, only=("item_id", *CONTENT))
+            contents = zip(*(columns[name].to_pylist() for name in ("item_id", *CONTENT)), strict=True)
+            for (item_id, image, title, text), others in zip(contents, also, strict=True):
+                yield _Entry(image, title, text, [item_id.decode(), *(others or ())])
 
 
-def _batch(entries: list[Any]) -> Batch:
-    contents, rows = zip(*entries, strict=True)
+class _Entry(NamedTuple):
+    """Content to be encoded, and the items that have it."""
+
+    image: bytes
+    title: bytes
+    text: bytes
+    item_ids: list[str]
+
+
+def modalities_of(image: bytes, title: bytes, text: bytes) -> int:
+    """1 for a picture, 2 for words, 3 for both, 0 for neither."""
+    return IMAGE * bool(image) + TEXT * bool((title + text).strip())
+
+
+def _batch(entries: list[_Entry]) -> Batch:
     columns = {}
-    for name, values in zip(CONTENT, zip(*contents, strict=True), strict=True):
-        columns[name] = np.empty(len(values), object)
-        columns[name][:] = values
-    _, hashes, modalities, item_ids = zip(*rows, strict=True)
-    return Batch(columns, list(hashes), np.array(modalities, np.uint8), list(item_ids))
+    for name in CONTENT:
+        columns[name] = np.empty(len(entries), object)
+        columns[name][:] = [getattr(entry, name) for entry in entries]
+    return Batch(
+        columns,
+        [content_hash(*entry[:3]) for entry in entries],
+        np.array([modalities_of(*entry[:3]) for entry in entries], np.uint8),
+        [entry.item_ids for entry in entries],
+    )

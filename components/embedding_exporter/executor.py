@@ -19,7 +19,7 @@ from tfx.utils import path_utils
 
 from components.catalogue_gen.executor import SPLITS
 from components.embedding_exporter.catalogue import ReadContent, ReadIndex
-from components.embedding_exporter.encoder import EncoderHandler, ToRows
+from components.embedding_exporter.encoder import EncoderHandler, Gather, ToRows
 from components.embedding_exporter.plan import COPIED, COUNTERS, EMPTY, ENCODED, ROWS, SHARED, WANTED, Plan, ReadVectors
 from components.examples import declare_counts
 from serving.representation_center.pointers import last_snapshot, point_to
@@ -27,6 +27,7 @@ from serving.representation_center.snapshot import Manifest, SnapshotError, sche
 
 FACTS = "assets.extra/mim.json"
 BUCKETS = 64
+ROWS_A_GROUP = 16_384
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -111,11 +112,14 @@ def _export(
         | "Encode" >> RunInference(EncoderHandler(model, many_processes))
         | "ToRows" >> beam.ParDo(ToRows(dtype))
     )
-    _ = (
-        (planned[ROWS], encoded)
-        | "Together" >> beam.Flatten()
-        | "Write" >> beam.io.WriteToParquetBatched(prefix, schema=schema(dimension, dtype), file_name_suffix=".parquet")
-    )
+    # Not flattened into one: each is then written as it comes, and nothing is kept.
+    for name, rows in (("known", planned[ROWS]), ("encoded", encoded)):
+        gathered = rows | f"Gather[{name}]" >> beam.ParDo(Gather(ROWS_A_GROUP))
+        _ = gathered | f"Write[{name}]" >> beam.io.WriteToParquetBatched(
+            f"{prefix}-{name}",
+            schema=schema(dimension, dtype),
+            file_name_suffix=".parquet",
+        )
 
 
 def _counts(result: PipelineResult) -> dict[str, int]:

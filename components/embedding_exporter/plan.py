@@ -7,9 +7,11 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from components.embedding_exporter.catalogue import Index, Wanted, bucket_of
+from components.embedding_exporter.catalogue import WANTED as WANTED_SCHEMA
+from components.embedding_exporter.catalogue import Index, bucket_of
 from serving.representation_center.snapshot import read_manifest, read_rows, shard_table, store_vectors
 
 COUNTERS = "embedding_exporter"
@@ -23,10 +25,11 @@ class ReadVectors(beam.DoFn):
     def __init__(self, buckets: int) -> None:
         self._buckets = buckets
 
-    def process(self, folder: str) -> Iterator[tuple[int, dict[str, bytes]]]:
+    def process(self, folder: str) -> Iterator[tuple[int, dict[bytes, bytes]]]:
         for rows in read_rows(folder, read_manifest(folder)):
-            parts: dict[int, dict[str, bytes]] = {}
-            for hashed, vector, modalities in zip(rows.content_hashes, rows.vectors, rows.modalities, strict=True):
+            parts: dict[int, dict[bytes, bytes]] = {}
+            for hexadecimal, vector, modalities in zip(rows.content_hashes, rows.vectors, rows.modalities, strict=True):
+                hashed = bytes.fromhex(hexadecimal)
                 if modalities:
                     parts.setdefault(bucket_of(hashed, self._buckets), {})[hashed] = vector.tobytes()
             yield from parts.items()
@@ -34,7 +37,7 @@ class ReadVectors(beam.DoFn):
 
 class Plan(beam.DoFn):
     """(bucket, {"index": …, "before": …}) → `ROWS`, tables of the items whose vector is known, and `WANTED`,
-    (file, `Wanted`) of contents to be encoded: each content once, however many items have it.
+    (file, table of schema `WANTED_SCHEMA`) of contents to be encoded: each content once, however many items have it.
 
     Args:
         dimension: Of the vectors.
@@ -48,13 +51,13 @@ class Plan(beam.DoFn):
 
     def process(self, group: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[Any]:
         _, sides = group
-        before: dict[str, bytes] = {}
+        before: dict[bytes, bytes] = {}
         for part in sides["before"]:
             before.update(part)
         nothing = store_vectors(np.zeros((1, self._dimension)), self._dtype).tobytes()
-        known: list[tuple[str, str, bytes, int]] = []
-        first: dict[str, list[str]] = {}  # content hash → its items
-        wanted: dict[str, list[tuple[int, str, int]]] = {}  # file → place, content hash, modalities
+        known: list[tuple[str, bytes, bytes, int]] = []
+        others: dict[bytes, list[str]] = {}  # content hash → its items, but the one it is read from
+        wanted: dict[str, list[tuple[int, bytes]]] = {}  # file → place, content hash
         parts: list[Index] = sorted(sides["index"], key=lambda part: (part["file"], part["place"][0]))
         for part in parts:
             columns = (part["place"].tolist(), part["item_id"].to_pylist(), part["content_hash"].to_pylist())
@@ -65,19 +68,19 @@ class Plan(beam.DoFn):
                 elif hashed in before:
                     self._copied.inc()
                     known.append((item_id, hashed, before[hashed], modalities))
-                elif hashed in first:
+                elif hashed in others:
                     self._shared.inc()
-                    first[hashed].append(item_id)
+                    others[hashed].append(item_id)
                 else:
                     self._encoded.inc()
-                    first[hashed] = [item_id]
-                    wanted.setdefault(part["file"], []).append((place, hashed, modalities))
+                    others[hashed] = []
+                    wanted.setdefault(part["file"], []).append((place, hashed))
         if known:
             item_ids, hashes, vectors, masks = zip(*known, strict=True)
             stored = np.frombuffer(b"".join(vectors), self._dtype).reshape(-1, self._dimension)
-            yield beam.pvalue.TaggedOutput(ROWS, shard_table(list(item_ids), list(hashes), stored, np.array(masks)))
+            names = [hashed.hex() for hashed in hashes]
+            yield beam.pvalue.TaggedOutput(ROWS, shard_table(list(item_ids), names, stored, np.array(masks)))
         for file, rows in wanted.items():
-            places, hashes, masks = zip(*rows, strict=True)
-            ids = [first[hashed] for hashed in hashes]
-            value = Wanted(np.array(places, np.int64), list(hashes), np.array(masks, np.uint8), ids)
-            yield beam.pvalue.TaggedOutput(WANTED, (file, value))
+            also = [others[hashed] or None for _, hashed in rows]
+            table = pa.table({"place": [place for place, _ in rows], "also": also}, schema=WANTED_SCHEMA)
+            yield beam.pvalue.TaggedOutput(WANTED, (file, table))
