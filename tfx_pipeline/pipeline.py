@@ -81,7 +81,8 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         return places.data_version or data_fingerprint(places.data, *tables)
 
     def code(component: str) -> str:
-        return code_fingerprint("components/contract", "components/examples.py", f"components/{component}")
+        shared = ("components/contract", "components/examples.py", "serving/representation_center/snapshot.py")
+        return code_fingerprint(*shared, f"components/{component}")
 
     models_code = code_fingerprint("mim_keras", "tfx_pipeline/run_fns", "tfx_pipeline/preprocessing.py")
 

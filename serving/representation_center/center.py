@@ -319,9 +319,10 @@ class RepresentationCenter(ABC):
 
 def _key(item_id: str) -> bytes:
     key = item_id.encode()
-    if not 0 < len(key) <= MAX_ID_BYTES:
+    if not 0 < len(key) <= MAX_ID_BYTES or key[0] == 0:
         raise CenterError(
-            f"an item id has 1 to {MAX_ID_BYTES} bytes; received one of {len(key)} ({item_id[:40]!r}). Shorten it"
+            f"an item id has 1 to {MAX_ID_BYTES} bytes and does not begin with a NUL; received one of {len(key)} "
+            f"({item_id[:40]!r}). Change it"
         )
     return key
 

@@ -30,7 +30,7 @@ from serving.representation_center.metrics import process_metrics
 
 MAP_BYTES = 256 * 1024**3  # address space, not disk: a file is as large as what is in it
 MAX_READERS = 1024
-NEWEST = b"\xff"  # no item's id: it is no UTF-8
+NEWEST = b"\x00"  # no item's id, and before all of them, so that sorted ids can be appended
 VERSIONS, POINTERS, QUEUE, ORDER, PARKED = b"versions", b"pointers", b"queue", b"order", b"parked"
 ACTIVE, PREVIOUS = b"active", b"previous"
 
@@ -130,10 +130,12 @@ class LmdbCenter(RepresentationCenter):
         return wanted, [records.get(key) for key in keys]
 
     def _write(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> None:
-        with self._told(), self._vectors(version).begin(write=True) as write:
-            with write.cursor() as cursor:
-                cursor.putmulti(sorted(zip(keys, records, strict=True)))
+        rows = sorted(dict(zip(keys, records, strict=True)).items())
+        with self._told(), self._vectors(version).begin(write=True) as write, write.cursor() as cursor:
             write.put(NEWEST, repr(time.time()).encode())
+            if rows:
+                cursor.last()
+                cursor.putmulti(rows, append=cursor.key() < rows[0][0])  # appended pages are full ones
 
     # -- the queue -----------------------------------------------------------------------------------------
 

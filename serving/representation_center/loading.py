@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.representation_center.center import RepresentationCenter, Version
-from serving.representation_center.snapshot import Manifest, check_snapshot, read_rows
+from serving.representation_center.snapshot import Manifest, check_snapshot, read_sorted_rows
 
 BATCH_ROWS = 20_000
 
@@ -33,7 +33,7 @@ def load_snapshot(
     there = center.versions().get(version.name)
     center.add_version(version)
     done = 0
-    for rows in read_rows(folder, manifest, BATCH_ROWS):
+    for rows in read_sorted_rows(folder, manifest, BATCH_ROWS):
         center.put(
             manifest.encoder_version,
             rows.item_ids,

@@ -25,6 +25,7 @@ IMAGE, TEXT = 1, 2
 INT8_SCALE = 127.0
 DTYPES = {"int8": pa.int8(), "float16": pa.float16()}
 MANIFEST = "manifest.json"
+MOST_SORTED_VALUES = 2**30
 
 
 class SnapshotError(ValueError):
@@ -219,6 +220,17 @@ def read_rows(folder: str | Path, manifest: Manifest, batch_rows: int = 65_536) 
     for name in manifest.shards:
         for batch in pq.ParquetFile(Path(folder) / name).iter_batches(batch_rows):
             yield Rows.of(pa.Table.from_batches([batch]), manifest)
+
+
+def read_sorted_rows(folder: str | Path, manifest: Manifest, batch_rows: int = 65_536) -> Iterator[Rows]:
+    """As `read_rows`, in the order of item ids, for who stores them faster so; a snapshot too large to be sorted in
+    memory comes as it lies."""
+    if manifest.count * manifest.dimension > MOST_SORTED_VALUES:
+        yield from read_rows(folder, manifest, batch_rows)
+        return
+    table = pa.concat_tables([pq.read_table(Path(folder) / name) for name in manifest.shards]).sort_by("item_id")
+    for batch in table.to_batches(batch_rows):
+        yield Rows.of(pa.Table.from_batches([batch]), manifest)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def test_wrong_vectors_are_refused(center: RepresentationCenter) -> None:
         center.add_version(version("a", digest="other"))
     with pytest.raises(CenterError, match="version b is not in the Center"):
         center.put("b", ["x"], hashes(1), unit_vectors(1), np.array([3]))
-    with pytest.raises(CenterError, match="1 to 500 bytes; received one of 501"):
+    with pytest.raises(CenterError, match="1 to 500 bytes and does not begin with a NUL; received one of 501"):
         center.get(["x" * 501], "a")
     with pytest.raises(CenterError, match="1 to 64 letters"):
         version("no good")

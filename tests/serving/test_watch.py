@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,3 +171,24 @@ def test_content_of_a_picture_alone(
     Watcher(center, served, FolderEvents(tmp_path)).step()
     assert center.content_hashes(["seen"], ready) == [Content(picture).hash]
     np.testing.assert_allclose(center.get(["seen"]).vectors[0], served.embed(image=picture), atol=0.6 / 127)
+
+
+def test_prometheus_is_told(center: RepresentationCenter, ready: str, served: MimClient, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    center.metrics.serve(port)
+    drop(tmp_path, "a.json", json.dumps({"item_id": "new", "title": "red mug"}))
+    center.get(["new", "never"])
+    watcher = Watcher(center, served, FolderEvents(tmp_path), config=WatchConfig(look_seconds=0))
+    watcher.step()
+    watcher.step()
+    center.get(["new"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+    assert float(lines["mim_center_hits_total"]) >= 1
+    assert float(lines["mim_center_misses_total"]) >= 2
+    assert float(lines["mim_center_queue_length"]) == 1
+    assert float(lines[f'mim_center_vectors{{version="{ready}"}}']) == 1
+    assert 0 <= float(lines["mim_center_newest_vector_age_seconds"]) < 60
+    assert float(lines["mim_center_event_seconds_count"]) >= 1
