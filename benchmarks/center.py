@@ -68,7 +68,8 @@ def measure(center: RepresentationCenter, items: int, seconds: float) -> dict[st
         center.put("v1", part, hashes, vectors, np.full(len(part), 3))
         spent += time.perf_counter() - began
     center.promote("v1")
-    chosen = [[ids[n] for n in rng.integers(0, items, BATCH)] for _ in range(300)]
+    del ids  # a request brings ids of its own
+    chosen = [[f"i{n:09d}" for n in rng.integers(0, items, BATCH)] for _ in range(300)]
     for batch in chosen[:50]:
         center.get(batch)
     times: list[float] = []

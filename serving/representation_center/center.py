@@ -116,9 +116,11 @@ class RepresentationCenter(ABC):
             CenterError: the version is not there, or none is active yet.
             CenterUnavailable: the store does not answer.
         """
-        wanted, records = self._read([_key(item_id) for item_id in item_ids], version)
+        wanted, records = self._read(_keys(item_ids), version)
         found = wanted.records.decode(records, wanted.name)
-        misses = [item_id for item_id, stored in zip(item_ids, found.stored, strict=True) if not stored]
+        misses = []
+        if not found.stored.all():
+            misses = [item_id for item_id, stored in zip(item_ids, found.stored, strict=True) if not stored]
         self.metrics.hits.inc(len(item_ids) - len(misses))
         self.metrics.misses.inc(len(misses))
         if misses and queue_misses:
@@ -127,7 +129,7 @@ class RepresentationCenter(ABC):
 
     def content_hashes(self, item_ids: Sequence[str], version: str) -> list[str | None]:
         """The hash of the content each item's vector was made from, or None where there is no vector."""
-        wanted, records = self._read([_key(item_id) for item_id in item_ids], version)
+        wanted, records = self._read(_keys(item_ids), version)
         return [wanted.records.content_hash(record) for record in records]
 
     # -- writing -------------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class RepresentationCenter(ABC):
         """
         wanted = self.version(version)
         stored_at = time.time() if stored_at is None else stored_at
-        keys = [_key(item_id) for item_id in item_ids]
+        keys = _keys(item_ids)
         vectors = np.asarray(vectors)
         if vectors.shape != (len(keys), wanted.dimension):
             raise CenterError(
@@ -317,14 +319,15 @@ class RepresentationCenter(ABC):
         self.close()
 
 
-def _key(item_id: str) -> bytes:
-    key = item_id.encode()
-    if not 0 < len(key) <= MAX_ID_BYTES or key[0] == 0:
+def _keys(item_ids: Sequence[str]) -> list[bytes]:
+    keys = [item_id.encode() for item_id in item_ids]
+    if keys and (max(map(len, keys)) > MAX_ID_BYTES or min(keys) < b"\x01"):
+        wrong = next(key for key in keys if len(key) > MAX_ID_BYTES or key < b"\x01")
         raise CenterError(
-            f"an item id has 1 to {MAX_ID_BYTES} bytes and does not begin with a NUL; received one of {len(key)} "
-            f"({item_id[:40]!r}). Change it"
+            f"an item id has 1 to {MAX_ID_BYTES} bytes and does not begin with a NUL; received one of {len(wrong)} "
+            f"({wrong[:40]!r}). Change it"
         )
-    return key
+    return keys
 
 
 def open_center(address: str, create: bool = True) -> RepresentationCenter:
