@@ -1,0 +1,43 @@
+"""Pictures and texts as the encoder reads them."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from mim_keras.config import preset
+from mim_keras.encoders.content import ContentReader
+from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+
+
+@pytest.fixture(scope="module")
+def reader():
+    config = preset("tiny").encoder
+    return ContentReader(config, TextTokens(config.text, make_vocabulary(["red lamp"], 50)))
+
+
+def png(pixels):
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 9), (48, 20), (100, 300), (16, 200)])
+def test_pictures_of_any_size_are_filtered_as_pillow_does(reader, height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    size = reader._size
+    expected = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+    found = reader.pictures(tf.constant([png(pixels)])).numpy()[0]
+    np.testing.assert_allclose(found, np.asarray(expected), atol=1)
+
+
+def test_what_is_missing_is_masked(reader):
+    picture = png(np.full((4, 4, 3), 200, np.uint8))
+    content = reader(tf.constant([picture, b""]), tf.constant(["", "red lamp"]), tf.constant(["", ""]))
+    np.testing.assert_array_equal(content["image_mask"], [1, 0])
+    np.testing.assert_array_equal(content["text_mask"], [0, 1])
+    np.testing.assert_allclose(content["image"][0], 200 / 255, rtol=1e-6)
+    assert not np.any(content["image"][1])
+    assert content["token_mask"][0].numpy().sum() < content["token_mask"][1].numpy().sum()
