@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,42 +60,31 @@ class CiUBM(keras.Model):
         super().__init__(**kwargs)
         self.config, self.shape = config, shape
         dense, embedding = keras.layers.Dense, keras.layers.Embedding
-        kernel_l2 = {"kernel_regularizer": _l2(config.kernel_l2)}
         self.items = ItemTable(columns)
         self.category_projection = dense(CATEGORY_DIM, use_bias=False)
         self.age_embedding = embedding(AGE_BUCKETS, CATEGORY_DIM)
         self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
         if config.ids:
-            tables = {
-                "embeddings_initializer": keras.initializers.RandomNormal(stddev=0.05),
-                "embeddings_regularizer": _l2(config.embedding_l2),
-            }
-            self.id_embedding = embedding(self.items.ids, config.id_dim, **tables)  # of an item as a target
-            self.history_embedding = embedding(self.items.ids, config.id_dim, **tables)  # as part of a history
-            self.user_embedding = embedding(shape.users, config.user_dim, **tables)
-            if config.attention:
-                self.id_attention = TargetAttention(config.id_dim)
+            self.id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
+            self.user_embedding = embedding(shape.users, config.user_dim, embeddings_initializer=_small())
+            self.id_attention = TargetAttention(config.id_dim)
         if config.modal:
-            self.compression = dense(config.modal_dim, **kernel_l2)
-            if config.normalise:
-                self.compression_norm = keras.layers.LayerNormalization()
-            if config.attention:
-                self.modal_attention = ModalAttention(config.modal_dim)
+            self.compression, self.compression_norm = dense(config.modal_dim), keras.layers.LayerNormalization()
+            self.modal_attention = ModalAttention(config.modal_dim)
             self.sim_tier = SimTier(config.simtier_bins)
             self.modal_head = keras.Sequential([dense(32, activation="gelu"), dense(1)])
             if config.fusion:
                 self.fused_attention = SemanticAwareTargetAttention(config.heads, config.id_dim)
-        self.crosses = [keras_rs.layers.FeatureCross(**kernel_l2) for _ in range(config.cross_layers)]
-        if config.normalise:
-            self.input_norm = keras.layers.LayerNormalization()
-        self.hidden = [dense(width, activation="relu", **kernel_l2) for width in config.hidden]
+        self.crosses = [keras_rs.layers.FeatureCross(projection_dim=32) for _ in range(config.cross_layers)]
+        self.input_norm = keras.layers.LayerNormalization()
+        self.hidden = [dense(width, activation="relu") for width in config.hidden]
         self.dropouts = [keras.layers.Dropout(config.dropout) for _ in config.hidden]
         self.out = dense(1)
         self.loss_tracker = keras.metrics.Mean("logloss")
 
     # -- the two halves of a prediction -------------------------------------------------------------------
 
-    def encode_history(self, rows: Any, ages: Any, training: bool = False) -> dict[str, Any]:
+    def encode_history(self, rows: Any, ages: Any) -> dict[str, Any]:
         """What the history says before any target is known.
 
         Args:
@@ -108,12 +96,11 @@ class CiUBM(keras.Model):
         bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
         age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
         side = [self.category_projection(found["categories"]), age]
-        ids = [self.history_embedding(found["id_index"])] if self.config.ids else []
-        embedding = ops.concatenate(ids + side, axis=-1)
+        embedding = ops.concatenate(([self.id_embedding(found["id_index"])] if self.config.ids else []) + side, axis=-1)
         history = {"embedding": embedding, "mask": mask}  # (H, L, D), (H, L)
         if self.config.modal:
             vector = found["vector"]
-            compressed = self._compress_rows(rows, vector, training)
+            compressed = self._compress(vector)
             history |= {
                 "vector": vector,
                 "has_vector": ops.logical_and(mask, found["has_vector"]),
@@ -151,15 +138,13 @@ class CiUBM(keras.Model):
             id_index = found["id_index"] if hide_id is None else ops.where(hide_id, 0, found["id_index"])
             target.insert(0, self.id_embedding(id_index))
         e_t = ops.concatenate(target, axis=-1)  # (B, D_t)
-        pooled = mean_over(history["embedding"], mask)
-        parts = [e_t, self._shared(pooled, e_t)]
-        length = ops.log(1.0 + ops.sum(ops.cast(mask, e_t.dtype), axis=1, keepdims=True))
-        parts.append(self._shared(length / 4, e_t))  # of the other inputs' size
+        parts = [e_t, self._shared(mean_over(history["embedding"], mask), e_t)]
+        parts.append(self._shared(ops.log(1.0 + ops.sum(ops.cast(mask, e_t.dtype), axis=1, keepdims=True)), e_t))
         if config.ids:
-            user = self.user_embedding(user_index)
-            parts += [self._shared(user, e_t), _dot(target[0], pooled), _dot(target[0], user)]
-            if config.attention:
-                parts.append(self.id_attention(e_t, history["embedding"], mask))
+            parts += [
+                self.id_attention(e_t, history["embedding"], mask),
+                self._shared(self.user_embedding(user_index), e_t),
+            ]
         result = {}
         if config.modal:
             modal, fused = self._modal_interest(history, found, item_vector, e_t)
@@ -168,16 +153,12 @@ class CiUBM(keras.Model):
         for position, layer in enumerate(self.context_embeddings):
             assert context is not None
             parts.append(self._shared(layer(context[:, position]), e_t))
-        x0 = ops.concatenate(parts, axis=-1)
-        if config.normalise:
-            x0 = self.input_norm(x0)
-        x = x0
+        x = x0 = self.input_norm(ops.concatenate(parts, axis=-1))
         for cross in self.crosses:
             x = cross(x0, x)
-        deep = x0
         for layer, dropout in zip(self.hidden, self.dropouts, strict=True):
-            deep = dropout(layer(deep), training=training)
-        logit = ops.cast(self.out(ops.concatenate([x, deep], axis=-1))[:, 0], "float32")
+            x = dropout(layer(x), training=training)
+        logit = ops.cast(self.out(x)[:, 0], "float32")
         return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
 
     def _modal_interest(
@@ -192,30 +173,16 @@ class CiUBM(keras.Model):
         p_t = self._compress(vector) * present
         similarity = ops.sum(vector[:, None, :] * history["vector"], axis=-1)  # (B, L); vectors have length one
         counts = ops.logical_and(history["has_vector"], has_vector[:, None])  # (B, L)
-        pooled = mean_over(history["compressed"], history["has_vector"])
-        parts = [self.sim_tier(similarity, counts), p_t, self._shared(pooled, p_t), _dot(p_t, pooled), present]
-        if self.config.attention:
-            parts.append(self.modal_attention(p_t, history["compressed"], history["values"], similarity, counts))
-        modal = ops.concatenate(parts, axis=-1)
+        u_mm = self.modal_attention(p_t, history["compressed"], history["values"], similarity, counts)
+        modal = ops.concatenate([u_mm, self.sim_tier(similarity, counts), p_t, present], axis=-1)
         fused = []
         if self.config.fusion:
             fused.append(self.fused_attention(e_t, history["embedding"], similarity, history["mask"]))
         return modal, fused
 
-    def _compress_rows(self, rows: Any, vector: Any, training: bool) -> Any:
-        """`_compress(vector)`, where `vector` is the table's at `rows`.
-
-        A batch in training has more positions than a catalogue of thousands has items: then the table is compressed
-        once and looked up, the same numbers for a fraction of the products.
-        """
-        if training and None not in rows.shape and self.items.rows < math.prod(rows.shape):
-            return ops.take(self._compress(self.items.all_vectors()), rows, axis=0)
-        return self._compress(vector)
-
     def _compress(self, vector: Any) -> Any:
-        """p = LayerNorm(W v), or W v, of any leading shape."""
-        compressed = self.compression(vector)
-        return self.compression_norm(compressed) if self.config.normalise else compressed
+        """p = LayerNorm(W v), of any leading shape."""
+        return self.compression_norm(self.compression(vector))
 
     @staticmethod
     def _shared(values: Any, like: Any) -> Any:
@@ -225,7 +192,7 @@ class CiUBM(keras.Model):
     # -- Keras ---------------------------------------------------------------------------------------------
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        history = self.encode_history(inputs["history_rows"], inputs["history_ages"], training=training)
+        history = self.encode_history(inputs["history_rows"], inputs["history_ages"])
         return self.score(
             history,
             inputs["item_row"],
@@ -246,8 +213,6 @@ class CiUBM(keras.Model):
             modal = ops.cast(y_pred["modal_logit"], "float32")[:, None]
             auxiliary = keras.losses.binary_crossentropy(label[:, None], modal, from_logits=True)
             loss = loss + self.config.auxiliary_weight * ops.mean(auxiliary)
-        if self.losses:
-            loss = loss + ops.sum(ops.stack([ops.cast(own, "float32") for own in self.losses]))
         return share_of(loss)
 
 
@@ -261,11 +226,5 @@ def hide_some_ids(inputs: dict[str, Any], rate: float) -> dict[str, Any]:
     return {**inputs, "hide_id": draw < rate}
 
 
-def _dot(a: Any, b: Any) -> Any:
-    """Inner product of [B, d] and [B or 1, d'] over the positions that both have → [B, 1]."""
-    width = min(a.shape[-1], b.shape[-1])
-    return ops.sum(a[:, :width] * b[:, :width], axis=-1, keepdims=True)
-
-
-def _l2(weight: float) -> keras.regularizers.Regularizer | None:
-    return keras.regularizers.L2(weight) if weight else None
+def _small() -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=0.01)

@@ -140,8 +140,6 @@ class TrainingConfig:
     epochs: int = 1
     batch_size: int = 256
     learning_rate: float = 1e-3
-    schedule: str = "constant"  # constant | cosine (from the learning rate down to zero at the last step)
-    warmup_steps: int = 0  # steps over which the learning rate first rises from zero; with cosine
     clip_norm: float = 1.0
     strategy: str = "one_device"  # one_device | mirrored | multi_worker (from TF_CONFIG)
     mixed_precision: str = "float32"  # float32 | mixed_float16 | mixed_bfloat16
@@ -154,9 +152,6 @@ class TrainingConfig:
         require(self.epochs >= 1, "epochs must be at least 1", self.epochs, "Raise it.")
         require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size, "Raise it.")
         require(self.learning_rate > 0, "learning_rate must be positive", self.learning_rate, "Raise it.")
-        schedules = ("constant", "cosine")
-        require(self.schedule in schedules, f"schedule is one of {schedules}", self.schedule, "Choose one.")
-        require(self.warmup_steps >= 0, "warmup_steps must not be negative", self.warmup_steps, "0 is none.")
         strategies = ("one_device", "mirrored", "multi_worker")
         require(self.strategy in strategies, f"strategy must be one of {strategies}", self.strategy, "Choose one.")
         policies = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -217,15 +212,11 @@ class CiubmConfig:
     simtier_bins: int = 20
     hidden: tuple[int, ...] = (128, 64)
     cross_layers: int = 2
-    embedding_l2: float = 0.0  # weight of the squared norm of the item and user tables in the loss
-    kernel_l2: float = 0.0  # the same for the kernels of the cross and hidden layers and the compression
     dropout: float = 0.0  # of the hidden layers; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # chance that an item's id is hidden in training
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
     modal: bool = True  # modal attention, SimTier and the target's own vector
-    attention: bool = True  # target attention over ids and over vectors; without it, means alone
     fusion: bool = True  # SA-TA
-    normalise: bool = True  # LayerNorm of the compressed vectors and of what enters the head
     ids: bool = True  # id embeddings of items and the user
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
@@ -242,8 +233,6 @@ class CiubmConfig:
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"ciubm.{name} is in [0, 1)", value, "Lower it.")
-        for name in ("embedding_l2", "kernel_l2"):
-            require(getattr(self, name) >= 0, f"ciubm.{name} must not be negative", getattr(self, name), "0 is none.")
         require(self.modal or self.ids, "one of ciubm.modal and ciubm.ids must be on", (self.modal, self.ids), "")
 
 

@@ -58,7 +58,6 @@ class ItemTable(keras.layers.Layer):
     def __init__(self, columns: ItemColumns, **kwargs: Any) -> None:
         super().__init__(trainable=False, **kwargs)
         self.dim, self.categories_dim = columns.vectors.shape[1], columns.categories.shape[1]
-        self.rows = len(columns.vectors)
         self.ids = int(columns.id_index.max()) + 1
         self.scale = 1 / INT8_SCALE if columns.vectors.dtype == np.int8 else 1.0
 
@@ -78,10 +77,6 @@ class ItemTable(keras.layers.Layer):
         self.has_vector = frozen("has_vector", columns.has_vector.astype(np.uint8))
         self.category_table = frozen("categories", columns.categories)
         self.id_index = frozen("id_index", columns.id_index)
-
-    def all_vectors(self) -> Any:
-        """The vector of every row, float [items + 1, d]."""
-        return ops.cast(ops.convert_to_tensor(self.vectors), self.compute_dtype) * self.scale
 
     def call(self, rows: Any) -> dict[str, Any]:
         return {

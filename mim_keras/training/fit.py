@@ -17,31 +17,9 @@ from mim_keras.config import TrainingConfig
 log = logging.getLogger("mim")
 
 
-def optimizer(config: TrainingConfig, steps_per_epoch: int = 0) -> keras.optimizers.Optimizer:
-    """Adam with the settings' learning rate, schedule and gradient clipping.
-
-    Args:
-        config: As set.
-        steps_per_epoch: How long an epoch is; a schedule needs it.
-
-    Raises:
-        ValueError: a schedule is set and the length of an epoch is not known.
-    """
-    rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        steps = steps_per_epoch * config.epochs
-        if steps <= config.warmup_steps:
-            raise ValueError(
-                f"training.schedule is cosine over {steps} steps, of which {config.warmup_steps} are warm-up; "
-                "lower training.warmup_steps, or give more data or epochs"
-            )
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if config.warmup_steps else config.learning_rate,
-            steps - config.warmup_steps,
-            warmup_target=config.learning_rate if config.warmup_steps else None,
-            warmup_steps=config.warmup_steps,
-        )
-    return keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
+def optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
+    """Adam with the settings' learning rate and gradient clipping."""
+    return keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm or None)
 
 
 def seeded(config: TrainingConfig) -> None:

@@ -44,12 +44,11 @@ def run_fn(fn_args: Any) -> None:
     def dataset(patterns: list[str], train: bool) -> tf.data.Dataset:
         return read_ranking_examples(patterns, transform, rows, config, context, train)
 
-    steps = count_records(fn_args.train_files) // training.batch_size
     strategy = make_strategy(training)
     with strategy.scope():
         model = CiUBM(config, shape, columns)
         model.compile(
-            optimizer=optimizer(training, steps),
+            optimizer=optimizer(training),
             jit_compile=training.jit_compile,
             steps_per_execution=training.steps_per_execution,
         )
@@ -116,23 +115,14 @@ def read_ranking_examples(
             inputs = hide_some_ids(inputs, config.id_dropout)
         return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
 
-    records = _records(patterns)
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    records = tf.data.TFRecordDataset(files, "GZIP")
     batch_size = config.training.batch_size
     if train:  # batches of one size are compiled once; a table smaller than a batch is one batch
         batch_size = min(batch_size, int(records.take(batch_size).reduce(0, lambda n, _: n + 1)))
         records = records.shuffle(SHUFFLE_ROWS, seed=config.training.seed)
     batches = records.batch(batch_size, drop_remainder=train)
     return batches.map(parse, tf.data.AUTOTUNE).prefetch(4)
-
-
-def count_records(patterns: list[str]) -> int:
-    """How many records the files hold; half a million a second."""
-    return int(_records(patterns).reduce(np.int64(0), lambda count, _: count + 1))
-
-
-def _records(patterns: list[str]) -> tf.data.Dataset:
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    return tf.data.TFRecordDataset(files, "GZIP")
 
 
 def measure(model: CiUBM, dataset: tf.data.Dataset) -> dict[str, float]:
