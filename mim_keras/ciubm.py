@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from mim_keras.config import CiubmConfig
-from mim_keras.interest.masked import mean_over
+from mim_keras.interest.masked import dot, mean_over
 from mim_keras.interest.modal_attention import ModalAttention
 from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
 from mim_keras.interest.sim_tier import SimTier
@@ -171,7 +171,7 @@ class CiUBM(keras.Model):
             has_vector = ops.logical_or(has_vector, given)
         present = ops.cast(has_vector, vector.dtype)[:, None]
         p_t = self._compress(vector) * present
-        similarity = ops.sum(vector[:, None, :] * history["vector"], axis=-1)  # (B, L); vectors have length one
+        similarity = dot(vector, history["vector"])  # (B, L); vectors have length one
         counts = ops.logical_and(history["has_vector"], has_vector[:, None])  # (B, L)
         u_mm = self.modal_attention(p_t, history["compressed"], history["values"], similarity, counts)
         modal = ops.concatenate([u_mm, self.sim_tier(similarity, counts), p_t, present], axis=-1)

@@ -19,8 +19,17 @@ def masked_softmax(logits: Any, mask: Any) -> Any:
     return weights * ops.cast(mask, weights.dtype)
 
 
+def dot(targets: Any, values: Any) -> Any:
+    """targets [B, d] · values [H, L, d] → [B, L]; a history axis of one is shared by all B."""
+    if values.shape[0] == 1:  # one history, many targets: a single product of matrices
+        return ops.matmul(targets, ops.transpose(values[0]))
+    return ops.sum(targets[:, None, :] * values, axis=-1)
+
+
 def weighted_sum(weights: Any, values: Any) -> Any:
     """Σ_l weights[b, l] · values[h, l, :] → [B, d]; a history axis of one is shared by all B."""
+    if values.shape[0] == 1:
+        return ops.matmul(weights, values[0])
     return ops.sum(weights[..., None] * values, axis=1)
 
 

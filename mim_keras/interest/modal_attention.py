@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mim_keras.interest.masked import masked_softmax, weighted_sum
+from mim_keras.interest.masked import dot, masked_softmax, weighted_sum
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -51,7 +51,7 @@ class ModalAttention(keras.layers.Layer):
         )
 
     def call(self, target: Any, history: Any, values: Any, similarity: Any, present: Any) -> Any:
-        projected = ops.sum(self.query(target)[:, None, :] * self.key(history), axis=-1) / math.sqrt(self.dim)
+        projected = dot(self.query(target), self.key(history)) / math.sqrt(self.dim)
         logits = similarity * ops.cast(self.scale, similarity.dtype) + projected  # (B, L)
         return weighted_sum(masked_softmax(logits, present), self.value(values))
 

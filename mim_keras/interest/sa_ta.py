@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mim_keras.interest.masked import masked_softmax, weighted_sum
+from mim_keras.interest.masked import dot, masked_softmax, weighted_sum
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -50,13 +50,13 @@ class SemanticAwareTargetAttention(keras.layers.Layer):
 
     def call(self, target: Any, history: Any, similarity: Any, present: Any) -> Any:
         width = self.dim // self.heads
-        query, key, value = self.query(target)[:, None, :], self.key(history), self.value(history)
+        query, key, value = self.query(target), self.key(history), self.value(history)
         heads = []
         for h in range(self.heads):
             part = slice(h * width, (h + 1) * width)
-            dot = ops.sum(query[..., part] * key[..., part], axis=-1) / math.sqrt(width)  # (B, L)
+            by_id = dot(query[..., part], key[..., part]) / math.sqrt(width)  # (B, L)
             near = similarity * ops.cast(self.scale[h], similarity.dtype)
-            logits = self.by_id[h] * dot + self.by_content[h] * near + self.by_both[h] * dot * near
+            logits = self.by_id[h] * by_id + self.by_content[h] * near + self.by_both[h] * by_id * near
             heads.append(weighted_sum(masked_softmax(logits, present), value[..., part]))
         return ops.concatenate(heads, axis=-1)
 

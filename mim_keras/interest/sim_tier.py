@@ -32,8 +32,8 @@ class SimTier(keras.layers.Layer):
 
     def call(self, similarity: Any, present: Any) -> Any:
         place = ops.floor((similarity + 1.0) * (self.bins / 2))
-        place = ops.cast(ops.clip(place, 0, self.bins - 1), "int32")
-        inside = ops.logical_and(place[..., None] == ops.arange(self.bins), present[..., None])  # (B, L, bins)
+        place = ops.where(present, ops.cast(ops.clip(place, 0, self.bins - 1), "int32"), -1)
+        inside = place[..., None] == ops.arange(self.bins)  # (B, L, bins)
         count = ops.sum(ops.cast(inside, self.scale.dtype), axis=1)
         return ops.cast(ops.log(count + 1.0) * self.scale, self.compute_dtype)
 

@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 import keras
-from keras import ops
 
-from mim_keras.interest.masked import masked_softmax, weighted_sum
+from mim_keras.interest.masked import dot, masked_softmax, weighted_sum
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -42,8 +41,7 @@ class TargetAttention(keras.layers.Layer):
         self.value.build(history_shape)
 
     def call(self, target: Any, history: Any, present: Any) -> Any:
-        query = self.query(target)[:, None, :]  # (B, 1, d)
-        logits = ops.sum(query * self.key(history), axis=-1) / math.sqrt(self.dim)  # (B, L)
+        logits = dot(self.query(target), self.key(history)) / math.sqrt(self.dim)  # (B, L)
         return weighted_sum(masked_softmax(logits, present), self.value(history))
 
     def compute_output_shape(self, target_shape: tuple, history_shape: tuple, present_shape: tuple) -> tuple:
