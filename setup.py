@@ -20,6 +20,9 @@ CORE = [
     # Serving
     "tensorflow-serving-api>=2.19.1,<3",
     "grpcio>=1.71",
+    "grpcio-health-checking>=1.71",
+    "protobuf>=6.31",
+    "waitress>=3.0",
     "lmdb>=1.5",
     "prometheus-client>=0.21",
     # Tables, pictures, command line, report
@@ -34,10 +37,19 @@ CORE = [
 ]
 
 EXTRAS = {
-    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.15", "scikit-learn>=1.5", "types-PyYAML>=6"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "mypy>=1.15",
+        "scikit-learn>=1.5",
+        "types-PyYAML>=6",
+        "kubernetes-validate>=1.30",
+        "check-jsonschema>=0.33",
+    ],
     "kubeflow": ["kfp>=2.16,<2.17"],
     "redis": ["redis[hiredis]>=5.2"],
-    "bench": ["psutil>=6"],
+    "bench": ["psutil>=6", "hdrhistogram>=0.10"],
 }
 
 setup(
