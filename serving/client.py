@@ -1,97 +1,111 @@
-"""Asks a server, TensorFlow Serving or the embedded one: rank, similar, embed."""
+"""Asks a server, TensorFlow Serving or the embedded one: rank, similar, embed.
+
+Needs gRPC, protobuf and NumPy; TensorFlow is neither imported nor installed on the client's machine.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 
-from serving.stubs import (
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
+from serving import messages
+from serving.channel import ServerError, Tls, open_channel
+from serving.conversation import (
+    DEFAULT_AGE,
+    ENCODER,
+    RANKER,
+    RETRIEVAL,
+    Call,
+    Conversation,
+    Embeddings,
+    Lookup,
+    Result,
+    Scored,
+    Scores,
+    Talk,
+    VersionStatus,
 )
-from serving.tensors import to_array, to_proto
+from serving.request_log import RequestLog
+from serving.signatures import SignatureError
 
 if TYPE_CHECKING:
     from serving.representation_center.center import RepresentationCenter
 
-log = logging.getLogger("mim")
-
-ENCODER, RANKER, RETRIEVAL = "mim_encoder", "mim_ranker", "mim_retrieval"
-DEFAULT_AGE = 3600  # seconds, for a history that comes without ages
-AVAILABLE, END = 30, 50
-
-# Predict only reads, so a call that never reached a server may be sent again; nothing else may.
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": "tensorflow.serving.PredictionService"}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
-_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.enable_retries", 1),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+__all__ = [
+    "DEFAULT_AGE",
+    "ENCODER",
+    "RANKER",
+    "RETRIEVAL",
+    "Embeddings",
+    "MimClient",
+    "RequestLog",
+    "Scored",
+    "Scores",
+    "ServerError",
+    "SignatureError",
+    "Tls",
+    "VersionStatus",
 ]
 
+log = logging.getLogger("mim")
 
-class ServerError(RuntimeError):
-    """A server refused a call or could not be reached.
-
-    Attributes:
-        code: The gRPC status.
-    """
-
-    def __init__(self, message: str, code: grpc.StatusCode) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An item and its score: the predicted click-through rate, or a cosine."""
-
-    item_id: str
-    score: float
+Metadata = Sequence[tuple[str, str]]
+_FULL_TRIES = 3  # of a call that a full batching queue refused
+_FULL_WAIT = 0.02  # seconds before the second, doubled and shaken for the third
 
 
 class MimClient:
-    """One channel to one server; keep it as long as you call.
+    """One channel to one server; keep it as long as you call.  Safe among threads.
+
+    UNAVAILABLE is tried again by the channel, RESOURCE_EXHAUSTED (a full batching queue) after a pause, both within
+    the deadline; nothing else is.
 
     Args:
-        target: `host:port`.
-        timeout: Seconds a call may take.
+        target: `host:port`, `dns:///name:port` (calls go round its addresses) or `unix:path`.
+        timeout: Seconds a question may take, all its calls and retries together.
         center: Where `rank` finds vectors of items newer than the ranker's snapshot; without it they are ranked
             by their ids alone.
+        tls: Certificates; a plain connection without.
+        metadata: Sent with every call: pairs, or a function that gives them (for tokens that expire).
+        versions: Model → the version to ask; the newest available where not named.
+        labels: Model → the label to ask, `stable` say.
+        canaries: Model → the share of its questions, 0 to 1, that go to the label `canary` while there is one.
+        fall_back: Ask the newest version where the version or label named is gone.
+        validate: Check requests against the model's own signatures before they are sent.
+        request_log: Where a sample of the requests is kept, for `mim rollout`.
+
+    Example:
+        >>> with MimClient("localhost:8500") as client:
+        ...     best = client.rank("u1", ["i3", "i17"], ["i950", "i101"])
+        ...     best[0].item_id, best.version
     """
 
     def __init__(
-        self, target: str = "localhost:8500", timeout: float = 2.0, center: RepresentationCenter | None = None
+        self,
+        target: str = "localhost:8500",
+        timeout: float = 2.0,
+        center: RepresentationCenter | None = None,
+        *,
+        tls: Tls | None = None,
+        metadata: Metadata | Callable[[], Metadata] = (),
+        versions: Mapping[str, int] | None = None,
+        labels: Mapping[str, str] | None = None,
+        canaries: Mapping[str, float] | None = None,
+        fall_back: bool = False,
+        validate: bool = True,
+        request_log: RequestLog | None = None,
     ) -> None:
         self._target, self._timeout, self._center = target, timeout, center
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._metadata, self._log = metadata, request_log
+        self._talk = Conversation(center is not None, versions or {}, labels or {}, canaries or {}, fall_back, validate)
+        self._channel = open_channel(target, tls)
+        self._calls = messages.calls(self._channel)
 
     def __enter__(self) -> MimClient:
         return self
@@ -110,7 +124,7 @@ class MimClient:
         candidate_item_ids: Sequence[str],
         history_ages: Sequence[int] | None = None,
         context: Mapping[str, str] | None = None,
-    ) -> list[Scored]:
+    ) -> Scores:
         """The candidates with their predicted click-through rates, best first.
 
         Candidates that the ranker has no vector of get theirs from the Center, of the very encoder version that
@@ -124,91 +138,24 @@ class MimClient:
             context: A value for each context feature the ranker was trained with.
 
         Raises:
-            ValueError: no candidate, or ages that do not match the history.
+            ValueError: no candidate, ages that do not match the history, or (SignatureError) context features that
+                the ranker does not take.
             ServerError: the server refused or did not answer.
             CenterError: the Center has no vectors of the version that the ranker was trained on.
         """
-        if not candidate_item_ids:
-            raise ValueError("rank needs at least one candidate; received none. Name the items to be ranked")
-        ages = list(history_ages) if history_ages is not None else [DEFAULT_AGE] * len(history_item_ids)
-        if len(ages) != len(history_item_ids):
-            raise ValueError(
-                f"each item of the history needs an age; received {len(ages)} ages for {len(history_item_ids)} items"
-            )
-        inputs = {
-            "user_id": _texts([user_id]),
-            "history_item_ids": _texts(history_item_ids),
-            "history_ages": np.array(ages, np.int64),
-            "candidate_item_ids": _texts(candidate_item_ids),
-            **{name: _texts([value]) for name, value in (context or {}).items()},
-        }
-        answer = self._predict(RANKER, "rank", inputs)
-        scores = answer["ctr"]
-        if self._center is not None:
-            scores = self._with_center(self._center, inputs, answer)
-        pairs = (Scored(item, float(score)) for item, score in zip(candidate_item_ids, scores, strict=True))
-        return sorted(pairs, key=lambda scored: -scored.score)
+        return self._run(self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context))
 
-    def _with_center(
-        self, center: RepresentationCenter, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray]
-    ) -> np.ndarray:
-        """The scores of `answer`, those of items newer than the ranker's snapshot made with the Center's vectors."""
-        from serving.representation_center.center import CenterError, CenterUnavailable
-
-        if "has_vector" not in answer:
-            raise CenterError(
-                "the served ranker does not say which encoder it was trained on; export it again, or rank without a "
-                "Center"
-            )
-        for _ in range(2):  # a new ranker may take over between the two calls; then both are made once more
-            scores, unseen = answer["ctr"], np.flatnonzero(~answer["has_vector"])
-            if not len(unseen):
-                return scores
-            version = answer["encoder_version"][0].decode()
-            candidates = inputs["candidate_item_ids"]
-            try:
-                found = center.get([candidates[row].decode() for row in unseen], version)
-            except CenterUnavailable as error:
-                log.warning("%s; %d new items are ranked without their vectors", error, len(unseen))
-                return scores
-            if not found.mask.any():
-                return scores
-            rows = unseen[found.mask]
-            with_vectors = {
-                **inputs,
-                "candidate_item_ids": candidates[rows],
-                "candidate_vectors": found.vectors[found.mask],
-                "encoder_version": _texts([version]),
-            }
-            try:
-                own = self._predict(RANKER, "rank_with_vectors", with_vectors)["ctr"]
-            except ServerError as error:
-                if "must be of encoder" not in str(error):
-                    raise
-                answer = self._predict(RANKER, "rank", inputs)
-                continue
-            scores = scores.copy()
-            scores[rows] = own
-            return scores
-        return answer["ctr"]
-
-    def similar(self, item_id: str, count: int = 10) -> list[Scored]:
+    def similar(self, item_id: str, count: int = 10) -> Scores:
         """The items whose content is nearest to an item's, with their cosines, nearest first.
 
         Raises:
             ServerError: NOT_FOUND for an item that the index has no vector of.
         """
-        outputs = self._predict(RETRIEVAL, "similar_items", {"item_id": _texts([item_id])})
-        if not np.any(outputs["scores"]):
-            raise ServerError(
-                f"the index has no vector of item {item_id!r}; is it in the catalogue?", grpc.StatusCode.NOT_FOUND
-            )
-        return [scored for scored in _scored(outputs) if scored.item_id != item_id][:count]
+        return self._run(self._talk.similar(item_id, count))
 
-    def nearest(self, embedding: np.ndarray, count: int = 10) -> list[Scored]:
+    def nearest(self, embedding: np.ndarray, count: int = 10) -> Scores:
         """The items nearest to a vector of length one, [d]."""
-        outputs = self._predict(RETRIEVAL, "", {"embedding": np.asarray(embedding, np.float32)[None, :]})
-        return _scored(outputs)[:count]
+        return self._run(self._talk.nearest(embedding, count))
 
     def embed(self, image: bytes = b"", title: str = "", text: str = "") -> np.ndarray:
         """The embedding of an item's content, float32 [d] of length one.
@@ -218,25 +165,33 @@ class MimClient:
         """
         if not (image or title or text):
             raise ValueError("embed needs a picture or words; received neither. Give an image, a title or a text")
-        vectors, _ = self.embed_many([(image, title, text)])
-        vector: np.ndarray = vectors[0]
+        vector: np.ndarray = self.embed_many([(image, title, text)]).vectors[0]
         return vector
 
-    def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> tuple[np.ndarray, str]:
-        """(embeddings float32 [n, d] of contents (image, title, text), version of the encoder that made them).
+    def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> Embeddings:
+        """Embeddings of contents (image, title, text), with the encoder that made them.
 
         Raises:
             ServerError: the server refused or did not answer.
         """
-        images = np.empty(len(contents), object)
-        images[:] = [image for image, _, _ in contents]
-        inputs = {
-            "image": images,
-            "title": _texts([title for _, title, _ in contents]),
-            "text": _texts([text for _, _, text in contents]),
-        }
-        answer = self._predict(ENCODER, "", inputs)
-        return answer["embedding"], answer["encoder_version"][0].decode()
+        return self._run(self._talk.embed_many(contents))
+
+    def predict(self, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of any signature of any model.
+
+        Raises:
+            SignatureError: the model does not take such inputs.
+            ServerError: the server refused or did not answer.
+        """
+        return self._run(self._talk.predict(model, signature, inputs))[0]
+
+    def status(self, model: str) -> list[VersionStatus]:
+        """The versions of a model, newest first; none for a model that the server does not know.
+
+        Raises:
+            ServerError: the server cannot be reached.
+        """
+        return self._run(self._talk.status(model))
 
     def version(self, model: str) -> int | None:
         """The newest available version of a model, or None.
@@ -244,66 +199,105 @@ class MimClient:
         Raises:
             ServerError: the server cannot be reached.
         """
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = model
-        try:
-            response = self._models.GetModelStatus(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.NOT_FOUND:
-                return None
-            raise self._refused(error) from error
-        return max((entry.version for entry in response.model_version_status if entry.state == AVAILABLE), default=None)
+        return max((entry.version for entry in self.status(model) if entry.state == "AVAILABLE"), default=None)
 
-    def wait_until_available(self, *models: str, seconds: float = 60.0) -> dict[str, int]:
+    def wait_until_available(self, *models: str, seconds: float = 60.0, version: int | None = None) -> dict[str, int]:
         """Waits for a version of each model and returns them.
 
+        Args:
+            models: Their names.
+            seconds: At most.
+            version: This one, not just any.
+
         Raises:
-            ServerError: DEADLINE_EXCEEDED after `seconds`.
+            ServerError: DEADLINE_EXCEEDED after `seconds`; the load's own code where it failed for good.
         """
         deadline = time.monotonic() + seconds
-        versions: dict[str, int] = {}
-        while missing := [model for model in models if model not in versions]:
-            for model in missing:
-                try:
-                    found = self.version(model)
-                except ServerError as error:
-                    if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                        raise
-                    found = None
-                if found is not None:
-                    versions[model] = found
-            if len(versions) < len(models) and time.monotonic() > deadline:
-                still = ", ".join(model for model in models if model not in versions)
-                message = f"{still} not available on {self._target} after {seconds:.0f} s"
-                raise ServerError(message, grpc.StatusCode.DEADLINE_EXCEEDED)
-            if len(versions) < len(models):
-                time.sleep(0.1)
-        return versions
+        while True:
+            found = {model: self._loaded(model, version) for model in models}
+            missing = [model for model in models if found[model] is None]
+            if not missing:
+                return {model: number for model, number in found.items() if number is not None}
+            if time.monotonic() > deadline:
+                told = f"{', '.join(missing)} not available on {self._target} after {seconds:.0f} s"
+                raise ServerError(told, grpc.StatusCode.DEADLINE_EXCEEDED)
+            time.sleep(0.1)
 
-    def _predict(self, model: str, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = model, signature
-        for name, values in inputs.items():
-            request.inputs[name].CopyFrom(to_proto(values))
+    def _loaded(self, model: str, version: int | None) -> int | None:
+        """The version that is available, or None for not yet."""
         try:
-            response = self._prediction.Predict(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise self._refused(error) from error
-        return {name: to_array(values) for name, values in response.outputs.items()}
+            entries = [entry for entry in self.status(model) if version in (None, entry.version)]
+        except ServerError as error:
+            if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise
+            return None
+        available = [entry.version for entry in entries if entry.state == "AVAILABLE"]
+        if available:
+            return max(available)
+        if entries and all(entry.state == "END" and entry.code for entry in entries):
+            last = entries[0]
+            code = next((code for code in grpc.StatusCode if code.value[0] == last.code), grpc.StatusCode.UNKNOWN)
+            raise ServerError(f"{model} version {last.version} cannot be loaded: {last.message}", code)
+        return None
 
-    def _refused(self, error: grpc.RpcError) -> ServerError:
-        code, details = error.code(), (error.details() or "").split("\n\t [[")[0]
-        if code == grpc.StatusCode.UNAVAILABLE:
-            details = f"no server answers at {self._target}; start one with `mim serve --models DIR` ({details})"
-        return ServerError(f"{code.name}: {details}", code)
+    # -- travel --------------------------------------------------------------------------------------------
+
+    def _run(self, talk: Talk[Result]) -> Result:
+        deadline = time.monotonic() + self._timeout
+        answer: Any = None
+        failure: ServerError | None = None
+        while True:
+            try:
+                step = talk.throw(failure) if failure is not None else talk.send(answer)
+            except StopIteration as end:
+                return end.value
+            failure = None
+            if isinstance(step, Lookup):
+                answer = look_up(self._center, step)
+                continue
+            try:
+                answer = self._call(step, deadline)
+            except ServerError as error:
+                failure = error
+
+    def _call(self, call: Call, deadline: float) -> Any:
+        attempt = 0
+        while True:
+            metadata = self._metadata() if callable(self._metadata) else self._metadata
+            left = max(0.001, deadline - time.monotonic())
+            try:
+                answer = self._calls[call.method](call.request, timeout=left, metadata=tuple(metadata))
+            except grpc.RpcError as error:
+                wait = pause_when_full(error, attempt, deadline)
+                if wait is None:
+                    raise ServerError.of(error, self._target) from error
+                time.sleep(wait)
+                attempt += 1
+                continue
+            if self._log is not None and call.method == "Predict":
+                self._log.offer(call.request)
+            return answer
 
 
-def _texts(values: Sequence[str]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = [value.encode() for value in values]
-    return array
+def pause_when_full(error: grpc.RpcError, attempt: int, deadline: float) -> float | None:
+    """Seconds to wait before a call is tried again, or None where it is not."""
+    if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED or attempt + 1 >= _FULL_TRIES:
+        return None
+    wait = _FULL_WAIT * 2**attempt * random.uniform(0.5, 1.5)
+    return wait if time.monotonic() + wait < deadline else None
 
 
-def _scored(outputs: dict[str, np.ndarray]) -> list[Scored]:
-    pairs = zip(outputs["item_ids"][0], outputs["scores"][0], strict=True)
-    return [Scored(item.decode(), float(score)) for item, score in pairs]
+def look_up(center: RepresentationCenter | None, lookup: Lookup) -> Any:
+    """What the Center has of the items; None where it does not answer.
+
+    Raises:
+        CenterError: the Center lacks the version.
+    """
+    from serving.representation_center.center import CenterUnavailable
+
+    assert center is not None
+    try:
+        return center.get(lookup.item_ids, lookup.encoder_version)
+    except CenterUnavailable as error:
+        log.warning("%s; %d new items are ranked without their vectors", error, len(lookup.item_ids))
+        return None

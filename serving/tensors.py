@@ -1,46 +1,59 @@
-"""NumPy arrays in and out of TensorProto, without TensorFlow."""
+"""NumPy arrays in and out of TensorProto, without TensorFlow.
+
+Works on the messages of `serving.messages` and on TensorFlow's own alike: the fields have the same names.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from serving.stubs import tensor_pb2, types_pb2
+from serving import messages
 
 # NumPy dtype → (TensorProto dtype, the field that holds its values)
 _NUMERIC: dict[str, tuple[int, str]] = {
-    "float32": (types_pb2.DT_FLOAT, "float_val"),
-    "float64": (types_pb2.DT_DOUBLE, "double_val"),
-    "int8": (types_pb2.DT_INT8, "int_val"),
-    "uint8": (types_pb2.DT_UINT8, "int_val"),
-    "int16": (types_pb2.DT_INT16, "int_val"),
-    "int32": (types_pb2.DT_INT32, "int_val"),
-    "int64": (types_pb2.DT_INT64, "int64_val"),
-    "uint32": (types_pb2.DT_UINT32, "uint32_val"),
-    "uint64": (types_pb2.DT_UINT64, "uint64_val"),
-    "bool": (types_pb2.DT_BOOL, "bool_val"),
+    "float32": (messages.DT_FLOAT, "float_val"),
+    "float64": (messages.DT_DOUBLE, "double_val"),
+    "int8": (messages.DT_INT8, "int_val"),
+    "uint8": (messages.DT_UINT8, "int_val"),
+    "int16": (messages.DT_INT16, "int_val"),
+    "int32": (messages.DT_INT32, "int_val"),
+    "int64": (messages.DT_INT64, "int64_val"),
+    "uint32": (messages.DT_UINT32, "uint32_val"),
+    "uint64": (messages.DT_UINT64, "uint64_val"),
+    "bool": (messages.DT_BOOL, "bool_val"),
 }
 _BY_TYPE = {number: (name, field) for name, (number, field) in _NUMERIC.items()}
+TYPE_NAMES = {number: name for name, (number, _) in _NUMERIC.items()} | {messages.DT_STRING: "string"}
+
+# A shape is a claim: a few bytes may ask for any size.  More than this is no tensor but a mistake or an attack.
+MAX_BYTES = 1 << 30
+STRING_BYTES = 32  # what an element of text takes at least
 
 
 class TensorError(ValueError):
     """A TensorProto that cannot be decoded, or a dtype that has none."""
 
 
-def to_proto(values: Any) -> Any:
+def to_proto(values: Any, proto: Any | None = None) -> Any:
     """A TensorProto of `values`; text and bytes become DT_STRING, numbers travel as raw bytes.
+
+    Args:
+        values: An array, or what NumPy makes one of.
+        proto: An empty TensorProto to fill; a new one where not given.
 
     Raises:
         TensorError: a dtype with no counterpart.
     """
     array = np.asarray(values)
-    proto = tensor_pb2.TensorProto()
+    proto = messages.TensorProto() if proto is None else proto
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if array.dtype.kind in "OSU":
-        proto.dtype = types_pb2.DT_STRING
-        proto.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
+        proto.dtype = messages.DT_STRING
+        proto.string_val.extend([v if isinstance(v, bytes) else str(v).encode() for v in array.ravel().tolist()])
         return proto
     if array.dtype.name not in _NUMERIC:
         raise TensorError(f"an array of dtype {array.dtype} has no tensor type; convert it to float32, int64 or text")
@@ -49,19 +62,33 @@ def to_proto(values: Any) -> Any:
     return proto
 
 
+def fill_typed(array: np.ndarray, proto: Any) -> None:
+    """As `to_proto`, with numbers in the typed `*_val` fields, as TensorFlow Serving answers."""
+    if array.dtype.name not in _NUMERIC:
+        to_proto(array, proto)
+        return
+    proto.dtype, field = _NUMERIC[array.dtype.name]
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    getattr(proto, field).extend(array.ravel().tolist())
+    if not array.ndim:
+        proto.tensor_shape.SetInParent()
+
+
 def to_array(proto: Any) -> np.ndarray:
     """The values of a TensorProto; text comes as bytes objects.
 
     Reads both encodings; a list of values shorter than the shape repeats its last value, as TensorFlow does.
 
     Raises:
-        TensorError: an unknown dtype, or values that do not fit the shape.
+        TensorError: an unknown dtype, values that do not fit the shape, or a shape beyond `MAX_BYTES`.
     """
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    count = int(np.prod(shape, dtype=np.int64))
-    if any(size < 0 for size in shape):
+    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
+    if shape and min(shape) < 0:
         raise TensorError(f"a tensor's shape must be known; received {shape}")
-    if proto.dtype == types_pb2.DT_STRING:
+    count = math.prod(shape)
+    if proto.dtype == messages.DT_STRING:
+        _bound(count * STRING_BYTES, shape)
         values: Any = np.empty(count, object)
         given = list(proto.string_val)
         if len(given) > count or (count and not given):
@@ -71,26 +98,25 @@ def to_array(proto: Any) -> np.ndarray:
     if proto.dtype not in _BY_TYPE:
         raise TensorError(f"tensors of type {proto.dtype} are not supported")
     name, field = _BY_TYPE[proto.dtype]
+    dtype = np.dtype(name)
+    _bound(count * dtype.itemsize, shape)
     if proto.tensor_content:
-        if len(proto.tensor_content) != count * np.dtype(name).itemsize:
+        if len(proto.tensor_content) != count * dtype.itemsize:
             raise TensorError(f"{len(proto.tensor_content)} bytes do not fill a {name} tensor of shape {shape}")
-        flat = np.frombuffer(proto.tensor_content, np.dtype(name))
-    else:
-        flat = np.array(getattr(proto, field), np.dtype(name))
-        if 0 < len(flat) < count:
-            flat = np.concatenate([flat, np.repeat(flat[-1:], count - len(flat))])
-        elif not len(flat):
-            flat = np.zeros(count, np.dtype(name))
+        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+    try:
+        flat = np.array(getattr(proto, field), dtype)
+    except OverflowError as error:
+        raise TensorError(f"a value is out of the range of {name}: {error}") from error
+    if 0 < len(flat) < count:
+        flat = np.concatenate([flat, np.repeat(flat[-1:], count - len(flat))])
+    elif not len(flat):
+        flat = np.zeros(count, dtype)
     if len(flat) != count:
         raise TensorError(f"{len(flat)} values do not fill a tensor of shape {shape}")
     return flat.reshape(shape)
 
 
-def to_typed_proto(array: np.ndarray) -> Any:
-    """As `to_proto`, with numbers in the typed `*_val` fields, as TensorFlow Serving answers."""
-    proto = to_proto(array)
-    if proto.tensor_content:
-        field = _BY_TYPE[proto.dtype][1]
-        proto.ClearField("tensor_content")
-        getattr(proto, field).extend(np.asarray(array).ravel().tolist())
-    return proto
+def _bound(size: int, shape: tuple[int, ...]) -> None:
+    if size > MAX_BYTES:
+        raise TensorError(f"a tensor of shape {shape} takes {size:,} bytes; at most {MAX_BYTES:,} are accepted")

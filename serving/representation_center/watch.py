@@ -147,7 +147,7 @@ class Watcher:
             return
         contents = [event.content for event in events if event.content is not None]
         try:
-            vectors, version = self._client.embed_many([(c.image, c.title, c.text) for c in contents])
+            vectors, version, _ = self._client.embed_many([(c.image, c.title, c.text) for c in contents])
         except ServerError as error:
             if error.code.name in PASSING:
                 raise EncoderAway(str(error)) from error
@@ -188,7 +188,7 @@ class Watcher:
 
     def _ask_version(self) -> str:
         try:
-            return self._client.embed_many([(b"", "version", "")])[1]
+            return self._client.embed_many([(b"", "version", "")]).encoder_version
         except ServerError as error:
             raise EncoderAway(str(error)) from error
 

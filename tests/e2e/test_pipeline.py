@@ -175,7 +175,7 @@ def test_an_item_newer_than_the_ranker_is_ranked_by_its_vector(
         assert missed == pytest.approx(plain, abs=1e-6)
         assert center.queued(10) == ["brand new"]
 
-        vectors, version = client.embed_many([(b"", "red striped heart mug", "")])
+        vectors, version, _ = client.embed_many([(b"", "red striped heart mug", "")])
         center.put(version, ["brand new"], ["0" * 32], vectors, np.array([2]))
         known = {scored.item_id: scored.score for scored in asking.rank("u00001", history, ["brand new", *some])}
         assert abs(known.pop("brand new") - plain.pop("brand new")) > 1e-6

@@ -8,9 +8,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from serving.stubs import tensor_pb2, types_pb2
-from serving.tensors import TensorError, to_array, to_proto, to_typed_proto
+from serving import messages
+from serving.tensors import TensorError, fill_typed, to_array, to_proto
 
 KINDS = st.sampled_from(["float32", "float64", "int8", "uint8", "int32", "int64", "bool"])
 
@@ -18,15 +19,20 @@ KINDS = st.sampled_from(["float32", "float64", "int8", "uint8", "int32", "int64"
 @given(KINDS.flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))))
 @settings(max_examples=150, deadline=None)
 def test_both_encodings_are_read_by_tensorflow_and_by_us(array: np.ndarray) -> None:
-    for proto in (to_proto(array), to_typed_proto(array), tf.make_tensor_proto(array)):
-        np.testing.assert_array_equal(to_array(proto), array)
-        np.testing.assert_array_equal(tf.make_ndarray(proto), array)
+    typed = tensor_pb2.TensorProto()
+    fill_typed(array, typed)
+    for proto in (to_proto(array), typed, tf.make_tensor_proto(array)):
+        theirs = tensor_pb2.TensorProto.FromString(proto.SerializeToString())
+        ours = messages.TensorProto.FromString(proto.SerializeToString())
+        for read in (to_array(proto), to_array(ours), to_array(theirs), tf.make_ndarray(theirs)):
+            np.testing.assert_array_equal(read, array)
 
 
 def test_text() -> None:
     proto = to_proto(np.array([["a", "ü"], ["", "d"]]))
     assert to_array(proto).tolist() == [[b"a", "ü".encode()], [b"", b"d"]]
-    assert tf.make_ndarray(proto).tolist() == to_array(proto).tolist()
+    theirs = tensor_pb2.TensorProto.FromString(proto.SerializeToString())
+    assert tf.make_ndarray(theirs).tolist() == to_array(proto).tolist()
 
 
 def test_a_short_list_repeats_its_last_value() -> None:
@@ -48,3 +54,12 @@ def test_what_does_not_fit_is_refused() -> None:
         to_array(tensor_pb2.TensorProto(dtype=types_pb2.DT_COMPLEX64))
     with pytest.raises(TensorError, match="dtype complex128 has no tensor type"):
         to_proto(np.array([1j]))
+
+
+def test_a_shape_that_claims_the_moon_is_refused() -> None:
+    for dtype in (types_pb2.DT_FLOAT, types_pb2.DT_STRING):
+        proto = tensor_pb2.TensorProto(dtype=dtype, float_val=[1.0], string_val=[b"a"])
+        proto.tensor_shape.dim.add(size=2**62)
+        proto.tensor_shape.dim.add(size=2**62)
+        with pytest.raises(TensorError, match="are accepted"):
+            to_array(proto)

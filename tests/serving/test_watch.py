@@ -75,7 +75,7 @@ def test_events_become_vectors_and_nothing_is_encoded_twice(
     found = center.get(["new1", "new2", "bare"])
     assert found.mask.tolist() == [True, True, False]
     assert found.stored.all()
-    expected, name = served.embed_many([(b"", "red mug", ""), (b"", "blue lamp", "")])
+    expected, name, _ = served.embed_many([(b"", "red mug", ""), (b"", "blue lamp", "")])
     assert name == found.version == ready
     np.testing.assert_allclose(found.vectors[:2], expected, atol=0.6 / 127)
     assert center.stats().queued == 0

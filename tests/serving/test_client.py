@@ -1,0 +1,232 @@
+"""The client: validation before sending, versions and labels, retries on the right codes only, asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving.async_client import AsyncMimClient
+from serving.client import MimClient, RequestLog, ServerError, SignatureError
+from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.server import EmbeddedServer
+from serving.request_log import read_requests
+from serving.tensors import to_proto
+from tests.serving.adder import eventually, export
+
+XY = {"x": np.float32([1.0, 2.0]), "y": np.float32([0.5, 0.5])}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    folder = tmp_path_factory.mktemp("served")
+    for version in (1, 2):
+        export(folder / f"adder/{version}", float(version))
+    (folder / "config").write_text(
+        f'model_config_list {{ config {{ name: "adder" base_path: "{folder}/adder" model_platform: "tensorflow" '
+        'model_version_policy { all { } } version_labels { key: "stable" value: 1 } } }'
+    )
+    options = ServerOptions(
+        model_config_file=folder / "config", port=0, allow_version_labels_for_unavailable_models=True
+    )
+    with EmbeddedServer(options=options) as running:
+        eventually(lambda: running.core.manager.available() == {"adder": [2, 1]})
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "told"),
+    [
+        (
+            "no",
+            XY,
+            "adder version 2, signature 'no': there is none of that name; the model has echo, serving_default, sh",
+        ),
+        ("", {"x": XY["x"]}, "adder version 2, signature '' takes x, y; missing: y"),
+        ("", {**XY, "z": XY["x"]}, "takes x, y; not taken: z"),
+        ("", {**XY, "x": np.float64([1.0])}, "x must be float32; received float64"),
+        ("", {**XY, "x": np.array(["a"])}, "x must be float32; received string"),
+        ("", {**XY, "x": np.float32([[1.0]])}, r"x must have the shape [any]; received [1, 1]"),
+        ("echo", {"text": np.array([b"a"], object), "n": np.zeros((1, 3), np.int64)}, "[any, 2]; received [1, 3]"),
+    ],
+)
+def test_a_request_is_checked_before_it_is_sent(server: EmbeddedServer, signature: str, inputs: Any, told: str) -> None:
+    with MimClient(server.address) as client:
+        client.predict("adder", "", XY)
+        before = server.core.monitoring.page()
+        with pytest.raises(SignatureError) as refused:
+            client.predict("adder", signature, inputs)
+        assert told in str(refused.value)
+        assert server.core.monitoring.page() == before, "nothing was sent"
+
+
+def test_versions_and_labels(server: EmbeddedServer) -> None:
+    def amount(**options: Any) -> float:
+        with MimClient(server.address, **options) as client:
+            return float(client.predict("adder", "", XY)["amount"])
+
+    assert amount() == 2.0
+    assert amount(versions={"adder": 1}) == amount(labels={"adder": "stable"}) == 1.0
+    assert amount(versions={"adder": 9}, fall_back=True) == 2.0
+    assert amount(versions={"adder": 9}, fall_back=True, validate=False) == 2.0
+    with pytest.raises(ServerError, match="NOT_FOUND: Servable not found") as refused:
+        amount(versions={"adder": 9})
+    assert refused.value.code == grpc.StatusCode.NOT_FOUND
+    with pytest.raises(ValueError, match="asked by version or by label; received both for adder"):
+        amount(versions={"adder": 9}, labels={"adder": "stable"})
+
+
+def test_status_and_waiting(server: EmbeddedServer, tmp_path: Path) -> None:
+    with MimClient(server.address) as client:
+        assert [(entry.version, entry.state) for entry in client.status("adder")] == [
+            (2, "AVAILABLE"),
+            (1, "AVAILABLE"),
+        ]
+        assert (client.status("none"), client.version("none"), client.version("adder")) == ([], None, 2)
+        assert client.wait_until_available("adder", version=1) == {"adder": 1}
+        with pytest.raises(ServerError, match="none not available on .* after 0 s"):
+            client.wait_until_available("none", seconds=0.1)
+    (tmp_path / "broken/1").mkdir(parents=True)
+    options = ServerOptions(models=tmp_path, port=0, max_num_load_retries=0)
+    with EmbeddedServer(options=options) as other, MimClient(other.address) as client:
+        with pytest.raises(
+            ServerError, match="broken version 1 cannot be loaded: Could not find SavedModel"
+        ) as refused:
+            client.wait_until_available("broken")
+        assert refused.value.code == grpc.StatusCode.NOT_FOUND
+
+
+def test_signatures_are_asked_again_when_another_version_answers(tmp_path: Path) -> None:
+    export(tmp_path / "adder/1", 1.0)
+    with EmbeddedServer(tmp_path, port=0, poll_seconds=0.05) as running, MimClient(running.address) as client:
+        assert client.predict("adder", "", XY)["amount"] == 1.0
+        assert client._talk._signatures["adder", None].version == 1
+        export(tmp_path / "adder/2", 2.0)
+        eventually(lambda: client.predict("adder", "", XY)["amount"] == 2.0)
+        client.predict("adder", "", XY)
+        assert client._talk._signatures["adder", None].version == 2
+
+
+class Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Fails with a code a number of times; then answers."""
+
+    def __init__(self, code: grpc.StatusCode, times: int) -> None:
+        self.code, self.left, self.calls = code, times, 0
+        self.metadata: dict[str, str] = {}
+        self.remaining = 0.0
+
+    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.calls += 1
+        self.metadata = dict(context.invocation_metadata())
+        self.remaining = context.time_remaining()
+        if self.left:
+            self.left -= 1
+            context.abort(self.code, "in vain")
+        response = predict_pb2.PredictResponse()
+        response.model_spec.version.value = 1
+        to_proto(np.float32([1.0]), response.outputs["y"])
+        return response
+
+
+@pytest.mark.parametrize(
+    ("code", "failures", "calls", "answered"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, 2, 3, True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 2, 3, True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 9, 3, False),
+        (grpc.StatusCode.INVALID_ARGUMENT, 1, 1, False),
+        (grpc.StatusCode.FAILED_PRECONDITION, 1, 1, False),
+        (grpc.StatusCode.NOT_FOUND, 1, 1, False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 1, 1, False),
+        (grpc.StatusCode.INTERNAL, 1, 1, False),
+    ],
+)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_only_what_may_be_sent_again_is(
+    code: grpc.StatusCode, failures: int, calls: int, answered: bool, asynchronous: bool
+) -> None:
+    flaky = Flaky(code, failures)
+    running = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
+    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+    running.start()
+    how: dict[str, Any] = {
+        "validate": False,
+        "metadata": lambda: [("authorization", "Bearer t"), ("x-request-id", "7")],
+    }
+
+    async def ask() -> Any:
+        async with AsyncMimClient(target, 5.0, **how) as client:
+            return await client.predict("m", "", {"x": np.float32([1.0])})
+
+    def answer() -> Any:
+        if asynchronous:
+            return asyncio.run(ask())
+        with MimClient(target, 5.0, **how) as client:
+            return client.predict("m", "", {"x": np.float32([1.0])})
+
+    if answered:
+        assert answer()["y"].tolist() == [1.0]
+    else:
+        with pytest.raises(ServerError, match="in vain") as refused:
+            answer()
+        assert refused.value.code == code
+    assert flaky.calls == calls
+    assert (flaky.metadata["authorization"], flaky.metadata["x-request-id"]) == ("Bearer t", "7")
+    assert 0 < flaky.remaining < 5.1, "every call carries what is left of the budget"
+    running.stop(0)
+
+
+def test_the_deadline_covers_all_calls_and_retries() -> None:
+    flaky = Flaky(grpc.StatusCode.RESOURCE_EXHAUSTED, 99)
+    running = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
+    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+    running.start()
+    with MimClient(target, 0.015, validate=False) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerError):
+            client.predict("m", "", {"x": np.float32([1.0])})
+        assert time.monotonic() - started < 0.5
+        assert flaky.calls <= 2, "a retry that would come too late is not made"
+    running.stop(0)
+
+
+def test_asyncio_asks_the_same(server: EmbeddedServer) -> None:
+    async def many() -> list[Any]:
+        async with AsyncMimClient(server.address, labels={"adder": "stable"}) as client:
+            assert (await client.status("adder"))[0].version == 2
+            with pytest.raises(SignatureError, match="missing: y"):
+                await client.predict("adder", "", {"x": XY["x"]})
+            asked = (client.predict("adder", "shift", {"x": np.float32([i])}) for i in range(20))
+            return [answer["shifted"].tolist() for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(many()) == [[1.0 + i] for i in range(20)]
+
+
+def test_requests_are_logged_for_a_replay(server: EmbeddedServer, tmp_path: Path) -> None:
+    log = RequestLog(tmp_path / "log/requests", share=1.0)
+    with MimClient(server.address, request_log=log) as client:
+        for _ in range(3):
+            client.predict("adder", "", XY)
+        with pytest.raises(SignatureError):
+            client.predict("adder", "no", XY)
+    log.close()
+    kept = list(read_requests(tmp_path / "log/requests"))
+    assert [request.model_spec.name for request in kept] == ["adder"] * 3
+    whole = (tmp_path / "log/requests").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-3])
+    assert len(list(read_requests(tmp_path / "cut"))) == 2, "one that a crash cut off is left out"
+    (tmp_path / "other").write_bytes(b"\x05" + b"\xff" * 60)
+    with pytest.raises(ValueError, match="holds no logged requests"):
+        list(read_requests(tmp_path / "other"))
+    with pytest.raises(ValueError, match="share must be from 0 to 1; received 2"):
+        RequestLog(tmp_path / "x", share=2)
