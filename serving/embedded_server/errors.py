@@ -12,6 +12,11 @@ class ServingFault(Exception):
         super().__init__(message)
         self.code, self.message = code, message
 
+    @staticmethod
+    def named(number: int) -> str:
+        """The name of a canonical code."""
+        return next((code.name for code in grpc.StatusCode if code.value[0] == number), "UNKNOWN")
+
 
 def invalid(message: str) -> ServingFault:
     """INVALID_ARGUMENT."""

@@ -2,68 +2,129 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.embedded_server.model_store import ModelStore
+from serving.embedded_server.config_files import server_credentials
+from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.rest import RestServer
+from serving.embedded_server.server_core import ServerCore
 from serving.embedded_server.services import ModelService, PredictionService
-from serving.stubs import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-WORKERS = 4
-_OPTIONS = [
+log = logging.getLogger("mim")
+
+_WAITING = 64  # calls that may wait for a batch at a time
+_SWITCH_SECONDS = 0.0005  # a thread that loads a model must not hold up those that answer
+_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent rival
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 
 class EmbeddedServer:
-    """Serves the models below a folder, on one gRPC port, until stopped; a context manager.
+    """Serves models over gRPC, and REST where asked, until stopped; a context manager.
 
     Args:
-        models: Folder of model folders of version folders.
+        models: Folder of model folders of version folders; short for `options`.
         port: 0 for any free one; `server.port` tells which.
         host: Address to listen on.
         poll_seconds: Seconds between looks at the folders.
+        options: Everything; instead of the others.
 
     Raises:
         OSError: the port is taken.
+        ValueError: the options contradict each other, or a file they name cannot be read.
     """
 
     def __init__(
-        self, models: str | Path, port: int = 8500, host: str = "127.0.0.1", poll_seconds: float = 1.0
+        self,
+        models: str | Path | None = None,
+        port: int = 8500,
+        host: str = "127.0.0.1",
+        poll_seconds: float = 1.0,
+        options: ServerOptions | None = None,
     ) -> None:
-        self.store = ModelStore(Path(models), poll_seconds)
-        self._server = grpc.server(futures.ThreadPoolExecutor(WORKERS), options=_OPTIONS)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.store), self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.store), self._server)
+        if options is None:
+            path = Path(models) if models is not None else None
+            options = ServerOptions(models=path, port=port, host=host, file_system_poll_wait_seconds=poll_seconds)
+        self.options = options
+        credentials = server_credentials(options.ssl_config_file) if options.ssl_config_file else None
+        self.core = ServerCore(options)
+        workers = _WAITING if options.enable_batching else options.grpc_max_threads
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(workers, "grpc"),
+            options=[*_OPTIONS, *_arguments(options.grpc_channel_arguments)],
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core), self._server)
+        if options.enable_grpc_healthcheck_service:
+            checks = health.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
+            for service in ("", "ModelService", "PredictionService"):
+                checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise OSError(
-                f"port {port} on {host} cannot be had; is a server running there? Choose another --port"
-            ) from error
-        self.address = f"{host}:{self.port}"
+            self.port = self._listen(f"{options.host}:{options.port}", credentials)
+            if options.grpc_socket_path:
+                self._listen(f"unix:{options.grpc_socket_path}", credentials)
+            self._rest = RestServer(self.core) if options.rest_api_port is not None else None
+        except (OSError, ValueError):
+            self.core.stop()
+            raise
+        self.address = f"{options.host}:{self.port}"
+        self.rest_address = f"{options.host}:{self._rest.port}" if self._rest else None
 
     def start(self) -> EmbeddedServer:
-        """Loads the models, then opens the port to calls."""
-        self.store.start()
+        """Loads the models, then opens the ports to calls.
+
+        Raises:
+            ServingFault: a model that the configuration names cannot be loaded.
+            ValueError: the configuration cannot be read.
+        """
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        try:
+            self.core.start()
+        except BaseException:
+            self.core.stop()
+            raise
         self._server.start()
+        if self._rest is not None:
+            self._rest.start()
         return self
 
     def stop(self) -> None:
         """Lets calls in flight finish, within five seconds."""
         self._server.stop(5).wait()
-        self.store.stop()
-
-    def wait(self) -> None:
-        """Blocks until the server is stopped."""
-        self._server.wait_for_termination()
+        if self._rest is not None:
+            self._rest.stop()
+        self.core.stop()
 
     def __enter__(self) -> EmbeddedServer:
         return self.start()
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            what = "port" if ":" in address and not address.startswith("unix:") else "socket"
+            raise OSError(
+                f"{what} {address} cannot be had; is a server running there? Choose another --port"
+            ) from error
+
+
+def _arguments(text: str) -> list[tuple[str, Any]]:
+    pairs = (pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+    return [(key, int(value) if value.lstrip("-").isdigit() else value) for key, value in pairs]

@@ -1,24 +1,26 @@
-"""TensorFlow Serving's two gRPC services over a `ModelStore`."""
+"""TensorFlow Serving's two gRPC services over a `ServerCore`."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
-
-from serving.embedded_server.errors import ServingFault, invalid
-from serving.embedded_server.loaded_model import DEFAULT_SIGNATURE, LoadedModel
-from serving.embedded_server.model_store import ModelStore
-from serving.stubs import (
+from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
-from serving.tensors import to_typed_proto
 
+from serving.embedded_server import inference
+from serving.embedded_server.errors import ServingFault, from_code, invalid
+from serving.embedded_server.server_core import ServerCore
+
+log = logging.getLogger("mim")
 Answer = TypeVar("Answer")
 
 
@@ -30,74 +32,139 @@ def _answered(context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answ
         raise AssertionError("abort does not return") from fault
 
 
-def _find(store: ModelStore, spec: Any) -> LoadedModel:
-    if not spec.name:
-        raise invalid("ModelSpec has no name specified.")
-    if spec.version_label:
-        raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-    return store.get(spec.name, spec.version.value if spec.HasField("version") else None)
+def checked_seconds(core: ServerCore, seconds: float | None) -> float | None:
+    """How long a session may run for a call with `seconds` left.
+
+    Raises:
+        ServingFault: DEADLINE_EXCEEDED, where none are.
+    """
+    if seconds is None or not core.options.enforce_session_run_timeout:
+        return None
+    if seconds <= 0:
+        raise from_code(4, "Timed out waiting for notification")
+    return seconds
+
+
+def measured(core: ServerCore, name: str, api: str, entrypoint: str, work: Callable[[], Answer]) -> Answer:
+    """Counts and times a request.
+
+    Args:
+        core: Whose metrics.
+        name: Of the model.
+        api: Predict, Classify or Regress.
+        entrypoint: GRPC or REST.
+        work: Answers it.
+
+    Raises:
+        ServingFault: what `work` raised.
+    """
+    started = time.perf_counter()
+    try:
+        answer = work()
+    except ServingFault as fault:
+        core.monitoring.request_count.add(name, fault.code.name)
+        raise
+    core.monitoring.request_latency.add((time.perf_counter() - started) * 1e6, name, api, entrypoint)
+    core.monitoring.request_count.add(name, "OK")
+    return answer
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata."""
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return _answered(context, lambda: self._predict(request, context.time_remaining()))
+        return self._infer(inference.predict, "Predict", request, context)
 
-    def _predict(self, request: Any, seconds: float | None) -> Any:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        model = _find(self._store, request.model_spec)
-        name = request.model_spec.signature_name
-        outputs = model.predict(name, dict(request.inputs), list(request.output_filter), seconds)
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = model.name
-        response.model_spec.version.value = model.version
-        response.model_spec.signature_name = name or DEFAULT_SIGNATURE
-        for alias, values in outputs.items():
-            response.outputs[alias].CopyFrom(to_typed_proto(values))
-        return response
+    def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._infer(inference.classify, "Classify", request, context)
+
+    def Regress(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return self._infer(inference.regress, "Regress", request, context)
+
+    def _infer(self, run: Any, api: str, request: Any, context: grpc.ServicerContext) -> Any:
+        def work() -> Any:
+            if not request.HasField("model_spec"):
+                raise invalid("Missing ModelSpec")
+            model = self._core.find(request.model_spec)
+            return run(model, request, checked_seconds(self._core, context.time_remaining()))
+
+        return _answered(context, lambda: measured(self._core, request.model_spec.name, api, "GRPC", work))
+
+    def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:
+        def work() -> Any:
+            if not request.tasks:
+                raise invalid("Inference request must have at least one task.")
+            model = self._core.find(request.tasks[0].model_spec)
+            return inference.multi_inference(model, request, checked_seconds(self._core, context.time_remaining()))
+
+        return _answered(context, work)
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return _answered(context, lambda: self._metadata(request))
-
-    def _metadata(self, request: Any) -> Any:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for wanted in request.metadata_field:
-            if wanted != "signature_def":
-                raise invalid(f"Metadata field {wanted} is not supported")
-        model = _find(self._store, request.model_spec)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = model.name
-        response.model_spec.version.value = model.version
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        for name, signature in model.signatures.items():
-            signatures.signature_def[name].CopyFrom(signature)
-        response.metadata["signature_def"].Pack(signatures)
-        return response
+        return _answered(context, lambda: model_metadata(self._core, request))
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus."""
+    """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
 
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return _answered(context, lambda: self._status(request))
+        return _answered(context, lambda: model_status(self._core, request))
 
-    def _status(self, request: Any) -> Any:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        spec = request.model_spec
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for version, state in self._store.status(spec.name, spec.version.value if spec.HasField("version") else None):
-            entry = response.model_version_status.add(version=version, state=state.state)
-            entry.status.error_code, entry.status.error_message = state.code, state.message
-        return response
+    def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:
+        def work() -> Any:
+            if request.config.WhichOneof("config") != "model_config_list":
+                raise invalid(
+                    "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
+                    "currently supported"
+                )
+            log.info("Config entry changed: %d models", len(request.config.model_config_list.config))
+            self._core.reload_config(request.config)
+            response = model_management_pb2.ReloadConfigResponse()
+            response.status.error_code = 0
+            return response
+
+        return _answered(context, work)
+
+
+def model_metadata(core: ServerCore, request: Any) -> Any:
+    """A GetModelMetadataResponse.
+
+    Raises:
+        ServingFault: INVALID_ARGUMENT or NOT_FOUND.
+    """
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    if not request.metadata_field:
+        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+    for wanted in request.metadata_field:
+        if wanted != "signature_def":
+            raise invalid(f"Metadata field {wanted} is not supported")
+    model = core.find(request.model_spec)
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.model_spec.name = model.name
+    response.model_spec.version.value = model.version
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    for name, definition in model.definitions.items():
+        signatures.signature_def[name].CopyFrom(definition)
+    response.metadata["signature_def"].Pack(signatures)
+    return response
+
+
+def model_status(core: ServerCore, request: Any) -> Any:
+    """A GetModelStatusResponse.
+
+    Raises:
+        ServingFault: INVALID_ARGUMENT or NOT_FOUND.
+    """
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for version, state in core.status(request.model_spec):
+        entry = response.model_version_status.add(version=version, state=state.state)
+        entry.status.error_code, entry.status.error_message = state.code, state.message
+    return response

@@ -1,0 +1,83 @@
+"""How an embedded server is set up: tensorflow_model_server's flags, under their own names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+UNSUPPORTED = {
+    "prefer_tflite_model": "TensorFlow Lite models are not served here",
+    "num_tflite_pools": "TensorFlow Lite models are not served here",
+    "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served here",
+    "enable_profiler": "the profiler service is TensorFlow Serving's alone",
+    "platform_config_file": "only the tensorflow platform is served here",
+    "use_alts_credentials": "ALTS needs Google's network; use --ssl_config_file",
+    "thread_pool_factory_config_file": "sessions have their own thread pools here",
+    "tensorflow_session_config_file": "use --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism",
+    "per_process_gpu_memory_fraction": "this server runs on CPUs",
+    "mixed_precision": "models run as they were exported",
+}
+
+
+def _flag(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Flags of tensorflow_model_server, with its defaults unless the flag's help says otherwise.
+
+    Raises:
+        ValueError: flags that contradict each other.
+    """
+
+    models: Path | None = _flag(
+        None, "Folder of model folders, each served under its name (TF Serving has no such flag)."
+    )
+    model_config_file: Path | None = _flag(None, "ModelServerConfig in text form: models, version policies, labels.")
+    model_base_path: str = _flag("", "One model's folder of versions.")
+    model_name: str = _flag("default", "Its name.")
+    host: str = _flag("127.0.0.1", "Address to listen on (TF Serving: every one).")
+    port: int = _flag(8500, "gRPC; 0 for any free port (TF Serving: none).")
+    grpc_socket_path: str = _flag("", "A Unix socket to listen on as well.")
+    rest_api_port: int | None = _flag(None, "REST and metrics; 0 for any free port (TF Serving: none). Off by default.")
+    rest_api_num_threads: int = _flag(4, "Threads of the REST API.")
+    rest_api_timeout_in_ms: int = _flag(30_000, "Of a REST call.")
+    rest_api_enable_cors_support: bool = _flag(False, "CORS headers in REST answers.")
+    model_config_file_poll_wait_seconds: float = _flag(0.0, "Between looks at the config file; 0 reads it once.")
+    file_system_poll_wait_seconds: float = _flag(1.0, "Between looks at the version folders; 0 looks once.")
+    max_num_load_retries: int = _flag(5, "Tries to load a version after the first that failed.")
+    load_retry_interval_micros: int = _flag(60_000_000, "Between such tries.")
+    num_load_threads: int = _flag(0, "Versions loaded at a time; 0 and 1: one, beside the calls.")
+    enable_batching: bool = _flag(False, "Run requests of several clients as one batch.")
+    batching_parameters_file: Path | None = _flag(None, "BatchingParameters in text form.")
+    enable_per_model_batching_parameters: bool = _flag(False, "Read each model's own batching_params.pbtxt instead.")
+    allow_version_labels_for_unavailable_models: bool = _flag(False, "New labels may name versions not loaded yet.")
+    enable_model_warmup: bool = _flag(True, "Replay assets.extra/tf_serving_warmup_requests before serving.")
+    num_request_iterations_for_warmup: int = _flag(1, "How often each is replayed.")
+    enforce_session_run_timeout: bool = _flag(True, "A call's deadline bounds the run of the model.")
+    saved_model_tags: str = _flag("serve", "Tags of the graph to load, comma-separated.")
+    tensorflow_intra_op_parallelism: int = _flag(0, "Threads of one operation; 0 as TensorFlow likes.")
+    tensorflow_inter_op_parallelism: int = _flag(0, "Operations run at a time; 0 as TensorFlow likes.")
+    ssl_config_file: Path | None = _flag(None, "SSLConfig in text form: TLS; mTLS with client_verify.")
+    monitoring_config_file: Path | None = _flag(None, "MonitoringConfig in text form: Prometheus on the REST port.")
+    enable_grpc_healthcheck_service: bool = _flag(False, "The standard gRPC health service.")
+    grpc_channel_arguments: str = _flag("", "key=value, comma-separated.")
+    grpc_max_threads: int = _flag(4, "Calls worked on at a time (64 where batching is on).")
+
+    def __post_init__(self) -> None:
+        named = [bool(self.models), bool(self.model_config_file), bool(self.model_base_path)]
+        if sum(named) != 1:
+            raise ValueError(
+                "a server needs exactly one of --models, --model_config_file and --model_base_path; received "
+                f"{sum(named)} of them"
+            )
+        if self.batching_parameters_file and not self.enable_batching:
+            raise ValueError(
+                "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+            )
+        if self.rest_api_port and self.rest_api_port == self.port:
+            raise ValueError(
+                "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API."
+            )

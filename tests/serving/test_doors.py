@@ -1,0 +1,148 @@
+"""The ways into a server: Unix socket, TLS and mTLS, health checks, deadlines, flags."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from serving.client import MimClient, ServerError, Tls
+from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.server import EmbeddedServer
+from serving.tensors import to_array
+from tests.serving.adder import export, predict, request
+from tfx_pipeline.cli import main
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doors")
+    export(folder / "adder/1", 1.0)
+    return folder
+
+
+def test_unix_socket(models: Path, tmp_path: Path) -> None:
+    options = ServerOptions(models=models, port=0, grpc_socket_path=f"{tmp_path}/s")
+    with EmbeddedServer(options=options), grpc.insecure_channel(f"unix:{tmp_path}/s") as channel:
+        assert to_array(predict(channel, request()).outputs["amount"]) == 1.0
+
+
+def test_health(models: Path) -> None:
+    options = ServerOptions(models=models, port=0, enable_grpc_healthcheck_service=True)
+    with EmbeddedServer(options=options) as server, grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "PredictionService", "ModelService"):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with EmbeddedServer(models, port=0) as server, grpc.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED, "off by default, as there"
+
+
+def certificate(name: str, signer: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
+    """(key, certificate) for `name`, signed by another or by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(signer[1].subject if signer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
+    )
+    return key, built.sign(signer[0] if signer else key, hashes.SHA256())
+
+
+def pem(pair: tuple[Any, Any]) -> tuple[bytes, bytes]:
+    kind = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key = pair[0].private_bytes(serialization.Encoding.PEM, *kind)
+    return key, pair[1].public_bytes(serialization.Encoding.PEM)
+
+
+def ssl_config(path: Path, server: tuple[Any, Any], authority: tuple[Any, Any], verify: bool) -> Path:
+    key, own = (text.decode().replace("\n", "\\n") for text in pem(server))
+    ca = pem(authority)[1].decode().replace("\n", "\\n")
+    path.write_text(f'server_key: "{key}" server_cert: "{own}" custom_ca: "{ca}" client_verify: {str(verify).lower()}')
+    return path
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_tls(models: Path, tmp_path: Path, verify: bool) -> None:
+    authority, stranger = certificate("authority"), certificate("stranger")
+    config = ssl_config(tmp_path / "ssl", certificate("shop.example", authority), authority, verify)
+    root = pem(authority)[1]
+    key, own = pem(certificate("client", authority))
+    false_key, false_own = pem(certificate("client", stranger))
+    options = ServerOptions(models=models, port=0, ssl_config_file=config)
+    inputs = {"x": np.float32([1.0]), "y": np.float32([2.0])}
+    name = "shop.example"
+    good = Tls(root, key, own, name) if verify else Tls(root, server_name=name)
+    bad = [None, Tls(pem(stranger)[1], key, own, name), Tls(root, key, own, "other.example")]
+    bad += [Tls(root, server_name=name), Tls(root, false_key, false_own, name)] if verify else []
+    with EmbeddedServer(options=options) as server:
+        with MimClient(server.address, tls=good) as client:
+            assert client.predict("adder", "", inputs)["sum"].tolist() == [4.0]
+        for tls in bad:
+            with MimClient(server.address, timeout=1, tls=tls) as client, pytest.raises(ServerError) as refused:
+                client.predict("adder", "", inputs)
+            assert refused.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        with MimClient(server.address, tls=good) as client:
+            assert client.version("adder") == 1, "good calls go on"
+
+
+def test_tls_that_is_set_up_wrongly(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "ssl").write_text('server_key: "a"')
+    with pytest.raises(ValueError, match="must hold server_key and server_cert"):
+        EmbeddedServer(options=ServerOptions(models=models, port=0, ssl_config_file=tmp_path / "ssl"))
+    with pytest.raises(ValueError, match="mTLS needs both the client's key and its certificate"):
+        MimClient("x:1", tls=Tls(key=b"k"))
+
+
+def test_a_deadline_ends_the_run_of_the_model(models: Path) -> None:
+    long = request(signature="slow", inputs={"steps": np.array(2_000_000, np.int32)})
+    with EmbeddedServer(models, port=0) as server, grpc.insecure_channel(server.address) as channel:
+        started = time.monotonic()
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(channel, long, timeout=0.3)
+        assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        predict(channel, request())
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 4, "the run ended with its deadline; nothing had to be waited for"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "exactly one of --models, --model_config_file and --model_base_path; received 0"),
+        (["--model_base_path", "/a", "--model_config_file", "/b"], "received 2 of them"),
+        (["--models", "/does/not/exist"], "--models must name a folder of models; /does/not/exist does not exist"),
+        (["--model_base_path", "/a", "--batching_parameters_file", "/b"], "without setting server_options.enable_b"),
+        (["--model_base_path", "/a", "--rest_api_port", "8500"], "http_port cannot be same as grpc_port"),
+        (
+            ["--model_base_path", "/a", "--prefer_tflite_model"],
+            "--prefer_tflite_model is not supported: TensorFlow Lite",
+        ),
+        (["--model_base_path", "/a", "--enable_profiler=true"], "--enable_profiler is not supported"),
+    ],
+)
+def test_flags_that_are_refused(flags: list[str], told: str) -> None:
+    ended = CliRunner().invoke(main, ["serve", *flags])
+    assert ended.exit_code == 2
+    assert told in " ".join(ended.output.split())

@@ -1,0 +1,74 @@
+"""`mim serve`: the embedded server, with tensorflow_model_server's flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+
+from serving.embedded_server.options import UNSUPPORTED, ServerOptions
+
+
+def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A click option for each field of `ServerOptions`."""
+    types = get_type_hints(ServerOptions)
+    for option in reversed(dataclasses.fields(ServerOptions)):
+        how: dict[str, Any] = {"default": option.default, "help": option.metadata["help"], "show_default": True}
+        if types[option.name] is bool:  # as there: --flag, --flag=true, --flag=false
+            how |= {"type": bool, "is_flag": False, "flag_value": "true"}
+        elif types[option.name] == Path | None:
+            how |= {"type": click.Path(path_type=Path)}
+        elif types[option.name] == int | None:
+            how |= {"type": int}
+        command = click.option(f"--{option.name}", **how)(command)
+    for name in UNSUPPORTED:
+        command = click.option(f"--{name}", hidden=True, is_flag=False, flag_value="true", default=None)(command)
+    return command
+
+
+@click.command()
+@_with_flags
+def serve(**flags: Any) -> None:
+    """Serve models over TF Serving's gRPC and REST APIs: for development, tests and small loads.
+
+    Production runs TensorFlow Serving itself, on the same folders and with the same flags. Not here: TensorFlow Lite
+    models, the profiler service, other platforms than tensorflow, GPUs.
+    """
+    for name, reason in UNSUPPORTED.items():
+        if flags.pop(name) is not None:
+            raise click.UsageError(f"--{name} is not supported: {reason}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    models = flags["models"]
+    if models is not None and not models.is_dir():
+        raise click.UsageError(
+            f"--models must name a folder of models; {models} does not exist. Run the pipeline first."
+        )
+    try:
+        options = ServerOptions(**flags)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    from serving.embedded_server.errors import ServingFault
+    from serving.embedded_server.server import EmbeddedServer
+
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        server = EmbeddedServer(options=options).start()
+    except (ServingFault, ValueError) as error:
+        raise click.ClickException(f"Failed to start server. Error: {error}") from error
+    names = ", ".join(server.core.manager.available()) or "no model yet"
+    rest = f", REST on {server.rest_address}" if server.rest_address else ""
+    click.echo(f"serving {names} on {server.address}{rest}", err=True)
+    ended.wait()
+    server.stop()
