@@ -16,6 +16,8 @@ from typing import Any
 import click
 
 from tfx_pipeline.center_commands import center
+from tfx_pipeline.rollout_commands import rollout
+from tfx_pipeline.serve_command import serve
 from tfx_pipeline.tables import table
 
 
@@ -186,41 +188,6 @@ _timeout = click.option("--timeout", default=5.0, show_default=True, help="Secon
 
 
 @main.command()
-@click.option(
-    "--models", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of model folders."
-)
-@click.option("--port", default=8500, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--file_system_poll_wait_seconds", default=1.0, show_default=True)
-def serve(models: Path, port: int, host: str, file_system_poll_wait_seconds: float) -> None:
-    """Serve models over TF Serving's gRPC API: for development, tests and small loads.
-
-    Production runs TensorFlow Serving on the same folders.
-    """
-    import logging
-    import signal
-    import threading
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    if not models.is_dir():
-        raise click.UsageError(
-            f"--models must name a folder of models; {models} does not exist. Run the pipeline first."
-        )
-    from serving.embedded_server.server import EmbeddedServer
-
-    server = EmbeddedServer(models, port, host, file_system_poll_wait_seconds).start()
-    names = ", ".join(server.store.names()) or "no model yet"
-    click.echo(f"serving {names} on {server.address}", err=True)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
-    server.stop()
-
-
-@main.command()
 @click.option("--user", required=True)
 @click.option("--history", default="", help="Clicked items, comma-separated, most recent last.")
 @click.option("--ages", default="", help="Seconds since each click, comma-separated; an hour each if not given.")
@@ -301,6 +268,8 @@ def demo(data: Path, root: Path) -> None:
     show_one_ranking(data, root)
 
 
+main.add_command(serve)
+main.add_command(rollout)
 main.add_command(center)
 
 

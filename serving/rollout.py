@@ -1,0 +1,217 @@
+"""A new version beside the old one, compared, then in its place; or gone again.
+
+Labels say who is who: `stable` serves, `canary` is on trial, `previous` is where a rollback leads.  The file of the
+server's models is the truth: it is written first, so that a restart finds the same, and the running server is told at
+once.  A server takes a label only for a version that it has loaded, so a version is loaded first and labelled after.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import text_format
+
+from serving import messages
+from serving.channel import ServerError, Tls, open_channel
+from serving.client import MimClient
+from serving.shadow import Comparison, Limits, compare
+
+log = logging.getLogger("mim")
+
+STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
+LOAD_SECONDS = 300.0
+
+
+class RolloutError(RuntimeError):
+    """A step of a roll-out that cannot be taken; nothing was changed by it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model's roll-out stands: label → version, and version → state, newest first."""
+
+    labels: dict[str, int]
+    states: dict[int, str]
+
+
+class Rollout:
+    """Rolls versions of one model out on one server.
+
+    Args:
+        model: Its name.
+        config_file: The server's model_config_file.
+        server: `host:port`.
+        tls: Certificates; a plain connection without.
+
+    Raises:
+        RolloutError: the file cannot be read, or does not list the model.
+    """
+
+    def __init__(self, model: str, config_file: Path, server: str, tls: Tls | None = None) -> None:
+        self._model, self._file, self._server, self._tls = model, Path(config_file), server, tls
+        self._config = self._read()
+        self._entry(self._config)
+
+    def place(self) -> Place:
+        """Where it stands.
+
+        Raises:
+            ServerError: the server cannot be reached.
+        """
+        entry = self._entry(self._config)
+        with self._client() as client:
+            states = {status.version: status.state for status in client.status(self._model)}
+        return Place(dict(sorted(entry.version_labels.items())), states)
+
+    def canary(self, version: int, seconds: float = LOAD_SECONDS) -> Place:
+        """Loads a version beside the stable one, then labels it `canary`.
+
+        Raises:
+            RolloutError: it is the stable one, or cannot be loaded; all is as it was.
+            ServerError: the server cannot be reached.
+        """
+        place = self.place()
+        stable = self._stable(place)
+        if version == stable:
+            raise RolloutError(f"version {version} of {self._model} is the stable one already; name a newer one")
+        before = _copy(self._config)
+        labels = {STABLE: stable}
+        if place.states.get(place.labels.get(PREVIOUS, -1)) == "AVAILABLE":
+            labels[PREVIOUS] = place.labels[PREVIOUS]
+        keep = {version, *labels.values()}
+        try:
+            self._apply(keep, labels)
+            with self._client() as client:
+                client.wait_until_available(self._model, seconds=seconds, version=version)
+            return self._apply(keep, {**labels, CANARY: version})
+        except ServerError as error:
+            self._restore(before)
+            raise RolloutError(
+                f"version {version} of {self._model} does not load: {error}. The server is as it was"
+            ) from error
+
+    def compare(
+        self, requests: Iterable[Any], max_requests: int = 2_000, told: Callable[[int], None] | None = None
+    ) -> Comparison:
+        """The canary against the stable version on logged requests.
+
+        Raises:
+            RolloutError: there is no canary.
+            ServerError: the server cannot be reached.
+        """
+        place = self.place()
+        stable, canary = self._stable(place), self._canary(place)
+        with open_channel(self._server, self._tls) as channel:
+            return compare(channel, requests, self._model, stable, canary, max_requests=max_requests, told=told)
+
+    def promote(self, comparison: Comparison | None, limits: Limits | None = None) -> Place:
+        """Makes the canary stable; the version before stays loaded, as `previous`.
+
+        Args:
+            comparison: What `compare` measured; None promotes unseen.
+            limits: What it must keep.
+
+        Raises:
+            RolloutError: there is no canary, or it is past a limit.
+            ServerError: the server cannot be reached.
+        """
+        place = self.place()
+        stable, canary = self._stable(place), self._canary(place)
+        beyond = comparison.beyond(limits or Limits()) if comparison is not None else []
+        if beyond:
+            raise RolloutError(f"version {canary} of {self._model} is not promoted: " + "; ".join(beyond))
+        return self._apply({canary, stable}, {STABLE: canary, PREVIOUS: stable})
+
+    def rollback(self) -> Place:
+        """Takes the canary away; without one, makes `previous` stable again and takes the version after it away.
+
+        Raises:
+            RolloutError: there is neither.
+            ServerError: the server cannot be reached.
+        """
+        place = self.place()
+        labels = place.labels
+        if CANARY in labels:
+            kept = {label: number for label, number in labels.items() if label != CANARY}
+            return self._apply(set(kept.values()), kept)
+        if PREVIOUS not in labels:
+            raise RolloutError(f"{self._model} has neither a canary nor a previous version to go back to")
+        return self._apply({labels[PREVIOUS]}, {STABLE: labels[PREVIOUS]})
+
+    # -- the file and the server ---------------------------------------------------------------------------
+
+    def _apply(self, versions: set[int], labels: dict[str, int]) -> Place:
+        entry = self._entry(self._config)
+        entry.model_version_policy.Clear()
+        entry.model_version_policy.specific.versions.extend(sorted(versions))
+        entry.version_labels.clear()
+        entry.version_labels.update(labels)
+        self._write()
+        self._reload()
+        return self.place()
+
+    def _restore(self, before: Any) -> None:
+        self._config = before
+        self._write()
+        try:
+            self._reload()
+        except ServerError as error:
+            log.warning("the file is as it was, but the server could not be told: %s", error)
+
+    def _read(self) -> Any:
+        try:
+            return text_format.Parse(self._file.read_text(), messages.ModelServerConfig())
+        except OSError as error:
+            raise RolloutError(f"{self._file} cannot be read: {error}; name the server's model_config_file") from error
+        except text_format.ParseError as error:
+            raise RolloutError(f"{self._file} is no ModelServerConfig: {error}") from error
+
+    def _write(self) -> None:
+        part = self._file.with_name(self._file.name + ".part")
+        part.write_text(text_format.MessageToString(self._config))
+        os.replace(part, self._file)
+
+    def _reload(self) -> None:
+        with open_channel(self._server, self._tls) as channel:
+            request = messages.ReloadConfigRequest(config=self._config)
+            try:
+                answer = messages.calls(channel)["HandleReloadConfigRequest"](request, timeout=LOAD_SECONDS)
+            except grpc.RpcError as error:
+                raise ServerError.of(error, self._server) from error
+            if answer.status.error_code:
+                raise ServerError(answer.status.error_message, grpc.StatusCode.UNKNOWN)
+
+    def _entry(self, config: Any) -> Any:
+        entries = {entry.name: entry for entry in config.model_config_list.config}
+        if self._model not in entries:
+            listed = ", ".join(sorted(entries)) or "no model"
+            raise RolloutError(f"{self._file} lists {listed}; {self._model} is not among them")
+        return entries[self._model]
+
+    def _client(self) -> MimClient:
+        return MimClient(self._server, timeout=10.0, tls=self._tls)
+
+    def _stable(self, place: Place) -> int:
+        if STABLE in place.labels:
+            return place.labels[STABLE]
+        available = [version for version, state in place.states.items() if state == "AVAILABLE"]
+        if not available:
+            raise RolloutError(f"the server has no version of {self._model} to compare with or fall back to")
+        return max(available)
+
+    def _canary(self, place: Place) -> int:
+        if CANARY not in place.labels:
+            raise RolloutError(f"{self._model} has no canary; start one: mim rollout canary --version V")
+        return place.labels[CANARY]
+
+
+def _copy(config: Any) -> Any:
+    copied = messages.ModelServerConfig()
+    copied.CopyFrom(config)
+    return copied

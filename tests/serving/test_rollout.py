@@ -1,0 +1,202 @@
+"""A version on trial, compared, promoted or gone again; the file and the server agree at every step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving import messages
+from serving.client import MimClient, RequestLog, ServerError
+from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.server import EmbeddedServer
+from serving.request_log import read_requests
+from serving.rollout import Rollout, RolloutError
+from serving.shadow import Comparison, Limits, compare, stability_index
+from tests.serving.adder import eventually, export
+from tfx_pipeline.cli import main
+
+X = np.linspace(0, 1, 50, dtype=np.float32)
+WIDE = {"max_psi": 9.0, "max_mean_shift": 9.0, "max_p99_ratio": 99.0, "min_requests": 5}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Path, EmbeddedServer]]:
+    export(tmp_path / "adder/1", 1.0)
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "adder" base_path: "{tmp_path}/adder" model_platform: "tensorflow" '
+        "logging_config { sampling_config { sampling_rate: 0.5 } } } }"
+    )
+    options = ServerOptions(
+        model_config_file=config,
+        port=0,
+        file_system_poll_wait_seconds=0.05,
+        max_num_load_retries=0,
+        allow_version_labels_for_unavailable_models=True,
+    )
+    with EmbeddedServer(options=options) as server:
+        yield config, server
+
+
+def rollout_of(running: tuple[Path, EmbeddedServer]) -> Rollout:
+    return Rollout("adder", running[0], running[1].address)
+
+
+def shifted(server: EmbeddedServer, **options: Any) -> float:
+    with MimClient(server.address, **options) as client:
+        return float(client.predict("adder", "shift", {"x": X})["shifted"][0])
+
+
+def logged(server: EmbeddedServer, path: Path, count: int = 6) -> Path:
+    log = RequestLog(path, share=1.0)
+    with MimClient(server.address, request_log=log) as client:
+        for _ in range(count):
+            client.predict("adder", "shift", {"x": X})
+    log.close()
+    return path
+
+
+def labels_in(config: Path) -> dict[str, int]:
+    read = text_format.Parse(config.read_text(), messages.ModelServerConfig())
+    assert read.model_config_list.config[0].logging_config.sampling_config.sampling_rate == 0.5, "the rest is kept"
+    return dict(read.model_config_list.config[0].version_labels)
+
+
+def test_the_whole_way(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    config, server = running
+    requests = logged(server, tmp_path / "requests")
+    export(tmp_path / "adder/2", 1.01)
+    place = rollout_of(running).canary(2)
+    assert place.labels == labels_in(config) == {"stable": 1, "canary": 2}
+    assert place.states == {2: "AVAILABLE", 1: "AVAILABLE"}
+    assert shifted(server, labels={"adder": "stable"}) == 1.0
+    assert shifted(server, canaries={"adder": 1.0}) == pytest.approx(1.01)
+    where = ["--model", "adder", "--server", server.address, "--model_config_file", str(config)]
+    limits = [word for name, value in WIDE.items() for word in ("--limit", f"{name}={value}")]
+    ended = CliRunner().invoke(main, ["rollout", "promote", *where, "--requests", str(requests), "--json", *limits])
+    assert ended.exit_code == 0, ended.output
+    measured = json.loads(ended.stdout)
+    assert (measured["requests"], measured["errors"], measured["top_overlap"]) == (6, 0, 1.0)
+    assert measured["mean"] == pytest.approx([1.5, 1.51], abs=1e-3)
+    assert labels_in(config) == {"stable": 2, "previous": 1}
+    assert shifted(server, labels={"adder": "stable"}) == pytest.approx(1.01)
+    assert shifted(server, canaries={"adder": 1.0}, labels={"adder": "stable"}) == pytest.approx(1.01), "no canary now"
+    back = rollout_of(running).rollback()
+    assert back.labels == labels_in(config) == {"stable": 1}
+    assert shifted(server, labels={"adder": "stable"}) == 1.0
+    eventually(lambda: server.core.manager.available() == {"adder": [1]})
+    with pytest.raises(RolloutError, match="neither a canary nor a previous version"):
+        rollout_of(running).rollback()
+
+
+def test_a_canary_goes_without_a_trace(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    export(tmp_path / "adder/2", 9.0)
+    rollout_of(running).canary(2)
+    assert rollout_of(running).rollback().labels == {"stable": 1}
+    eventually(lambda: running[1].core.manager.available() == {"adder": [1]})
+
+
+def test_a_canary_that_does_not_load_changes_nothing(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    config, server = running
+    (tmp_path / "adder/2").mkdir()
+    before = text_format.Parse(config.read_text(), messages.ModelServerConfig())
+    with pytest.raises(RolloutError, match="version 2 of adder does not load: .*Could not find SavedModel"):
+        rollout_of(running).canary(2)
+    assert text_format.Parse(config.read_text(), messages.ModelServerConfig()) == before
+    assert shifted(server) == 1.0
+    with pytest.raises(RolloutError, match="version 1 of adder is the stable one already"):
+        rollout_of(running).canary(1)
+
+
+@pytest.mark.parametrize(
+    ("amount", "limit", "told"),
+    [
+        (2.0, {"max_psi": 0.25}, "the scores' stability index is"),
+        (2.0, {"max_mean_shift": 0.2}, "the mean score went from 1.5000 to 2.5000; a shift of at most 20% is allowed"),
+        (1.0, {"min_requests": 100}, "6 requests were compared; at least 100 are needed"),
+        (1.0, {"max_p99_ratio": 0.0001}, "at most 0.0001 times is allowed"),
+    ],
+)
+def test_past_a_limit_nothing_is_promoted(
+    running: tuple[Path, EmbeddedServer], tmp_path: Path, amount: float, limit: dict[str, float], told: str
+) -> None:
+    requests = logged(running[1], tmp_path / "requests")
+    export(tmp_path / "adder/2", amount)
+    rollout_of(running).canary(2)
+    where = ["--model", "adder", "--server", running[1].address, "--model_config_file", str(running[0])]
+    limits = [word for name, value in {**WIDE, **limit}.items() for word in ("--limit", f"{name}={value}")]
+    ended = CliRunner().invoke(main, ["rollout", "promote", *where, "--requests", str(requests), *limits])
+    assert ended.exit_code == 1
+    assert told in " ".join(ended.output.split())
+    assert labels_in(running[0]) == {"stable": 1, "canary": 2}
+
+
+def test_requests_that_only_the_new_version_refuses(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    requests = logged(running[1], tmp_path / "requests", 10)
+
+    class Picky(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def shift(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            with tf.control_dependencies([tf.debugging.Assert(tf.size(x) < 3, ["at most three"])]):
+                return {"shifted": x + 0.0}
+
+    module = Picky()
+    tf.saved_model.save(module, str(tmp_path / "part"), {"shift": module.shift})
+    (tmp_path / "part").rename(tmp_path / "adder/2")
+    roll = rollout_of(running)
+    roll.canary(2)
+    measured = roll.compare(read_requests(requests))
+    assert (measured.requests, measured.errors) == (10, 10)
+    with pytest.raises(RolloutError, match=r"10 of 10 requests failed on the new version alone \(INVALID_ARGUMENT"):
+        roll.promote(measured, Limits(min_requests=5))
+
+
+def test_what_cannot_begin(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    config, server = running
+    with pytest.raises(RolloutError, match="lists adder; other is not among them"):
+        Rollout("other", config, server.address)
+    with pytest.raises(RolloutError, match="cannot be read"):
+        Rollout("adder", tmp_path / "none", server.address)
+    (tmp_path / "bad").write_text("{")
+    with pytest.raises(RolloutError, match="is no ModelServerConfig"):
+        Rollout("adder", tmp_path / "bad", server.address)
+    with pytest.raises(RolloutError, match="has no canary; start one"):
+        rollout_of(running).promote(None)
+    with pytest.raises(ServerError):
+        Rollout("adder", config, "127.0.0.1:9").place()
+    request = messages.PredictRequest()
+    request.model_spec.name = "adder"
+    with grpc.insecure_channel("127.0.0.1:9") as channel, pytest.raises(ServerError):
+        compare(channel, [request], "adder", 1, 2)
+    ended = CliRunner().invoke(main, ["rollout", "promote", "--model_config_file", str(config)])
+    assert ended.exit_code == 2
+    assert "promote needs --requests FILE" in ended.output
+    words = ["rollout", "promote", "--model_config_file", str(config), "--unseen", "--limit", "x=1"]
+    assert "--limit is one of min_requests, max_psi" in " ".join(CliRunner().invoke(main, words).output.split())
+
+
+def test_stability_index() -> None:
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=20_000)
+    assert stability_index(old, old) == 0.0
+    assert stability_index(old, rng.normal(size=20_000)) < 0.01
+    # By hand: a normal shifted by one has, over the deciles q of the first, shares Φ(q_i - 1) - Φ(q_{i-1} - 1).
+    assert stability_index(old, rng.normal(1.0, size=20_000)) == pytest.approx(0.93, abs=0.06)
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.integers(0, 50))
+def test_each_limit_is_said(psi: float, overlap: float, errors: int) -> None:
+    measured = Comparison(200, errors, "x", (0.5, 0.5), psi, overlap, (1.0, 1.0), (1.0, 1.0))
+    passed = [psi > 0.25, overlap < 0.3, errors > 0]
+    assert len(measured.beyond(Limits())) == sum(passed)

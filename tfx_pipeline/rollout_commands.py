@@ -1,0 +1,131 @@
+"""`mim rollout`: canary, promote, rollback, status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfx_pipeline.tables import table
+
+
+@click.group()
+def rollout() -> None:
+    """Bring a new version of a model in beside the old one, compare them, promote it or go back."""
+
+
+def _where(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--server", default="localhost:8500", show_default=True, metavar="HOST:PORT"),
+        click.option("--model", default="mim_ranker", show_default=True),
+        click.option(
+            "--model_config_file",
+            "config",
+            required=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="The file the server was started with; it is rewritten.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@rollout.command()
+@_where
+@click.option("--version", required=True, type=int, help="The version on trial; its folder is in place already.")
+@click.option("--seconds", default=300.0, show_default=True, help="How long it may take to load.")
+def canary(config: Path, model: str, server: str, version: int, seconds: float) -> None:
+    """Load a version beside the stable one and label it `canary`."""
+    _show(_open(config, model, server).canary(version, seconds))
+
+
+@rollout.command()
+@_where
+@click.option("--requests", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Logged requests.")
+@click.option("--max-requests", default=2_000, show_default=True, help="Replayed at most.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit; see docs/serving.md.")
+@click.option("--unseen", is_flag=True, help="Promote without a comparison.")
+@click.option("--json", "as_json", is_flag=True, help="The comparison as one JSON object.")
+def promote(
+    config: Path,
+    model: str,
+    server: str,
+    requests: Path | None,
+    max_requests: int,
+    limits: tuple[str, ...],
+    unseen: bool,
+    as_json: bool,
+) -> None:
+    """Replay logged requests against both versions; make the canary stable if it keeps the limits."""
+    from serving.request_log import read_requests
+    from serving.shadow import Limits
+
+    if (requests is None) != unseen:
+        raise click.UsageError("promote needs --requests FILE to compare the versions by, or else --unseen")
+    known: dict[str, Any] = {field.name: int if field.type == "int" else float for field in fields(Limits)}
+    changed = dict(pair.partition("=")[::2] for pair in limits)
+    if set(changed) - set(known):
+        raise click.UsageError(f"--limit is one of {', '.join(known)}; received {', '.join(set(changed) - set(known))}")
+    allowed = Limits(**{name: known[name](value) for name, value in changed.items()})
+    run = _open(config, model, server)
+    comparison = None
+    if requests is not None:
+        comparison = run.compare(read_requests(requests), max_requests, _tell)
+        if as_json:
+            click.echo(json.dumps(comparison.as_dict()))
+        else:
+            rows = [
+                ["mean score", *comparison.mean],
+                ["p50, ms", *comparison.p50],
+                ["p99, ms", *comparison.p99],
+            ]
+            table([f"{comparison.requests} requests", "stable", "canary"], rows)
+            overlap = "–" if comparison.top_overlap is None else f"{comparison.top_overlap:.0%}"
+            click.echo(
+                f"stability index {comparison.psi:.4f}, best items kept {overlap}, errors of the canary alone "
+                f"{comparison.errors}",
+                err=True,
+            )
+    _show(run.promote(comparison, allowed), to_error=as_json)
+
+
+@rollout.command()
+@_where
+def rollback(config: Path, model: str, server: str) -> None:
+    """Take the canary away; without one, go back to the version before."""
+    _show(_open(config, model, server).rollback())
+
+
+@rollout.command()
+@_where
+def status(config: Path, model: str, server: str) -> None:
+    """Show versions, their states and labels."""
+    _show(_open(config, model, server).place())
+
+
+def _open(config: Path, model: str, server: str) -> Any:
+    from serving.rollout import Rollout
+
+    return Rollout(model, config, server)
+
+
+def _tell(count: int) -> None:
+    if count % 200 == 0:
+        print(f"{count} requests compared", file=sys.stderr)
+
+
+def _show(place: Any, to_error: bool = False) -> None:
+    of_version: dict[int, list[str]] = {}
+    for label, version in place.labels.items():
+        of_version.setdefault(version, []).append(label)
+    versions = sorted({*place.states, *of_version}, reverse=True)
+    rows = [[str(v), place.states.get(v, "–"), ", ".join(of_version.get(v, []))] for v in versions]
+    if to_error:
+        click.echo("; ".join(f"{label}: {version}" for label, version in place.labels.items()), err=True)
+    else:
+        table(["version", "state", "labels"], rows)
