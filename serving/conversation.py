@@ -49,8 +49,7 @@ class Lookup:
 Talk = Generator[Call | Lookup, Any, Result]
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """An item and its score: the predicted click-through rate, or a cosine."""
 
     item_id: str

@@ -21,7 +21,7 @@ class Signature:
     Attributes:
         inputs, outputs: Alias → TensorInfo.
         aliases: The inputs' aliases, sorted.
-        feeds, types: Tensor names and dtypes of `aliases`, in order.
+        feeds: Tensor names of `aliases`, in order.
         fetches: Tensor names of all outputs, sorted by alias.
         fetched: Their aliases.
     """
@@ -30,7 +30,6 @@ class Signature:
     outputs: dict[str, Any]
     aliases: tuple[str, ...]
     feeds: tuple[str, ...]
-    types: tuple[int, ...]
     fetches: tuple[str, ...]
     fetched: tuple[str, ...]
 
@@ -44,7 +43,6 @@ class Signature:
             outputs,
             aliases,
             tuple(inputs[alias].name for alias in aliases),
-            tuple(inputs[alias].dtype for alias in aliases),
             tuple(outputs[alias].name for alias in fetched),
             fetched,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from concurrent import futures
@@ -90,6 +91,8 @@ class EmbeddedServer:
             ValueError: the configuration cannot be read.
         """
         sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # TensorFlow's half a million objects: a full collection of them would hold every call up
         try:
             self.core.start()
         except BaseException:
