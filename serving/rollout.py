@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ log = logging.getLogger("mim")
 
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 LOAD_SECONDS = 300.0
+_PROGRESS = ["END", "UNLOADING", "UNKNOWN", "START", "LOADING", "AVAILABLE"]
 
 
 class RolloutError(RuntimeError):
@@ -34,27 +35,30 @@ class RolloutError(RuntimeError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model's roll-out stands: label → version, and version → state, newest first."""
+    """Where a model's roll-out stands: label → version, and version → state on every server, newest first.
+
+    Where servers differ, the state is the least of theirs.
+    """
 
     labels: dict[str, int]
     states: dict[int, str]
 
 
 class Rollout:
-    """Rolls versions of one model out on one server.
+    """Rolls versions of one model out on servers that share a configuration.
 
     Args:
         model: Its name.
-        config_file: The server's model_config_file.
-        server: `host:port`.
+        config_file: The servers' model_config_file.
+        servers: `host:port` of each.
         tls: Certificates; a plain connection without.
 
     Raises:
         RolloutError: the file cannot be read, or does not list the model.
     """
 
-    def __init__(self, model: str, config_file: Path, server: str, tls: Tls | None = None) -> None:
-        self._model, self._file, self._server, self._tls = model, Path(config_file), server, tls
+    def __init__(self, model: str, config_file: Path, servers: Sequence[str], tls: Tls | None = None) -> None:
+        self._model, self._file, self._servers, self._tls = model, Path(config_file), list(servers), tls
         self._config = self._read()
         self._entry(self._config)
 
@@ -65,9 +69,13 @@ class Rollout:
             ServerError: the server cannot be reached.
         """
         entry = self._entry(self._config)
-        with self._client() as client:
-            states = {status.version: status.state for status in client.status(self._model)}
-        return Place(dict(sorted(entry.version_labels.items())), states)
+        states: dict[int, str] = {}
+        for server in self._servers:
+            with self._client(server) as client:
+                for status in client.status(self._model):
+                    known = states.get(status.version, status.state)
+                    states[status.version] = min(known, status.state, key=_PROGRESS.index)
+        return Place(dict(sorted(entry.version_labels.items())), dict(sorted(states.items(), reverse=True)))
 
     def canary(self, version: int, seconds: float = LOAD_SECONDS) -> Place:
         """Loads a version beside the stable one, then labels it `canary`.
@@ -87,8 +95,9 @@ class Rollout:
         keep = {version, *labels.values()}
         try:
             self._apply(keep, labels)
-            with self._client() as client:
-                client.wait_until_available(self._model, seconds=seconds, version=version)
+            for server in self._servers:
+                with self._client(server) as client:
+                    client.wait_until_available(self._model, seconds=seconds, version=version)
             return self._apply(keep, {**labels, CANARY: version})
         except ServerError as error:
             self._restore(before)
@@ -107,7 +116,7 @@ class Rollout:
         """
         place = self.place()
         stable, canary = self._stable(place), self._canary(place)
-        with open_channel(self._server, self._tls) as channel:
+        with open_channel(self._servers[0], self._tls) as channel:
             return compare(channel, requests, self._model, stable, canary, max_requests=max_requests, told=told)
 
     def promote(self, comparison: Comparison | None, limits: Limits | None = None) -> Place:
@@ -178,14 +187,15 @@ class Rollout:
         os.replace(part, self._file)
 
     def _reload(self) -> None:
-        with open_channel(self._server, self._tls) as channel:
-            request = messages.ReloadConfigRequest(config=self._config)
-            try:
-                answer = messages.calls(channel)["HandleReloadConfigRequest"](request, timeout=LOAD_SECONDS)
-            except grpc.RpcError as error:
-                raise ServerError.of(error, self._server) from error
-            if answer.status.error_code:
-                raise ServerError(answer.status.error_message, grpc.StatusCode.UNKNOWN)
+        request = messages.ReloadConfigRequest(config=self._config)
+        for server in self._servers:
+            with open_channel(server, self._tls) as channel:
+                try:
+                    answer = messages.calls(channel)["HandleReloadConfigRequest"](request, timeout=LOAD_SECONDS)
+                except grpc.RpcError as error:
+                    raise ServerError.of(error, server) from error
+                if answer.status.error_code:
+                    raise ServerError(answer.status.error_message, grpc.StatusCode.UNKNOWN)
 
     def _entry(self, config: Any) -> Any:
         entries = {entry.name: entry for entry in config.model_config_list.config}
@@ -194,8 +204,8 @@ class Rollout:
             raise RolloutError(f"{self._file} lists {listed}; {self._model} is not among them")
         return entries[self._model]
 
-    def _client(self) -> MimClient:
-        return MimClient(self._server, timeout=10.0, tls=self._tls)
+    def _client(self, server: str) -> MimClient:
+        return MimClient(server, timeout=10.0, tls=self._tls)
 
     def _stable(self, place: Place) -> int:
         if STABLE in place.labels:

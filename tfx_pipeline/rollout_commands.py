@@ -21,14 +21,22 @@ def rollout() -> None:
 
 def _where(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--server", default="localhost:8500", show_default=True, metavar="HOST:PORT"),
+        click.option(
+            "--server",
+            "servers",
+            multiple=True,
+            default=["localhost:8500"],
+            show_default=True,
+            metavar="HOST:PORT",
+            help="Repeat it for every server of the configuration.",
+        ),
         click.option("--model", default="mim_ranker", show_default=True),
         click.option(
             "--model_config_file",
             "config",
             required=True,
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="The file the server was started with; it is rewritten.",
+            help="The file the servers were started with; it is rewritten.",
         ),
     ):
         command = option(command)
@@ -39,9 +47,9 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 @_where
 @click.option("--version", required=True, type=int, help="The version on trial; its folder is in place already.")
 @click.option("--seconds", default=300.0, show_default=True, help="How long it may take to load.")
-def canary(config: Path, model: str, server: str, version: int, seconds: float) -> None:
+def canary(config: Path, model: str, servers: tuple[str, ...], version: int, seconds: float) -> None:
     """Load a version beside the stable one and label it `canary`."""
-    _show(_open(config, model, server).canary(version, seconds))
+    _show(_open(config, model, servers).canary(version, seconds))
 
 
 @rollout.command()
@@ -54,7 +62,7 @@ def canary(config: Path, model: str, server: str, version: int, seconds: float) 
 def promote(
     config: Path,
     model: str,
-    server: str,
+    servers: tuple[str, ...],
     requests: Path | None,
     max_requests: int,
     limits: tuple[str, ...],
@@ -72,7 +80,7 @@ def promote(
     if set(changed) - set(known):
         raise click.UsageError(f"--limit is one of {', '.join(known)}; received {', '.join(set(changed) - set(known))}")
     allowed = Limits(**{name: known[name](value) for name, value in changed.items()})
-    run = _open(config, model, server)
+    run = _open(config, model, servers)
     comparison = None
     if requests is not None:
         comparison = run.compare(read_requests(requests), max_requests, _tell)
@@ -96,22 +104,22 @@ def promote(
 
 @rollout.command()
 @_where
-def rollback(config: Path, model: str, server: str) -> None:
+def rollback(config: Path, model: str, servers: tuple[str, ...]) -> None:
     """Take the canary away; without one, go back to the version before."""
-    _show(_open(config, model, server).rollback())
+    _show(_open(config, model, servers).rollback())
 
 
 @rollout.command()
 @_where
-def status(config: Path, model: str, server: str) -> None:
+def status(config: Path, model: str, servers: tuple[str, ...]) -> None:
     """Show versions, their states and labels."""
-    _show(_open(config, model, server).place())
+    _show(_open(config, model, servers).place())
 
 
-def _open(config: Path, model: str, server: str) -> Any:
+def _open(config: Path, model: str, servers: tuple[str, ...]) -> Any:
     from serving.rollout import Rollout
 
-    return Rollout(model, config, server)
+    return Rollout(model, config, servers)
 
 
 def _tell(count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, EmbeddedServer]]:
 
 
 def rollout_of(running: tuple[Path, EmbeddedServer]) -> Rollout:
-    return Rollout("adder", running[0], running[1].address)
+    return Rollout("adder", running[0], [running[1].address])
 
 
 def shifted(server: EmbeddedServer, **options: Any) -> float:
@@ -98,6 +99,18 @@ def test_the_whole_way(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> 
     eventually(lambda: server.core.manager.available() == {"adder": [1]})
     with pytest.raises(RolloutError, match="neither a canary nor a previous version"):
         rollout_of(running).rollback()
+
+
+def test_servers_that_share_a_configuration_go_together(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    config, first = running
+    options = dataclasses.replace(first.options, port=0)
+    with EmbeddedServer(options=options) as second:
+        both = Rollout("adder", config, [first.address, second.address])
+        export(tmp_path / "adder/2", 2.0)
+        both.canary(2)
+        assert both.promote(None).labels == {"stable": 2, "previous": 1}
+        for server in (first, second):
+            assert shifted(server, labels={"adder": "stable"}) == 2.0
 
 
 def test_a_canary_goes_without_a_trace(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
@@ -165,16 +178,16 @@ def test_requests_that_only_the_new_version_refuses(running: tuple[Path, Embedde
 def test_what_cannot_begin(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
     config, server = running
     with pytest.raises(RolloutError, match="lists adder; other is not among them"):
-        Rollout("other", config, server.address)
+        Rollout("other", config, [server.address])
     with pytest.raises(RolloutError, match="cannot be read"):
-        Rollout("adder", tmp_path / "none", server.address)
+        Rollout("adder", tmp_path / "none", [server.address])
     (tmp_path / "bad").write_text("{")
     with pytest.raises(RolloutError, match="is no ModelServerConfig"):
-        Rollout("adder", tmp_path / "bad", server.address)
+        Rollout("adder", tmp_path / "bad", [server.address])
     with pytest.raises(RolloutError, match="has no canary; start one"):
         rollout_of(running).promote(None)
     with pytest.raises(ServerError):
-        Rollout("adder", config, "127.0.0.1:9").place()
+        Rollout("adder", config, ["127.0.0.1:9"]).place()
     request = messages.PredictRequest()
     request.model_spec.name = "adder"
     with grpc.insecure_channel("127.0.0.1:9") as channel, pytest.raises(ServerError):
