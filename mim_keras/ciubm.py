@@ -124,8 +124,8 @@ class CiUBM(keras.Model):
         Args:
             history: From `encode_history`, with H = B or H = 1.
             item_row: int [B].
-            user_index: int [B] or [1].
-            context: int [B, C] or [1, C].
+            user_index: int [H].
+            context: int [H, C].
             item_vector: float [B, d] of length one, instead of the table's; a row of zeros leaves the table's.
             hide_id: bool [B]; true makes a target's id unknown, so that the rest of the model has to rank it.
         """
@@ -138,13 +138,12 @@ class CiUBM(keras.Model):
             id_index = found["id_index"] if hide_id is None else ops.where(hide_id, 0, found["id_index"])
             target.insert(0, self.id_embedding(id_index))
         e_t = ops.concatenate(target, axis=-1)  # (B, D_t)
-        parts = [e_t, self._shared(mean_over(history["embedding"], mask), e_t)]
-        parts.append(self._shared(ops.log(1.0 + ops.sum(ops.cast(mask, e_t.dtype), axis=1, keepdims=True)), e_t))
+        clicks = ops.sum(ops.cast(mask, e_t.dtype), axis=1, keepdims=True)
+        shared = [mean_over(history["embedding"], mask), ops.log(1.0 + clicks)]  # (H, ·): the same for every target
+        parts = [e_t]
         if config.ids:
-            parts += [
-                self.id_attention(e_t, history["embedding"], mask),
-                self._shared(self.user_embedding(user_index), e_t),
-            ]
+            parts.append(self.id_attention(e_t, history["embedding"], mask))
+            shared.append(self.user_embedding(user_index))
         result = {}
         if config.modal:
             modal, fused = self._modal_interest(history, found, item_vector, e_t)
@@ -152,7 +151,9 @@ class CiUBM(keras.Model):
             parts += [modal, *fused]
         for position, layer in enumerate(self.context_embeddings):
             assert context is not None
-            parts.append(self._shared(layer(context[:, position]), e_t))
+            shared.append(layer(context[:, position]))
+        together = ops.concatenate(shared, axis=-1)
+        parts.append(ops.broadcast_to(together, (ops.shape(e_t)[0], together.shape[-1])))
         x = x0 = self.input_norm(ops.concatenate(parts, axis=-1))
         for cross in self.crosses:
             x = cross(x0, x)
@@ -183,11 +184,6 @@ class CiUBM(keras.Model):
     def _compress(self, vector: Any) -> Any:
         """p = LayerNorm(W v), of any leading shape."""
         return self.compression_norm(self.compression(vector))
-
-    @staticmethod
-    def _shared(values: Any, like: Any) -> Any:
-        """Values [1, d] or [B, d] → [B, d], B as in `like`."""
-        return ops.broadcast_to(values, (ops.shape(like)[0], values.shape[-1]))
 
     # -- Keras ---------------------------------------------------------------------------------------------
 

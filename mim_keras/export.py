@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from mim_keras.ciubm import CiUBM
 from mim_keras.encoders.content import ContentReader, trim_tokens
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_tower import TextTokens
+from mim_keras.export_extras import EXTRA, Request, of_size, texts, write_batching, write_facts, write_warm_up
 
-EXTRA = "assets.extra"
 ENCODER_FOLDER = f"{EXTRA}/encoder"
-FACTS = f"{EXTRA}/mim.json"
 
-BATCHING = """max_batch_size { value: 64 }
-batch_timeout_micros { value: 1000 }
-max_enqueued_batches { value: 100 }
-num_batch_threads { value: 2 }
-"""
+# Sizes of batch that occur: one item as it appears, a page of them, a watcher's or a feed's.
+CONTENT_BATCHES = (1, 8, 32)
+CANDIDATES = (1, 10, 100, 500)
+EXAMPLE_BATCHES = (1, 8, 64)
+MAX_CONSTANT = 1 << 16  # values; larger weights, the tables above all, stay variables
 
 
 def weights_digest(variables: Iterable[Any]) -> str:
@@ -49,27 +47,23 @@ def _variables(variables: Iterable[Any]) -> list[tf.Variable]:
     return [variable.value if isinstance(variable.value, tf.Variable) else variable._value for variable in variables]
 
 
-def _finish(folder: Path, facts: Mapping[str, Any], warm_up: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Writes what belongs beside the graph: facts, batching parameters and warm-up records."""
-    (folder / EXTRA).mkdir(exist_ok=True)
-    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    (folder / "batching_params.pbtxt").write_text(BATCHING)
-    with tf.io.TFRecordWriter(str(folder / EXTRA / "tf_serving_warmup_requests")) as writer:
-        for signature, inputs in warm_up.items():
-            request = predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="warm-up", signature_name=signature),
-                inputs={name: tf.make_tensor_proto(value) for name, value in inputs.items()},
-            )
-            record = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-            writer.write(record.SerializeToString())
+Content = tuple[bytes, bytes, bytes]  # image, title, text
 
 
-def export_encoder(encoder: ItemEncoder, tokens: TextTokens, folder: Path) -> str:
+def export_encoder(
+    encoder: ItemEncoder, tokens: TextTokens, folder: Path, contents: Sequence[Content] = ((b"", b"warm up", b""),)
+) -> str:
     """Writes the SavedModel `mim_encoder`.
 
     Signatures: `serving_default` (image, title, text: string [B] → embedding float32 [B, d]) and `embed_examples`
     (tf.Example [B] → item_id, embedding).  Both also answer with `encoder_version` string [B], so that no vector
     travels without it.  The Keras weights lie beside the graph, for the next stage.
+
+    Args:
+        encoder: To be served.
+        tokens: Its word pieces.
+        folder: Where the SavedModel goes.
+        contents: Real ones, of which the warm-up requests are made.
 
     Returns:
         The encoder's digest.
@@ -99,11 +93,26 @@ def export_encoder(encoder: ItemEncoder, tokens: TextTokens, folder: Path) -> st
 
     tf.saved_model.save(module, str(folder), {"serving_default": serve, "embed_examples": embed_examples})
     encoder.save_to(folder / ENCODER_FOLDER, tokens)
-    empty = np.array([b""], object)
-    one = {"image": empty, "title": np.array([b"warm up"], object), "text": empty}
     facts = {"kind": "encoder", "digest": digest, "version": version, "dimension": encoder.config.embedding_dim}
-    _finish(folder, facts, {"serving_default": one})
+    write_facts(folder, facts)
+    write_batching(folder)
+    write_warm_up(folder, _content_requests(contents))
     return digest
+
+
+def _content_requests(contents: Sequence[Content]) -> Iterable[Request]:
+    names = ("image", "title", "text")
+    columns = {name: texts(content[place] for content in contents) for place, name in enumerate(names)}
+    examples = []
+    for content in contents[: max(CONTENT_BATCHES)]:
+        example = tf.train.Example()
+        for name, value in zip(names, content, strict=True):
+            example.features.feature[name].bytes_list.value.append(value)
+        example.features.feature["item_id"].bytes_list.value.append(b"warm up")
+        examples.append(example.SerializeToString())
+    for size in CONTENT_BATCHES:
+        yield "serving_default", {name: of_size(column, size) for name, column in columns.items()}
+        yield "embed_examples", {"examples": of_size(texts(examples), size)}
 
 
 class ItemRows:
@@ -144,6 +153,7 @@ class RankerServing:
         feature_spec: How to parse raw tf.Examples; a superset of what is needed.
         context_features: Names, in the order of the model's context features.
         encoder_version: Of the snapshot in the item table.
+        examples: Real raw tf.Examples, serialised, of which the warm-up requests are made.
     """
 
     item_ids: np.ndarray
@@ -153,6 +163,7 @@ class RankerServing:
     feature_spec: dict[str, Any]
     context_features: tuple[str, ...]
     encoder_version: str
+    examples: Sequence[bytes] = ()
 
 
 def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
@@ -167,6 +178,8 @@ def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
         model: The trained ranker.
         serving: Vocabulary and transform.
         folder: Where the SavedModel goes.
+
+    It carries no batching parameters: a server that batched it would refuse `rank`, whose inputs differ in length.
     """
     functions = _RankerFunctions(model, serving)
     module = tf.Module()
@@ -181,7 +194,8 @@ def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
         "history_length": model.config.history_length,
         "context_features": list(serving.context_features),
     }
-    _finish(folder, facts, {"rank": functions.warm_up(8), "rank_with_vectors": functions.warm_up(8, vectors=True)})
+    write_facts(folder, facts)
+    write_warm_up(folder, functions.warm_up())
 
 
 def latest(values: tf.SparseTensor, length: int, default: Any) -> tf.Tensor:
@@ -193,6 +207,15 @@ class _RankerFunctions:
     def __init__(self, model: CiUBM, serving: RankerServing) -> None:
         self.model, self.serving, self.rows = model, serving, serving.rows
         self.length = model.config.history_length
+        small = [variable for variable in model.variables if np.prod(variable.shape) <= MAX_CONSTANT]
+        self._small = [(variable, variable.numpy()) for variable in small]
+
+    def _with_constants(self) -> keras.StatelessScope:
+        """A scope in which small weights are constants of the graph.
+
+        A request runs a few hundred operations of a microsecond each, and three of them for every variable it reads.
+        """
+        return keras.StatelessScope([(variable, tf.constant(value)) for variable, value in self._small])
 
     def _context(self, transformed: dict[str, tf.Tensor]) -> tf.Tensor | None:
         names = self.serving.context_features
@@ -201,6 +224,12 @@ class _RankerFunctions:
         return tf.concat([tf.cast(transformed[f"{name}_index"], tf.int32) for name in names], axis=1)
 
     def _score(
+        self, inputs: dict[str, tf.Tensor], candidates: tf.Tensor, vectors: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        with self._with_constants():
+            return self._scored(inputs, candidates, vectors)
+
+    def _scored(
         self, inputs: dict[str, tf.Tensor], candidates: tf.Tensor, vectors: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         raw = {"user_id": inputs["user_id"][:, None]}
@@ -258,7 +287,8 @@ class _RankerFunctions:
             return self._score(inputs, inputs["candidate_item_ids"], vectors)
 
         def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"ctr": self.model(self._example_inputs(examples))["ctr"]}
+            with self._with_constants():
+                return {"ctr": self.model(self._example_inputs(examples))["ctr"]}
 
         def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             return self._example_inputs(examples)
@@ -272,20 +302,45 @@ class _RankerFunctions:
             "transform_features": tf.function(transform_features).get_concrete_function(examples),
         }
 
-    def warm_up(self, candidates: int, vectors: bool = False) -> dict[str, np.ndarray]:
-        """Inputs of `rank` made of the first items of the table."""
-        ids = np.array([str(item_id).encode() for item_id in self.serving.item_ids[:candidates]], object)
-        inputs = {
-            "user_id": np.array([b""], object),
-            "history_item_ids": ids,
-            "history_ages": np.arange(len(ids), dtype=np.int64)[::-1].copy(),
-            "candidate_item_ids": ids,
-            **{name: np.array([b""], object) for name in self.serving.context_features},
+    def warm_up(self) -> Iterable[Request]:
+        """Requests for each signature and for the sizes that occur, made of real rows; of the first items without."""
+        rows = [tf.train.Example.FromString(example).features.feature for example in self.serving.examples]
+        some = [str(item_id) for item_id in self.serving.item_ids[: max(CANDIDATES)]]
+        seen = [value for row in rows for value in row["item_id"].bytes_list.value]
+        candidates = texts([*seen, *some][: max(CANDIDATES)])
+        longest = max(rows, key=lambda row: len(row["history_item_ids"].bytes_list.value), default=None)
+        for user in ([longest] if longest is not None else []) + [None]:  # with a history, and a newcomer
+            for size in CANDIDATES:
+                inputs = self._rank_inputs(user, of_size(candidates, size))
+                yield "rank", inputs
+                yield (
+                    "rank_with_vectors",
+                    {
+                        **inputs,
+                        "candidate_vectors": np.zeros((size, self.model.items.dim), np.float32),
+                        "encoder_version": texts([self.serving.encoder_version]),
+                    },
+                )
+        if self.serving.examples:
+            for size in EXAMPLE_BATCHES:
+                examples = of_size(texts(self.serving.examples), size)
+                yield "serve_examples", {"examples": examples}
+                yield "transform_features", {"examples": examples}
+
+    def _rank_inputs(self, row: Any, candidates: np.ndarray) -> dict[str, np.ndarray]:
+        def first(name: str) -> np.ndarray:
+            values = [] if row is None else list(row[name].bytes_list.value)
+            return texts(values[:1] or [b""])
+
+        history = [] if row is None else list(row["history_item_ids"].bytes_list.value)
+        ages = [] if row is None else list(row["history_ages"].int64_list.value)
+        return {
+            "user_id": first("user_id"),
+            "history_item_ids": texts(history),
+            "history_ages": np.array(ages, np.int64),
+            "candidate_item_ids": candidates,
+            **{name: first(name) for name in self.serving.context_features},
         }
-        if vectors:
-            inputs["candidate_vectors"] = np.zeros((len(ids), self.model.items.dim), np.float32)
-            inputs["encoder_version"] = np.array([self.serving.encoder_version.encode()], object)
-        return inputs
 
 
 def _named(specs: dict[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:

@@ -11,7 +11,8 @@ import keras
 from mim_keras.config import EncoderConfig, preset
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
-from mim_keras.export import FACTS, export_encoder
+from mim_keras.export import export_encoder
+from mim_keras.export_extras import FACTS
 
 WORDS = ["red striped heart mug", "blue dotted star lamp", "green plain circle rug"] * 5
 

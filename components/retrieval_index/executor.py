@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +12,10 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from mim_keras.export_extras import of_size, write_batching, write_warm_up
 from serving.representation_center.snapshot import Snapshot, restore_vectors
+
+QUERY_BATCHES = (1, 16)  # of the warm-up requests
 
 
 class Executor(base_executor.BaseExecutor):
@@ -59,3 +63,10 @@ def export_index(snapshot: Snapshot, neighbours: int, folder: str) -> None:
         return nearest(tf.gather(module.vectors, module.places.lookup(item_id)))
 
     tf.saved_model.save(module, folder, {"serving_default": nearest, "similar_items": similar_items})
+    some, some_ids = vectors[: max(QUERY_BATCHES)].numpy(), ids[: max(QUERY_BATCHES)].numpy()
+    requests = []
+    for size in QUERY_BATCHES if len(some) else ():
+        requests.append(("serving_default", {"embedding": of_size(some, size)}))
+        requests.append(("similar_items", {"item_id": of_size(some_ids, size)}))
+    write_warm_up(Path(folder), requests)
+    write_batching(Path(folder))

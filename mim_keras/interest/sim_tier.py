@@ -33,8 +33,7 @@ class SimTier(keras.layers.Layer):
     def call(self, similarity: Any, present: Any) -> Any:
         place = ops.floor((similarity + 1.0) * (self.bins / 2))
         place = ops.where(present, ops.cast(ops.clip(place, 0, self.bins - 1), "int32"), -1)
-        inside = place[..., None] == ops.arange(self.bins)  # (B, L, bins)
-        count = ops.sum(ops.cast(inside, self.scale.dtype), axis=1)
+        count = ops.sum(ops.one_hot(place, self.bins, dtype=self.scale.dtype), axis=1)  # −1 counts nowhere
         return ops.cast(ops.log(count + 1.0) * self.scale, self.compute_dtype)
 
     def compute_output_shape(self, similarity_shape: tuple, present_shape: tuple) -> tuple:

@@ -15,7 +15,8 @@ from mim_keras.config import ConfigError, TrainingConfig, preset
 from mim_keras.encoders.content import ContentReader
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
-from mim_keras.export import FACTS, ItemRows, RankerServing, export_encoder, export_ranker
+from mim_keras.export import ItemRows, RankerServing, export_encoder, export_ranker
+from mim_keras.export_extras import FACTS
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc
 from mim_keras.training.strategy import make_strategy

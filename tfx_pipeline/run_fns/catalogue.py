@@ -69,6 +69,10 @@ class Catalogue:
             values[row, [place[name] for name in own]] = 1
         return values
 
+    def contents(self, count: int) -> list[tuple[bytes, bytes, bytes]]:
+        """(image, title, text) of the first `count` items."""
+        return list(zip(self.image[:count], self.title[:count], self.text[:count], strict=True))
+
     def table(self, reader: ContentReader) -> ContentTable:
         """The content of every item, read once."""
         return ContentTable(reader, self.image, self.title, self.text)

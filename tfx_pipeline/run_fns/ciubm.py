@@ -22,6 +22,7 @@ from tfx_pipeline.preprocessing import ITEM_VOCABULARY, LABEL, USER_VOCABULARY
 from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
 
 SHUFFLE_ROWS = 200_000
+WARM_UP_ROWS = 64
 
 
 def run_fn(fn_args: Any) -> None:
@@ -72,6 +73,7 @@ def run_fn(fn_args: Any) -> None:
         feature_spec=transform.raw_feature_spec(),
         context_features=context,
         encoder_version=snapshot.manifest.encoder_version,
+        examples=raw_examples(fn_args.eval_files, transform, context),
     )
     export_ranker(model, serving, Path(fn_args.serving_model_dir))
 
@@ -123,6 +125,27 @@ def read_ranking_examples(
         records = records.shuffle(SHUFFLE_ROWS, seed=config.training.seed)
     batches = records.batch(batch_size, drop_remainder=train)
     return batches.map(parse, tf.data.AUTOTUNE).prefetch(4)
+
+
+def raw_examples(
+    patterns: list[str], transform: tft.TFTransformOutput, context: tuple[str, ...], count: int = WARM_UP_ROWS
+) -> list[bytes]:
+    """The first transformed tf.Examples as they were before the transform, as clients send them."""
+    names = {"user_id": transform.vocabulary_by_name(USER_VOCABULARY)}
+    names |= {name: transform.vocabulary_by_name(name) for name in context}
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    raw = []
+    for record in tf.data.TFRecordDataset(files, "GZIP").take(count).as_numpy_iterator():
+        example = tf.train.Example.FromString(record)
+        feature = example.features.feature
+        for name, vocabulary in names.items():
+            index_name = "user_index" if name == "user_id" else f"{name}_index"
+            index = feature[index_name].int64_list.value[0]
+            del feature[index_name]
+            value = vocabulary[index - 1] if 0 < index <= len(vocabulary) else b""
+            feature[name].bytes_list.value.append(value)
+        raw.append(example.SerializeToString())
+    return raw
 
 
 def measure(model: CiUBM, dataset: tf.data.Dataset) -> dict[str, float]:

@@ -16,7 +16,7 @@ from mim_keras.config import CsftConfig, from_mapping
 from mim_keras.csft import Csft
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
-from mim_keras.export import ENCODER_FOLDER, export_encoder
+from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
 from mim_keras.metrics.retrieval import mean_pairwise_cosine, recall_at
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
@@ -58,7 +58,7 @@ def run_fn(fn_args: Any) -> None:
     after = _measure(encoder, table, valid, len(catalogue.item_id))
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
-    export_encoder(encoder, tokens, Path(fn_args.serving_model_dir))
+    export_encoder(encoder, tokens, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
 
 
 def _read_split(patterns: list[str]) -> Columns:

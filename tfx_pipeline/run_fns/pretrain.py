@@ -13,7 +13,7 @@ from mim_keras.config import EncoderConfig, PretrainConfig, from_mapping
 from mim_keras.encoders.content import ContentReader
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
-from mim_keras.export import export_encoder
+from mim_keras.export import CONTENT_BATCHES, export_encoder
 from mim_keras.pretrain import Pretraining
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
@@ -59,4 +59,4 @@ def run_fn(fn_args: Any) -> None:
     trained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
     log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
     (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
-    export_encoder(encoder, tokens, Path(fn_args.serving_model_dir))
+    export_encoder(encoder, tokens, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))

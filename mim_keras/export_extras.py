@@ -1,0 +1,72 @@
+"""What a SavedModel carries beside its graph: facts, warm-up requests, batching parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
+
+EXTRA = "assets.extra"
+FACTS = f"{EXTRA}/mim.json"
+WARM_UP = f"{EXTRA}/tf_serving_warmup_requests"
+BATCHING_FILE = "batching_params.pbtxt"
+
+# One batch is what a core does in a few milliseconds; more waits than it gains.
+BATCHING = """max_batch_size { value: 64 }
+batch_timeout_micros { value: 1000 }
+max_enqueued_batches { value: 100 }
+"""
+
+Request = tuple[str, Mapping[str, np.ndarray]]  # signature, inputs
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """What the model is, for those who read folders."""
+    (folder / EXTRA).mkdir(exist_ok=True)
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def write_batching(folder: Path) -> None:
+    """Parameters that a server reads with `--enable_batching --enable_per_model_batching_parameters`.
+
+    A server batches all signatures of a model or none, and a batched signature must have inputs of one first
+    dimension: a model with a signature that has not, the ranker, must be exported without.
+    """
+    (folder / BATCHING_FILE).write_text(BATCHING)
+
+
+def write_warm_up(folder: Path, requests: Iterable[Request]) -> int:
+    """Requests that a server sends to the model before the first real one; returns how many.
+
+    The first call of a signature, and of a new size of batch, plans memory and kernels: it should not be a user's.
+    """
+    (folder / EXTRA).mkdir(exist_ok=True)
+    count = 0
+    with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
+        for signature, inputs in requests:
+            request = predict_pb2.PredictRequest(
+                model_spec=model_pb2.ModelSpec(name="warm-up", signature_name=signature),
+                inputs={name: tf.make_tensor_proto(value) for name, value in inputs.items()},
+            )
+            record = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(record.SerializeToString())
+            count += 1
+    return count
+
+
+def texts(values: Iterable[str | bytes]) -> np.ndarray:
+    """An object array of bytes."""
+    listed = [value if isinstance(value, bytes) else value.encode() for value in values]
+    array = np.empty(len(listed), object)
+    array[:] = listed
+    return array
+
+
+def of_size(rows: np.ndarray, size: int) -> np.ndarray:
+    """The first `size` rows, begun again where there are fewer."""
+    return rows[np.arange(size) % len(rows)]
