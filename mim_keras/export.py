@@ -111,8 +111,8 @@ def _content_requests(contents: Sequence[Content]) -> Iterable[Request]:
         example.features.feature["item_id"].bytes_list.value.append(b"warm up")
         examples.append(example.SerializeToString())
     for size in CONTENT_BATCHES:
-        yield "serving_default", {name: of_size(column, size) for name, column in columns.items()}
-        yield "embed_examples", {"examples": of_size(texts(examples), size)}
+        yield Request("serving_default", {name: of_size(column, size) for name, column in columns.items()})
+        yield Request("embed_examples", {"examples": of_size(texts(examples), size)})
 
 
 class ItemRows:
@@ -232,12 +232,15 @@ class _RankerFunctions:
     def _scored(
         self, inputs: dict[str, tf.Tensor], candidates: tf.Tensor, vectors: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
+        item_ids, ages = inputs["history_item_ids"], inputs["history_ages"]
+        with tf.control_dependencies([_as_long(item_ids, ages)]):
+            ages = tf.identity(ages)
         raw = {"user_id": inputs["user_id"][:, None]}
         raw |= {name: inputs[name][:, None] for name in self.serving.context_features}
         transformed = self.serving.transform(raw)
         history = self.model.encode_history(
-            self.rows(_pad(inputs["history_item_ids"], self.length, ""))[None, :],
-            _pad(inputs["history_ages"], self.length, 0)[None, :],
+            self.rows(_pad(item_ids, self.length, ""))[None, :],
+            _pad(ages, self.length, 0)[None, :],
         )
         user_index = tf.cast(transformed["user_index"][:, 0], tf.int32)
         rows = self.rows(candidates)
@@ -279,11 +282,13 @@ class _RankerFunctions:
         def rank_with_vectors(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             own = self.serving.encoder_version
             rule = f"candidate_vectors must be of encoder {own}, which this ranker was trained on; received vectors of"
-            same = tf.debugging.Assert(
-                tf.reduce_all(inputs["encoder_version"] == own), [rule, inputs["encoder_version"]]
+            same = tf.raw_ops.Assert(
+                condition=tf.reduce_all(inputs["encoder_version"] == own), data=[rule, inputs["encoder_version"]]
             )
             with tf.control_dependencies([same]):
-                vectors = tf.identity(inputs["candidate_vectors"])
+                # Whatever was sent: a server checks no shapes, and one vector would do for all candidates.
+                shape = [tf.size(inputs["candidate_item_ids"]), self.model.items.dim]
+                vectors = tf.reshape(inputs["candidate_vectors"], shape)
             return self._score(inputs, inputs["candidate_item_ids"], vectors)
 
         def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -312,20 +317,18 @@ class _RankerFunctions:
         for user in ([longest] if longest is not None else []) + [None]:  # with a history, and a newcomer
             for size in CANDIDATES:
                 inputs = self._rank_inputs(user, of_size(candidates, size))
-                yield "rank", inputs
-                yield (
-                    "rank_with_vectors",
-                    {
-                        **inputs,
-                        "candidate_vectors": np.zeros((size, self.model.items.dim), np.float32),
-                        "encoder_version": texts([self.serving.encoder_version]),
-                    },
-                )
+                vectors = {
+                    "candidate_vectors": np.zeros((size, self.model.items.dim), np.float32),
+                    "encoder_version": texts([self.serving.encoder_version]),
+                }
+                for outputs in ((), ("ctr",)):  # as our clients ask, and as those who want scores alone
+                    yield Request("rank", inputs, outputs)
+                    yield Request("rank_with_vectors", {**inputs, **vectors}, outputs)
         if self.serving.examples:
             for size in EXAMPLE_BATCHES:
                 examples = of_size(texts(self.serving.examples), size)
-                yield "serve_examples", {"examples": examples}
-                yield "transform_features", {"examples": examples}
+                yield Request("serve_examples", {"examples": examples})
+                yield Request("transform_features", {"examples": examples})
 
     def _rank_inputs(self, row: Any, candidates: np.ndarray) -> dict[str, np.ndarray]:
         def first(name: str) -> np.ndarray:
@@ -345,6 +348,12 @@ class _RankerFunctions:
 
 def _named(specs: dict[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
+
+
+def _as_long(item_ids: tf.Tensor, ages: tf.Tensor) -> tf.Operation:
+    rule = "history_item_ids and history_ages must be as long as each other; received lengths"
+    lengths = tf.size(item_ids), tf.size(ages)
+    return tf.raw_ops.Assert(condition=lengths[0] == lengths[1], data=[rule, *lengths])
 
 
 def _pad(values: tf.Tensor, length: int, default: Any) -> tf.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +22,13 @@ batch_timeout_micros { value: 1000 }
 max_enqueued_batches { value: 100 }
 """
 
-Request = tuple[str, Mapping[str, np.ndarray]]  # signature, inputs
+
+class Request(NamedTuple):
+    """A call of a signature; of these outputs alone, where any are named."""
+
+    signature: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: tuple[str, ...] = ()
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -43,15 +49,17 @@ def write_batching(folder: Path) -> None:
 def write_warm_up(folder: Path, requests: Iterable[Request]) -> int:
     """Requests that a server sends to the model before the first real one; returns how many.
 
-    The first call of a signature, and of a new size of batch, plans memory and kernels: it should not be a user's.
+    The first call of a signature, and of a new choice of its outputs, compiles for some 200 ms while all later ones
+    wait; that of a new size of batch plans memory.  None of these should be a user's.
     """
     (folder / EXTRA).mkdir(exist_ok=True)
     count = 0
     with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
-        for signature, inputs in requests:
+        for made in requests:
             request = predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="warm-up", signature_name=signature),
-                inputs={name: tf.make_tensor_proto(value) for name, value in inputs.items()},
+                model_spec=model_pb2.ModelSpec(name="warm-up", signature_name=made.signature),
+                inputs={name: tf.make_tensor_proto(value) for name, value in made.inputs.items()},
+                output_filter=made.outputs,
             )
             record = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(record.SerializeToString())

@@ -12,7 +12,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from mim_keras.export_extras import of_size, write_batching, write_warm_up
+from mim_keras.export_extras import Request, of_size, write_batching, write_warm_up
 from serving.representation_center.snapshot import Snapshot, restore_vectors
 
 QUERY_BATCHES = (1, 16)  # of the warm-up requests
@@ -66,7 +66,7 @@ def export_index(snapshot: Snapshot, neighbours: int, folder: str) -> None:
     some, some_ids = vectors[: max(QUERY_BATCHES)].numpy(), ids[: max(QUERY_BATCHES)].numpy()
     requests = []
     for size in QUERY_BATCHES if len(some) else ():
-        requests.append(("serving_default", {"embedding": of_size(some, size)}))
-        requests.append(("similar_items", {"item_id": of_size(some_ids, size)}))
+        requests.append(Request("serving_default", {"embedding": of_size(some, size)}))
+        requests.append(Request("similar_items", {"item_id": of_size(some_ids, size)}))
     write_warm_up(Path(folder), requests)
     write_batching(Path(folder))
