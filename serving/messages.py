@@ -27,7 +27,8 @@ _SCHEMA: dict[str, str] = {
         "int64_val:10:int64* bool_val:11:bool* uint32_val:16:uint32* uint64_val:17:uint64*"
     ),
     "TensorInfo": "name:1:string dtype:2:int32 tensor_shape:3:TensorShapeProto",
-    "SignatureDef": "inputs:1:map<TensorInfo> outputs:2:map<TensorInfo> method_name:3:string",
+    "SignatureDef": "inputs:1:map<TensorInfo> outputs:2:map<TensorInfo> method_name:3:string "
+    "defaults:4:map<TensorProto>",
     "SignatureDefMap": "signature_def:1:map<SignatureDef>",
     "Any": "type_url:1:string value:2:bytes",
     "Int64Value": "value:1:int64",

@@ -21,10 +21,17 @@ class SignatureError(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input: NumPy's name of its dtype (`string` for text), and its shape with None for any size."""
+    """One input.
+
+    Attributes:
+        dtype: NumPy's name of it; `string` for text.
+        shape: With None for any size; None where even the rank is free.
+        optional: Whether it may be left out.
+    """
 
     dtype: str
     shape: tuple[int | None, ...] | None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Signatures:
         """From a GetModelMetadataResponse."""
         found = messages.SignatureDefMap.FromString(response.metadata["signature_def"].value)
         inputs = {
-            name: {alias: _tensor(info) for alias, info in definition.inputs.items()}
+            name: {alias: _tensor(info, alias in definition.defaults) for alias, info in definition.inputs.items()}
             for name, definition in found.signature_def.items()
         }
         return Signatures(response.model_spec.name, response.model_spec.version.value, inputs)
@@ -56,13 +63,14 @@ class Signatures:
         if wanted is None:
             known = ", ".join(sorted(name for name in self.inputs if not name.startswith("__")))
             raise SignatureError(f"{where}: there is none of that name; the model has {known}")
-        missing, extra = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
+        needed = {alias for alias, tensor in wanted.items() if not tensor.optional}
+        missing, extra = sorted(needed - set(arrays)), sorted(set(arrays) - set(wanted))
         if missing or extra:
             parts = [f"missing: {', '.join(missing)}"] if missing else []
             parts += [f"not taken: {', '.join(extra)}"] if extra else []
             raise SignatureError(f"{where} takes {', '.join(sorted(wanted))}; {'; '.join(parts)}")
-        for alias, tensor in wanted.items():
-            array = arrays[alias]
+        for alias, array in arrays.items():
+            tensor = wanted[alias]
             dtype = "string" if array.dtype.kind in "OSU" else array.dtype.name
             if dtype != tensor.dtype:
                 raise SignatureError(f"{where}: {alias} must be {tensor.dtype}; received {dtype}")
@@ -71,10 +79,10 @@ class Signatures:
                 raise SignatureError(f"{where}: {alias} must have the shape {told}; received {list(array.shape)}")
 
 
-def _tensor(info: Any) -> Tensor:
+def _tensor(info: Any, optional: bool) -> Tensor:
     shape = info.tensor_shape
     sizes = None if shape.unknown_rank else tuple(dim.size if dim.size >= 0 else None for dim in shape.dim)
-    return Tensor(TYPE_NAMES.get(info.dtype, str(info.dtype)), sizes)
+    return Tensor(TYPE_NAMES.get(info.dtype, str(info.dtype)), sizes, optional)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:

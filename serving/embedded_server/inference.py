@@ -47,7 +47,7 @@ def predict(model: LoadedModel, request: Any, seconds: float | None) -> Any:
         raise failed_precondition(f'Serving signature key "{name}" not found.')
     inputs = request.inputs
     if len(inputs) != len(signature.aliases) or any(alias not in inputs for alias in signature.aliases):
-        _refuse_inputs(signature, set(inputs))
+        inputs = _with_defaults(signature, inputs)
     aliases, fetches = signature.fetched, signature.fetches
     if request.output_filter:
         aliases = _check_outputs(signature, list(request.output_filter))
@@ -69,20 +69,27 @@ def predict(model: LoadedModel, request: Any, seconds: float | None) -> Any:
     return response
 
 
-def _refuse_inputs(signature: Signature, sent: set[str]) -> None:
-    wanted = set(signature.aliases)
-    if len(wanted) != len(sent):
+def _with_defaults(signature: Signature, inputs: Any) -> dict[str, Any]:
+    """Every input of the signature, those left out as the signature gives them."""
+    wanted, sent = set(signature.aliases), set(inputs)
+    if len(sent) > len(wanted) or (len(sent) < len(wanted) and not signature.defaults):
         raise invalid(
             f"input size does not match signature: {len(sent)}!={len(wanted)} len({_listed(sent)}) != "
             f"len({_listed(wanted)}). Sent extra: {_listed(sent - wanted)}. "
             f"Missing but required: {_listed(wanted - sent)}."
         )
-    for alias in sorted(wanted - sent):
+    for alias in sorted(wanted - sent - set(signature.defaults)):
         raise invalid(
             f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and "
             f"no default value provided. Inputs expected to be in the request {_listed(sent)}, or default input "
-            "alias set: "
+            f"alias set: {','.join(sorted(signature.defaults))}"
         )
+    if sent - wanted:
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(sent & wanted))}, request input: "
+            f"{','.join(sorted(sent))}"
+        )
+    return {alias: inputs[alias] if alias in sent else signature.defaults[alias] for alias in signature.aliases}
 
 
 def _check_outputs(signature: Signature, wanted: list[str]) -> tuple[str, ...]:

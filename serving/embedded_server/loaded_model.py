@@ -20,6 +20,7 @@ class Signature:
 
     Attributes:
         inputs, outputs: Alias → TensorInfo.
+        defaults: Alias of an input that may be left out → TensorProto.
         aliases: The inputs' aliases, sorted.
         feeds: Tensor names of `aliases`, in order.
         fetches: Tensor names of all outputs, sorted by alias.
@@ -28,6 +29,7 @@ class Signature:
 
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    defaults: dict[str, Any]
     aliases: tuple[str, ...]
     feeds: tuple[str, ...]
     fetches: tuple[str, ...]
@@ -41,6 +43,7 @@ class Signature:
         return Signature(
             inputs,
             outputs,
+            dict(definition.defaults),
             aliases,
             tuple(inputs[alias].name for alias in aliases),
             tuple(outputs[alias].name for alias in fetched),

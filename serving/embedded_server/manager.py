@@ -5,6 +5,7 @@ Source: tensorflow_serving/core/{aspired_versions_manager,availability_preservin
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -246,6 +247,7 @@ class ModelManager:
 
     def _await_release(self, name: str, number: int, released: threading.Event) -> None:
         released.wait()
+        gc.collect()  # a graph refers to itself; some 20 ms, as what was there at the start is frozen
         log.info("model %s: version %d unloaded", name, number)
         with self._changed:
             self._forget(name, number, VersionState(END))

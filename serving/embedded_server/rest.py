@@ -61,6 +61,7 @@ _CORS = [
     ("Access-Control-Allow-Headers", "Content-Type"),
 ]
 _MAX_BODY = 1 << 30
+_CONNECTIONS = 4096  # those that trickle cost a file each, and must not keep others out
 _CHANNEL_SECONDS = 30  # a connection that sends nothing for so long is closed
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -88,6 +89,8 @@ class RestServer:
                 port=options.rest_api_port,
                 threads=options.rest_api_num_threads,
                 channel_timeout=_CHANNEL_SECONDS,
+                connection_limit=_CONNECTIONS,
+                asyncore_use_poll=True,  # select() ends at 1,024 files
                 cleanup_interval=5,
                 max_request_body_size=_MAX_BODY,
                 ident=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from serving.embedded_server.services import ModelService, PredictionService
 
 log = logging.getLogger("mim")
 
-_WAITING = 64  # calls that may wait for a batch at a time
+_CALLS = 1_000  # at a time; one whose message trickles in keeps a thread waiting, and must not keep others out
+_READY = 16  # threads that wait for them from the start
 _SWITCH_SECONDS = 0.0005  # a thread that loads a model must not hold up those that answer
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
@@ -60,9 +62,8 @@ class EmbeddedServer:
         self.options = options
         credentials = server_credentials(options.ssl_config_file) if options.ssl_config_file else None
         self.core = ServerCore(options)
-        workers = _WAITING if options.enable_batching else options.grpc_max_threads
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(workers, "grpc"),
+            _threads(),
             options=[*_OPTIONS, *_arguments(options.grpc_channel_arguments)],
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), self._server)
@@ -126,6 +127,13 @@ class EmbeddedServer:
             raise OSError(
                 f"{what} {address} cannot be had; is a server running there? Choose another --port"
             ) from error
+
+
+def _threads() -> futures.ThreadPoolExecutor:
+    pool = futures.ThreadPoolExecutor(_CALLS, "grpc")
+    together = threading.Barrier(_READY)
+    futures.wait([pool.submit(together.wait) for _ in range(_READY)])
+    return pool
 
 
 def _arguments(text: str) -> list[tuple[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -21,6 +23,8 @@ from serving.embedded_server.errors import ServingFault, from_code, invalid
 from serving.embedded_server.server_core import ServerCore
 
 log = logging.getLogger("mim")
+_WAITING = 64  # calls that may wait for a batch at a time
+_FOREVER = 1e8  # seconds
 Answer = TypeVar("Answer")
 
 
@@ -30,6 +34,12 @@ def _answered(context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answ
     except ServingFault as fault:
         context.abort(fault.code, fault.message)
         raise AssertionError("abort does not return") from fault
+
+
+def seconds_left(context: grpc.ServicerContext) -> float | None:
+    """Until the call's deadline; None where it has none, which gRPC tells as some 10**21 seconds."""
+    left = context.time_remaining()
+    return None if left is None or left > _FOREVER else left
 
 
 def checked_seconds(core: ServerCore, seconds: float | None) -> float | None:
@@ -74,6 +84,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def __init__(self, core: ServerCore) -> None:
         self._core = core
+        self._turns = threading.BoundedSemaphore(
+            _WAITING if core.options.enable_batching else core.options.grpc_max_threads
+        )
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self._infer(inference.predict, "Predict", request, context)
@@ -89,7 +102,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             if not request.HasField("model_spec"):
                 raise invalid("Missing ModelSpec")
             model = self._core.find(request.model_spec)
-            return run(model, request, checked_seconds(self._core, context.time_remaining()))
+            with self._turn(context):
+                return run(model, request, checked_seconds(self._core, seconds_left(context)))
 
         return _answered(context, lambda: measured(self._core, request.model_spec.name, api, "GRPC", work))
 
@@ -98,12 +112,22 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             if not request.tasks:
                 raise invalid("Inference request must have at least one task.")
             model = self._core.find(request.tasks[0].model_spec)
-            return inference.multi_inference(model, request, checked_seconds(self._core, context.time_remaining()))
+            with self._turn(context):
+                return inference.multi_inference(model, request, checked_seconds(self._core, seconds_left(context)))
 
         return _answered(context, work)
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         return _answered(context, lambda: model_metadata(self._core, request))
+
+    @contextlib.contextmanager
+    def _turn(self, context: grpc.ServicerContext) -> Iterator[None]:
+        if not self._turns.acquire(timeout=seconds_left(context)):
+            raise from_code(4, "Timed out waiting for notification")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

@@ -84,7 +84,7 @@ def request(**changes: Any) -> predict_pb2.PredictRequest:
     return made
 
 
-def predict(channel: grpc.Channel, made: predict_pb2.PredictRequest, timeout: float = 10) -> Any:
+def predict(channel: grpc.Channel, made: predict_pb2.PredictRequest, timeout: float | None = 10) -> Any:
     return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(made, timeout=timeout)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.certificates import certificate, pem, ssl_config
 from serving.client import MimClient, ServerError, Tls
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.server import EmbeddedServer
@@ -48,38 +44,6 @@ def test_health(models: Path) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED, "off by default, as there"
-
-
-def certificate(name: str, signer: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-    """(key, certificate) for `name`, signed by another or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(signer[1].subject if signer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-    )
-    return key, built.sign(signer[0] if signer else key, hashes.SHA256())
-
-
-def pem(pair: tuple[Any, Any]) -> tuple[bytes, bytes]:
-    kind = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    key = pair[0].private_bytes(serialization.Encoding.PEM, *kind)
-    return key, pair[1].public_bytes(serialization.Encoding.PEM)
-
-
-def ssl_config(path: Path, server: tuple[Any, Any], authority: tuple[Any, Any], verify: bool) -> Path:
-    key, own = (text.decode().replace("\n", "\\n") for text in pem(server))
-    ca = pem(authority)[1].decode().replace("\n", "\\n")
-    path.write_text(f'server_key: "{key}" server_cert: "{own}" custom_ca: "{ca}" client_verify: {str(verify).lower()}')
-    return path
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -125,6 +89,11 @@ def test_a_deadline_ends_the_run_of_the_model(models: Path) -> None:
         started = time.monotonic()
         server.stop()
         assert time.monotonic() - started < 4, "the run ended with its deadline; nothing had to be waited for"
+
+
+def test_a_call_without_a_deadline_is_answered(models: Path) -> None:
+    with EmbeddedServer(models, port=0) as server, grpc.insecure_channel(server.address) as channel:
+        assert to_array(predict(channel, request(), timeout=None).outputs["amount"]) == 1.0
 
 
 @pytest.mark.parametrize(

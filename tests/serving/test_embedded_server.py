@@ -8,9 +8,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
-from serving.client import MimClient, ServerError
+from serving.client import MimClient, ServerError, SignatureError
 from serving.embedded_server.server import EmbeddedServer
 from serving.tensors import to_array
 from tests.serving.adder import INVALID, NOT_FOUND, export, predict, request, states
@@ -74,6 +76,39 @@ def test_refusals_are_tensorflow_servings(
     assert (refused.value.code(), refused.value.details()) == (code, text)
 
 
+def test_inputs_that_a_signature_has_defaults_of(tmp_path: Path) -> None:
+    export(tmp_path / "adder/1", 1.0)
+    file = tmp_path / "adder/1/saved_model.pb"
+    saved = SavedModel.FromString(file.read_bytes())
+    definition = saved.meta_graphs[0].signature_def["serving_default"]
+    definition.defaults["y"].CopyFrom(tf.make_tensor_proto([0.25, 0.25]))
+    file.write_bytes(saved.SerializeToString())
+    with EmbeddedServer(tmp_path, port=0) as server, grpc.insecure_channel(server.address) as channel:
+        left_out = predict(channel, request(inputs={"x": [1.0, 2.0]}))
+        assert to_array(left_out.outputs["sum"]).tolist() == [2.25, 3.25]
+        assert to_array(predict(channel, request()).outputs["sum"]).tolist() == [2.5, 3.5], "what is sent counts"
+        for inputs, text in (
+            ({"x": [1.0], "z": [1.0]}, "Inputs contains invalid name. Used request inputs: x, request input: x,z"),
+            (
+                {"y": [1.0]},
+                "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value "
+                "provided. Inputs expected to be in the request {y}, or default input alias set: y",
+            ),
+            (
+                {"x": [1.0], "y": [1.0], "z": [1.0]},
+                "input size does not match signature: 3!=2 len({x,y,z}) != len({x,y}). Sent extra: {z}. Missing but "
+                "required: {}.",
+            ),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                predict(channel, request(inputs=inputs))
+            assert (refused.value.code(), refused.value.details()) == (INVALID, text)
+        with MimClient(server.address) as client:
+            assert client.predict("adder", "", {"x": np.float32([1, 2])})["sum"].tolist() == [2.25, 3.25]
+            with pytest.raises(SignatureError, match="missing: x"):
+                client.predict("adder", "", {"y": np.float32([1, 2])})
+
+
 def test_no_model_spec(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         predict(channel, predict_pb2.PredictRequest())
@@ -105,7 +140,7 @@ def test_metadata(channel: grpc.Channel) -> None:
     asked.metadata_field.append("foo")
     with pytest.raises(grpc.RpcError) as refused:
         stub.GetModelMetadata(asked, timeout=5)
-    assert refused.value.details() == "Metadata field foo is not supported"
+    assert (refused.value.code(), refused.value.details()) == (INVALID, "Metadata field foo is not supported")
     asked.metadata_field[:] = ["signature_def"]
     signatures = get_model_metadata_pb2.SignatureDefMap()
     stub.GetModelMetadata(asked, timeout=5).metadata["signature_def"].Unpack(signatures)
