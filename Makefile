@@ -2,7 +2,7 @@
 # make test   set-up, lint, types, the whole test suite
 # make setup  the environment alone; a no-op when nothing changed
 # make lock   requirements.lock again, from the ranges in setup.py
-# make bench  the benchmarks, into benchmarks/results
+# make bench  the pipeline's benchmark (others: mim bench NAME), into benchmarks/results
 
 SHELL := /bin/bash
 ROOT ?= run
