@@ -77,6 +77,23 @@ class Rollout:
                     states[status.version] = min(known, status.state, key=_PROGRESS.index)
         return Place(dict(sorted(entry.version_labels.items())), dict(sorted(states.items(), reverse=True)))
 
+    def hold(self, version: int | None = None, seconds: float = LOAD_SECONDS) -> Place:
+        """Labels a version `stable` and serves it alone: newer folders wait until they are asked for.
+
+        Args:
+            version: The newest available one where not given; another is loaded first.
+            seconds: How long it may take to load.
+
+        Raises:
+            RolloutError: it cannot be loaded, or the server has none; all is as it was.
+            ServerError: the server cannot be reached.
+        """
+        place = self.place()
+        stable = self._stable(place) if version is None else version
+        served = {number for number, state in place.states.items() if state == "AVAILABLE"}
+        self._load({stable, *served}, {k: v for k, v in place.labels.items() if v in served}, stable, seconds)
+        return self._apply({stable}, {STABLE: stable})
+
     def canary(self, version: int, seconds: float = LOAD_SECONDS) -> Place:
         """Loads a version beside the stable one, then labels it `canary`.
 
@@ -86,24 +103,19 @@ class Rollout:
         """
         place = self.place()
         stable = self._stable(place)
+        if version == stable and STABLE not in place.labels:
+            raise RolloutError(
+                f"version {version} of {self._model} took over by itself, as the configuration asks for the newest. Go "
+                "back to the one before and keep to it: mim rollout hold --version V; then start the canary"
+            )
         if version == stable:
             raise RolloutError(f"version {version} of {self._model} is the stable one already; name a newer one")
-        before = _copy(self._config)
         labels = {STABLE: stable}
         if place.states.get(place.labels.get(PREVIOUS, -1)) == "AVAILABLE":
             labels[PREVIOUS] = place.labels[PREVIOUS]
         keep = {version, *labels.values()}
-        try:
-            self._apply(keep, labels)
-            for server in self._servers:
-                with self._client(server) as client:
-                    client.wait_until_available(self._model, seconds=seconds, version=version)
-            return self._apply(keep, {**labels, CANARY: version})
-        except ServerError as error:
-            self._restore(before)
-            raise RolloutError(
-                f"version {version} of {self._model} does not load: {error}. The server is as it was"
-            ) from error
+        self._load(keep, labels, version, seconds)
+        return self._apply(keep, {**labels, CANARY: version})
 
     def compare(
         self, requests: Iterable[Any], max_requests: int = 2_000, told: Callable[[int], None] | None = None
@@ -152,6 +164,20 @@ class Rollout:
         if PREVIOUS not in labels:
             raise RolloutError(f"{self._model} has neither a canary nor a previous version to go back to")
         return self._apply({labels[PREVIOUS]}, {STABLE: labels[PREVIOUS]})
+
+    def _load(self, keep: set[int], labels: dict[str, int], version: int, seconds: float) -> None:
+        """Serves the versions `keep`, and waits until `version`, one of them, is available; or leaves all as it was."""
+        before = _copy(self._config)
+        try:
+            self._apply(keep, labels)
+            for server in self._servers:
+                with self._client(server) as client:
+                    client.wait_until_available(self._model, seconds=seconds, version=version)
+        except ServerError as error:
+            self._restore(before)
+            raise RolloutError(
+                f"version {version} of {self._model} does not load: {error}. The server is as it was"
+            ) from error
 
     # -- the file and the server ---------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`mim rollout`: canary, promote, rollback, status."""
+"""`mim rollout`: hold, canary, promote, rollback, status."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+@rollout.command()
+@_where
+@click.option("--version", type=int, help="This one; the newest available where not given.")
+@click.option("--seconds", default=300.0, show_default=True, help="How long it may take to load.")
+def hold(config: Path, model: str, servers: tuple[str, ...], version: int | None, seconds: float) -> None:
+    """Label a version `stable` and keep to it: newer ones wait until they are asked for."""
+    _show(_open(config, model, servers).hold(version, seconds))
 
 
 @rollout.command()

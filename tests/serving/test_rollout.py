@@ -32,7 +32,7 @@ WIDE = {"max_psi": 9.0, "max_mean_shift": 9.0, "max_p99_ratio": 99.0, "min_reque
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[Path, EmbeddedServer]]:
+def fresh(tmp_path: Path) -> Iterator[tuple[Path, EmbeddedServer]]:
     export(tmp_path / "adder/1", 1.0)
     config = tmp_path / "models.config"
     config.write_text(
@@ -48,6 +48,12 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, EmbeddedServer]]:
     )
     with EmbeddedServer(options=options) as server:
         yield config, server
+
+
+@pytest.fixture
+def running(fresh: tuple[Path, EmbeddedServer]) -> tuple[Path, EmbeddedServer]:
+    assert rollout_of(fresh).hold().labels == {"stable": 1}
+    return fresh
 
 
 def rollout_of(running: tuple[Path, EmbeddedServer]) -> Rollout:
@@ -111,6 +117,24 @@ def test_servers_that_share_a_configuration_go_together(running: tuple[Path, Emb
         assert both.promote(None).labels == {"stable": 2, "previous": 1}
         for server in (first, second):
             assert shifted(server, labels={"adder": "stable"}) == 2.0
+
+
+def test_a_version_that_took_over_by_itself_is_sent_back(fresh: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    config, server = fresh
+    export(tmp_path / "adder/2", 2.0)
+    eventually(lambda: server.core.manager.available() == {"adder": [2]})
+    with pytest.raises(RolloutError, match="version 2 of adder took over by itself.*hold --version V; then start"):
+        rollout_of(fresh).canary(2)
+    where = ["--model", "adder", "--server", server.address, "--model_config_file", str(config)]
+    ended = CliRunner().invoke(main, ["rollout", "hold", *where, "--version", "1"])
+    assert ended.exit_code == 0, ended.output
+    assert labels_in(config) == {"stable": 1}
+    assert shifted(server, labels={"adder": "stable"}) == 1.0
+    eventually(lambda: server.core.manager.available() == {"adder": [1]})
+    assert rollout_of(fresh).canary(2).labels == {"stable": 1, "canary": 2}
+    with pytest.raises(RolloutError, match="version 7 of adder does not load"):
+        rollout_of(fresh).hold(7, seconds=0.5)
+    assert labels_in(config) == {"stable": 1, "canary": 2}, "as it was"
 
 
 def test_a_canary_goes_without_a_trace(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
