@@ -3,7 +3,7 @@
     mim bench serve                                     its own embedded server and ranker, 20 to 200 requests/s
     mim bench serve --server HOST:PORT --requests FILE  a running server, with requests that a client logged
 
-Writes percentiles as JSON and a plot beside it.
+Writes percentiles as JSON and a plot beside it: `serve`, or `serve_running` of a server that was running.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def main(words: list[str] | None = None) -> None:
     details["sent_late_ms"] = round(max(load.late_seconds for load in loads.values()) * 1e3, 2)
     value = first.percentiles()["p99"]
     RESULTS.mkdir(exist_ok=True)
-    draw(
-        loads, RESULTS / "serve.png", f"{arguments.candidates} candidates, embedded server, client on the same 2 cores"
-    )
-    publish("serve", value, f"ms, p99 at {arguments.rates[0]:g} requests/s", TARGET_MS, details, less_is_better=True)
+    name, title = "serve", f"{arguments.candidates} candidates, embedded server, client on the same 2 cores"
+    if arguments.server:
+        name, title = "serve_running", f"{arguments.requests.name} against {arguments.server}"
+    draw(loads, RESULTS / f"{name}.png", title)
+    publish(name, value, f"ms, p99 at {arguments.rates[0]:g} requests/s", TARGET_MS, details, less_is_better=True)
 
 
 if __name__ == "__main__":
