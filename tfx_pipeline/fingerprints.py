@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
-
-from components.contract.tables import SUFFIXES
+from components.contract.pictures import find_archives
+from components.contract.tables import table_files
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 def data_fingerprint(data: str, *tables: str) -> str:
-    """Digest of names, sizes and times of the files that make up `tables` in folder `data`."""
-    patterns = [FileSystems.join(data, table + suffix) for table in tables for suffix in SUFFIXES]
-    patterns += [FileSystems.join(data, table, "*" + suffix) for table in tables for suffix in SUFFIXES]
-    found = [meta for match in FileSystems.match(patterns) for meta in match.metadata_list]
+    """Digest of names, sizes and times of the files that make up `tables` in folder `data`, pictures' archives too."""
+    found = [meta for table in tables for meta in table_files(data, table)]
+    found += find_archives(data) if "items" in tables else []
     lines = sorted(f"{meta.path} {meta.size_in_bytes} {meta.last_updated_in_seconds}" for meta in found)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

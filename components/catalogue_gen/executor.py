@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.contract import counts
 from components.contract.checks import Good, Rejects, check_items
+from components.contract.pictures import Pictures
 from components.contract.tables import ReadTable, TableBatch, find_table
 from components.examples import WriteExamples, declare_counts, declare_splits, hash_buckets, take, to_examples
 
@@ -49,7 +48,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             pipeline
             | "Items" >> ReadTable(files, "items")
             | "Check"
-            >> beam.ParDo(counts.Checked(functools.partial(_check, data)), beam.pvalue.AsList(duplicates)).with_outputs(
+            >> beam.ParDo(_Check(data), beam.pvalue.AsList(duplicates)).with_outputs(
                 counts.REJECTS, counts.TALLY, main="good"
             )
         )
@@ -75,15 +74,18 @@ def _all_but_first(group: tuple[str, Iterable[tuple[str, int]]]) -> list[tuple[s
     return sorted(group[1])[1:]
 
 
-def _check(data: str, batch: TableBatch, duplicates: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
-    def read_image(path: str) -> bytes:
-        with FileSystems.open(
-            path if path.startswith("/") or "://" in path else FileSystems.join(data, path)
-        ) as handle:
-            content: bytes = handle.read()
-        return content
+class _Check(counts.Checked):
+    """Checks batches of items; each worker opens the archives of pictures once."""
 
-    return check_items(batch, set(duplicates), read_image)
+    def __init__(self, data: str) -> None:
+        super().__init__(self._check_batch)
+        self._data = data
+
+    def setup(self) -> None:
+        self._pictures = Pictures(self._data)
+
+    def _check_batch(self, batch: TableBatch, duplicates: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
+        return check_items(batch, set(duplicates), self._pictures.read)
 
 
 class _Encode(beam.DoFn):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 BATCH_ROWS = 8_192
-SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_PLAIN, _PACKED = (".parquet", ".csv", ".tsv"), ("", ".gz", ".bz2", ".zst")
+SUFFIXES = tuple(kind + packed for kind in _PLAIN for packed in _PACKED if not (packed and kind == ".parquet"))
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 COLUMNS = {
     "items": (("item_id",), ("title", "text", "category", "image", "image_path", "created_at")),
     "impressions": (("user_id", "item_id", "timestamp", "clicked"), ("sequence",)),
@@ -47,32 +53,51 @@ class TableBatch:
         return len(self.rows)
 
 
+def table_files(data: str, name: str) -> list[FileMetadata]:
+    """Whatever makes up table `name` in folder `data`: `name.SUFFIX`, and files in the folder `name`, however deep.
+
+    Files and folders whose names begin with `_` or `.` are no data: other programs keep their notes there.
+    """
+    patterns = [FileSystems.join(data, name + suffix) for suffix in SUFFIXES]
+    patterns += [FileSystems.join(data, name, "**" + suffix) for suffix in SUFFIXES]
+    found = {meta.path: meta for match in FileSystems.match(patterns) for meta in match.metadata_list}
+    start = len(data.rstrip("/"))
+    hidden = [path for path in found if any(part[:1] in ("_", ".") for part in path[start:].split("/") if part)]
+    return [found[path] for path in sorted(set(found) - set(hidden))]
+
+
 def find_table(data: str, name: str) -> list[str]:
-    """The files of table `name` in folder `data`: `name.SUFFIX`, or all files in a folder `name`.
+    """The paths of `table_files`.
 
     Raises:
         ContractError: a required table is missing, or what is there is empty or of an unknown kind.
     """
-    patterns = [FileSystems.join(data, name + suffix) for suffix in SUFFIXES]
-    patterns += [FileSystems.join(data, name, "*" + suffix) for suffix in SUFFIXES]
-    found = {meta.path: meta.size_in_bytes for match in FileSystems.match(patterns) for meta in match.metadata_list}
+    found = table_files(data, name)
     if not found:
         if name in ("items", "impressions"):
             raise ContractError(
                 f"the folder {data} holds no table `{name}`; expected {name}.parquet, {name}.csv or {name}.tsv "
-                f"(also .gz), or a folder {name}/ of such files"
+                f"(also .gz, .bz2, .zst), or a folder {name}/ of such files"
             )
         return []
-    filled = sorted(path for path, size in found.items() if size > 0)
+    filled = [meta.path for meta in found if meta.size_in_bytes > 0]
     if not filled:
-        raise ContractError(f"table `{name}`: {', '.join(sorted(found))} is empty (0 bytes); export it again")
+        raise ContractError(
+            f"table `{name}`: {', '.join(meta.path for meta in found)} is empty (0 bytes); export it again"
+        )
     return filled
+
+
+def partitions(path: str) -> dict[str, str | None]:
+    """Columns that a path tells, Hive's way: `impressions/day=2026-01-31/part-0.parquet` has the column `day`."""
+    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
+    return {unquote(key): None if value == NO_PARTITION else unquote(value) for key, value in pairs}
 
 
 def check_columns(name: str, path: str, found: list[str], further: tuple[str, ...]) -> None:
     """Raises `ContractError` where `path` lacks a column that table `name` must have."""
     required, optional = COLUMNS[name]
-    missing = [column for column in (*required, *further) if column not in found]
+    missing = [column for column in (*required, *further) if column not in {*found, *partitions(path)}]
     if missing:
         raise ContractError(
             f"table `{name}`: {path} lacks the column {', '.join(missing)}; it has {', '.join(found) or 'none'}. "
@@ -95,10 +120,12 @@ def read_file(path: str, name: str, further: tuple[str, ...] = (), only: tuple[s
     required, optional = COLUMNS[name]
     wanted = only or (*required, *optional, *further)
     try:
-        if path.endswith(".parquet"):
-            yield from _read_parquet(path, name, wanted, further)
-        else:
-            yield from _read_text(path, name, wanted, further)
+        read = _read_parquet if path.endswith(".parquet") else _read_text
+        told = {column: value for column, value in partitions(path).items() if column in wanted}
+        for batch in read(path, name, wanted, further):
+            for column in set(told) - set(batch.columns):
+                batch.columns[column] = pa.repeat(pa.scalar(told[column], pa.string()), len(batch))
+            yield batch
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise ContractError(f"table `{name}`: {path} cannot be read ({error}); is it whole?") from error
 
@@ -118,11 +145,10 @@ def _read_parquet(path: str, name: str, wanted: tuple[str, ...], further: tuple[
 
 def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str, ...]) -> Iterator[TableBatch]:
     """CSV or TSV; everything is read as text, so that a bad value costs its row and not the file."""
-    plain = path.removesuffix(".gz")
+    plain, packed = (path, "") if path.endswith(_PLAIN) else path.rsplit(".", 1)
     with FileSystems.open(path, compression_type="uncompressed") as raw:
-        unzipped = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         text = io.TextIOWrapper(
-            io.BufferedReader(_Readable(unzipped)), encoding="utf-8-sig", newline="", errors="replace"
+            io.BufferedReader(_Readable(_UNPACK[packed](raw))), encoding="utf-8-sig", newline="", errors="replace"
         )
         reader = csv.reader(text, delimiter="\t" if plain.endswith(".tsv") else ",")
         header = next(reader, [])
@@ -137,6 +163,14 @@ def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str
                 first, pending = first + len(pending), []
         if pending:
             yield _text_batch(path, first, pending, places, len(header))
+
+
+_UNPACK: dict[str, Callable[[Any], Any]] = {
+    "": lambda raw: raw,
+    "gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    "bz2": lambda raw: bz2.BZ2File(raw),
+    "zst": lambda raw: pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"),
+}
 
 
 class _Readable(io.RawIOBase):

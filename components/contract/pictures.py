@@ -1,0 +1,95 @@
+"""Reads pictures by the path that an item gives: files, or members of an archive beside the tables."""
+
+from __future__ import annotations
+
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+ARCHIVES = ("images.zip", "images.tar")  # a compressed tar cannot be read from the middle
+
+
+def find_archives(data: str) -> list[FileMetadata]:
+    """The archives of pictures in folder `data`."""
+    patterns = [FileSystems.join(data, name) for name in ARCHIVES]
+    return [meta for match in FileSystems.match(patterns) for meta in match.metadata_list]
+
+
+class Pictures:
+    """Reads pictures of the folder `data`, from its archives where it has any.  Safe among threads.
+
+    A path is absolute, or relative to `data`; within an archive it is a member's name.  Each worker reads the
+    archives' own lists once, and then only what it needs.
+
+    Args:
+        data: The folder of the tables.
+
+    Raises:
+        ValueError: an archive cannot be read.
+    """
+
+    def __init__(self, data: str) -> None:
+        self._data = data
+        self._members: dict[str, Callable[[], bytes]] = {}
+        for path in [meta.path for meta in find_archives(data)]:
+            handle = FileSystems.open(path, compression_type="uncompressed")
+            try:
+                found = _zip_members(handle) if path.endswith(".zip") else _tar_members(handle)
+            except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
+                raise ValueError(f"{path} cannot be read ({error}); is it whole?") from error
+            self._members.update(found)
+
+    def read(self, path: str) -> bytes:
+        """The picture's bytes.
+
+        Raises:
+            OSError: there is none of that path.
+        """
+        member = self._members.get(path.removeprefix("./"))
+        if member is not None:
+            return member()
+        place = path if path.startswith("/") or "://" in path else FileSystems.join(self._data, path)
+        with FileSystems.open(place, compression_type="uncompressed") as handle:
+            content: bytes = handle.read()
+        return content
+
+
+def _zip_members(handle: Any) -> dict[str, Callable[[], bytes]]:
+    archive, lock = zipfile.ZipFile(handle), threading.Lock()
+
+    def read(name: str) -> bytes:
+        with lock:
+            try:
+                return archive.read(name)
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+                raise OSError(f"{name} cannot be read from the archive: {error}") from error
+
+    return {
+        info.filename.removeprefix("./"): _bound(read, info.filename)
+        for info in archive.infolist()
+        if not info.is_dir()
+    }
+
+
+def _tar_members(handle: Any) -> dict[str, Callable[[], bytes]]:
+    lock = threading.Lock()
+
+    def read(place: tuple[int, int]) -> bytes:
+        with lock:
+            handle.seek(place[0])
+            content: bytes = handle.read(place[1])
+        return content
+
+    with tarfile.open(fileobj=handle, mode="r:") as archive:
+        places = {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}
+    return {name.removeprefix("./"): _bound(read, place) for name, place in places.items()}
+
+
+def _bound(read: Callable[[Any], bytes], what: Any) -> Callable[[], bytes]:
+    return lambda: read(what)

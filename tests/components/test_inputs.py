@@ -1,0 +1,142 @@
+"""Every way in which tables and pictures may lie gives the same rows."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.contract.pictures import Pictures
+from components.contract.tables import ContractError, find_table, partitions
+from tests.components.runner import read, run_catalogue, run_impressions
+from tests.components.test_contract import counts, impression, item, picture, rejected, write_impressions, write_items
+from tfx_pipeline.fingerprints import data_fingerprint
+
+IMPRESSIONS = [impression(n) for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("catalogue")
+    write_items(folder, [item(n) for n in range(5)])
+    return run_catalogue(folder, folder / "out")
+
+
+def as_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def daily(folder: Path) -> None:
+    for day in range(3):
+        as_parquet(IMPRESSIONS[day * 20 : day * 20 + 20], folder / f"impressions/2026-01-0{day + 1}/part-0.parquet")
+    (folder / "impressions/_temporary").mkdir()
+    (folder / "impressions/_temporary/part-1.parquet").write_bytes(b"half written")
+    (folder / "impressions/2026-01-01/_SUCCESS").write_bytes(b"")
+
+
+def by_user(folder: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "user_id"} for row in IMPRESSIONS]
+    as_parquet(rows, folder / "impressions/user_id=u1/part-0.parquet")
+
+
+LAYOUTS = {
+    "parquet": lambda folder: as_parquet(IMPRESSIONS, folder / "impressions.parquet"),
+    "csv": lambda folder: write_impressions(folder, IMPRESSIONS),
+    "tsv.gz": lambda folder: write_impressions(folder, IMPRESSIONS, "impressions.tsv.gz"),
+    "csv.bz2": lambda folder: (folder / "impressions.csv.bz2").write_bytes(bz2.compress(as_csv(IMPRESSIONS))),
+    "gz in two pieces": lambda folder: (folder / "impressions.csv.gz").write_bytes(
+        gzip.compress(as_csv(IMPRESSIONS)[:500]) + gzip.compress(as_csv(IMPRESSIONS)[500:])
+    ),
+    "daily folders": daily,
+    "Hive partitions": by_user,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_tables(tmp_path: Path, catalogue: Any, layout: str) -> None:
+    LAYOUTS[layout](tmp_path)
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue)
+    rows = [row for split in ("train", "valid", "test") for row in read(made, split)]
+    assert sorted(rows, key=lambda row: row["sequence"]) == IMPRESSIONS
+    assert counts(tmp_path / "out", "impressions") == {"rows in": 60, "rows out": 60}
+
+
+def test_zstandard(tmp_path: Path, catalogue: Any) -> None:
+    path = tmp_path / "impressions.csv.zst"
+    with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:
+        stream.write(as_csv(IMPRESSIONS))
+    run_impressions(tmp_path, tmp_path / "out", catalogue)
+    assert counts(tmp_path / "out", "impressions") == {"rows in": 60, "rows out": 60}
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(Exception, match=r"impressions.csv.zst cannot be read .*; is it whole\?"):
+        run_impressions(tmp_path, tmp_path / "again", catalogue)
+
+
+def test_partitions() -> None:
+    assert partitions("/a/day=2026-01-31/shop=a%2Fb/x=1.csv") == {"day": "2026-01-31", "shop": "a/b"}
+    assert partitions("impressions/day=__HIVE_DEFAULT_PARTITION__/p.csv") == {"day": None}
+
+
+def test_a_file_that_only_pretends_to_be_data_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "impressions").mkdir()
+    (tmp_path / "impressions/.part-0.csv").write_text("user_id")
+    with pytest.raises(ContractError, match="holds no table `impressions`"):
+        find_table(str(tmp_path), "impressions")
+
+
+def put(folder: Path, kind: str, members: dict[str, bytes]) -> Path:
+    path = folder / f"images.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return path
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_pictures_in_an_archive(tmp_path: Path, kind: str) -> None:
+    rows = [{"item_id": f"i{n}", "title": "a", "image_path": f"pictures/{n}.jpg"} for n in range(4)]
+    write_items(tmp_path, rows)
+    put(tmp_path, kind, {"pictures/0.jpg": picture(), "pictures/1.jpg": picture(), "pictures/2.jpg": b"none"})
+    (tmp_path / "pictures").mkdir()
+    made = run_catalogue(tmp_path, tmp_path / "out")
+    assert {row["item_id"] for split in ("train", "valid") for row in read(made, split)} == {"i0", "i1"}
+    broken, missing = rejected(tmp_path / "out", "items")
+    assert "image cannot be decoded" in broken["reason"]
+    assert "pictures/3.jpg" in missing["reason"]
+
+
+def test_an_archive_that_is_not_whole_and_one_that_changed(tmp_path: Path) -> None:
+    write_items(tmp_path, [item(0)])
+    path = put(tmp_path, "zip", {"a.jpg": picture()})
+    before = data_fingerprint(str(tmp_path), "items")
+    os.utime(path, (1, 1))
+    assert data_fingerprint(str(tmp_path), "items") != before
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"images.zip cannot be read .*; is it whole\?"):
+        Pictures(str(tmp_path))
