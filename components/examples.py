@@ -12,8 +12,10 @@ import pyarrow as pa
 from tfx.types import Artifact, artifact_utils
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder, RecordBatchToExamplesEncoder
 
+from components.records import BATCH_RECORDS, ReadRecords, WriteRecords
+
 SPLITS = ("train", "valid", "test")
-DECODE_ROWS = 4_096
+DECODE_ROWS = BATCH_RECORDS
 
 Columns = dict[str, pa.Array]
 
@@ -77,23 +79,18 @@ class ReadExamples(beam.PTransform):
         self._fn = FromExamples(lists, only)
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Columns]:
-        return (
-            pipeline
-            | "Read" >> beam.io.ReadFromTFRecord(self._pattern)
-            | "Batch" >> beam.BatchElements(min_batch_size=DECODE_ROWS, max_batch_size=DECODE_ROWS)
-            | "Decode" >> beam.ParDo(self._fn)
-        )
+        return pipeline | "Read" >> ReadRecords(self._pattern) | "Decode" >> beam.ParDo(self._fn)
 
 
 class WriteExamples(beam.PTransform):
-    """Serialised tf.Examples → gzipped TFRecord shards of one split of an Examples artifact."""
+    """Lists of serialised tf.Examples → gzipped TFRecord shards of one split of an Examples artifact."""
 
     def __init__(self, artifact: Artifact, split: str) -> None:
         super().__init__()
         self._prefix = f"{artifact_utils.get_split_uri([artifact], split)}/examples"
 
-    def expand(self, examples: beam.PCollection[bytes]) -> beam.PCollection:
-        return examples | beam.io.WriteToTFRecord(self._prefix, file_name_suffix=".gz")
+    def expand(self, examples: beam.PCollection[list[bytes]]) -> beam.PCollection:
+        return examples | WriteRecords(self._prefix)
 
 
 def declare_splits(artifact: Artifact, splits: tuple[str, ...]) -> None:

@@ -93,5 +93,4 @@ class _Encode(beam.DoFn):
         held_out = hash_buckets(good["item_id"], BUCKETS) < VALID_BUCKETS
         for split, rows in (("train", ~held_out), ("valid", held_out)):
             if np.any(rows):
-                for example in to_examples(take(good, rows)):
-                    yield beam.pvalue.TaggedOutput(split, example)
+                yield beam.pvalue.TaggedOutput(split, to_examples(take(good, rows)))

@@ -153,8 +153,7 @@ class _Join(beam.DoFn):
         for code, name in enumerate(SPLITS):
             rows = np.flatnonzero(split == code)
             for begin in range(0, len(rows), ENCODE_ROWS):
-                for example in to_examples(take(columns, rows[begin : begin + ENCODE_ROWS])):
-                    yield beam.pvalue.TaggedOutput(name, example)
+                yield beam.pvalue.TaggedOutput(name, to_examples(take(columns, rows[begin : begin + ENCODE_ROWS])))
 
     def _segments(self, item_id: pa.Array, clicks: dict[bytes, int]) -> pa.Array:
         limit = tail_limit(np.fromiter(clicks.values(), np.int64, len(clicks)))

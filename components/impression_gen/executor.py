@@ -127,5 +127,4 @@ class _Encode(beam.DoFn):
         for code, name in enumerate(SPLITS):
             rows = split == code
             if np.any(rows):
-                for example in to_examples(take(columns, rows)):
-                    yield beam.pvalue.TaggedOutput(name, example)
+                yield beam.pvalue.TaggedOutput(name, to_examples(take(columns, rows)))

@@ -1,0 +1,76 @@
+"""A generated click log of any size, long-tailed in users and items; and one component at a time on it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import standard_artifacts
+
+ITEMS, DAYS, START = 4_000, 90, 1_700_000_000
+FILE_ROWS = 250_000
+BEAM_ARGS = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
+
+
+def write_click_log(folder: Path, impressions: int, hottest: int = 0, seed: int = 0) -> None:
+    """Writes `items` and `impressions` as Parquet.
+
+    Args:
+        folder: Empty or missing.
+        impressions: Rows; a user has 100 on average, a third of them clicked.
+        hottest: Of them, rows of one single user.
+        seed: Of everything.
+    """
+    rng = np.random.default_rng(seed)
+    (folder / "items").mkdir(parents=True)
+    (folder / "impressions").mkdir()
+    numbers = np.arange(ITEMS)
+    items = {
+        "item_id": [f"i{n:06d}" for n in numbers],
+        "title": [f"item {n}" for n in numbers],
+        "category": [f"c{n % 18}" for n in numbers],
+    }
+    pq.write_table(pa.table(items), folder / "items" / "part-0.parquet")
+    users = max(1, impressions // 100)
+    item_ids = np.array(items["item_id"])
+    for place, first in enumerate(range(0, impressions, FILE_ROWS)):
+        rows = min(FILE_ROWS, impressions - first)
+        user = (users * rng.random(rows) ** 2).astype(np.int64)
+        user[: max(0, min(rows, hottest - first))] = users  # of an id that no other row has
+        item = (ITEMS * rng.random(rows) ** 3).astype(np.int64)
+        columns = {
+            "user_id": np.char.add("u", user.astype(str)),
+            "item_id": item_ids[item],
+            "timestamp": START + (rng.random(rows) * DAYS * 86_400).astype(np.int64),
+            "clicked": (rng.random(rows) < 1 / 3).astype(np.int64),
+        }
+        pq.write_table(pa.table(columns), folder / "impressions" / f"part-{place}.parquet")
+
+
+def run_component(kind: Any, inputs: dict[str, Any], output: tuple[str, Path], properties: dict[str, Any]) -> Any:
+    """Runs an executor; (its artifact, seconds)."""
+    made = standard_artifacts.Examples()
+    made.uri = str(output[1])
+    executor = kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=list(BEAM_ARGS)))
+    started = time.monotonic()
+    executor.Do({name: [artifact] for name, artifact in inputs.items()}, {output[0]: [made]}, properties)
+    return made, time.monotonic() - started
+
+
+def impressions_of(data: Path, out: Path) -> tuple[Any, Any, dict[str, Any], float]:
+    """CatalogueGen and ImpressionGen on a folder; (items, impressions, properties all share, the latter's seconds)."""
+    from components.catalogue_gen.executor import Executor as Catalogue
+    from components.impression_gen.executor import Executor as Impressions
+
+    common = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 0.01}
+    items, _ = run_component(Catalogue, {}, ("items", out / "items"), common)
+    split = '{"by": "time", "fractions": [0.8, 0.1, 0.1]}'
+    properties = {**common, "split": split, "context_features": "[]"}
+    output = ("impressions", out / "impressions")
+    impressions, seconds = run_component(Impressions, {"items": items}, output, properties)
+    return items, impressions, common, seconds
