@@ -16,6 +16,7 @@ CORE = [
     "tensorflow-transform>=1.21,<1.22",
     "tensorflow-model-analysis>=0.52,<0.53",
     "apache-beam>=2.77,<2.78",
+    "google-crc32c>=1.6",
     "setuptools>=77,<81",  # tensorflow-hub, which TFX brings, still imports pkg_resources
     # Serving
     "tensorflow-serving-api>=2.19.1,<3",
@@ -49,7 +50,7 @@ EXTRAS = {
     ],
     "kubeflow": ["kfp>=2.16,<2.17"],
     "redis": ["redis[hiredis]>=5.2"],
-    "bench": ["psutil>=6", "hdrhistogram>=0.10"],
+    "bench": ["psutil>=6", "hdrhistogram>=0.10", "cryptography>=43"],
 }
 
 setup(
