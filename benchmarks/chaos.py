@@ -20,17 +20,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf import text_format
 
 from benchmarks.load import open_loop
 from benchmarks.report import publish
-from benchmarks.served_ranker import MODEL, THREADS, export_shop_ranker, rank_arrays, request, served
+from benchmarks.served_ranker import MODEL, THREADS, ctr_calls, export_shop_ranker, rank_arrays, request, served
 from serving import messages
+from serving.client import MimClient
 from serving.tensors import to_array
 
 TARGET_MS = 150.0
@@ -42,6 +43,7 @@ FLAGS = (
     "--max_num_load_retries=5",
     *THREADS,
 )
+ENDED = "END"
 CHANGES = ("renamed", "broken", "copied in place", "label moved", "newest deleted")
 
 
@@ -103,19 +105,11 @@ def run(requests: int, rate: float, changes: int) -> dict[str, Any]:
 
 def expected(store: Path) -> list[list[list[float]]]:
     """Scores of every request by every model, in a process of its own."""
-    from serving.embedded_server.loaded_model import LoadedModel
-    from serving.embedded_server.monitoring import Monitoring
-    from serving.embedded_server.options import ServerOptions
-
-    options = ServerOptions(models=store, tensorflow_intra_op_parallelism=1, tensorflow_inter_op_parallelism=1)
+    asked = [rank_arrays(CANDIDATES, seed) for seed in range(REQUESTS)]
     made = []
     for kind in range(KINDS):
-        model = LoadedModel(MODEL, kind, store / str(kind), options, Monitoring())
-        signature = model.signatures["rank"]
-        fetches = (signature.outputs["ctr"].name,)
-        asked = [rank_arrays(CANDIDATES, seed) for seed in range(REQUESTS)]
-        inputs = [[arrays[alias] for alias in signature.aliases] for arrays in asked]
-        made.append([model.runner.run(signature.feeds, one, fetches, 60.0)[0].tolist() for one in inputs])
+        rank = ctr_calls(store / str(kind))["rank"]
+        made.append([rank(arrays).tolist() for arrays in asked])
     return made
 
 
@@ -197,7 +191,7 @@ class Changing:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Counter[str]:
-        self._channel = grpc.insecure_channel(self._address)
+        self._client = MimClient(self._address, timeout=10)
         self._await(self._versions.label)
         self._reload()
         self._thread.start()
@@ -206,7 +200,7 @@ class Changing:
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._channel.close()
+        self._client.close()
         if self._failed:
             raise self._failed[0]
 
@@ -227,7 +221,7 @@ class Changing:
             self._await(versions.renamed())
         elif kind == "broken":
             broken = versions.broken(number // len(CHANGES))
-            self._await(broken, messages.END)
+            self._await(broken, ENDED)
             versions.delete(broken)
         elif kind == "copied in place":
             self._await(versions.copied_in_place())
@@ -239,43 +233,27 @@ class Changing:
         else:
             newest = versions.good[-1]
             versions.delete(newest)
-            self._await(newest, messages.END)
+            self._await(newest, ENDED)
 
     def _reload(self) -> None:
         """The configuration again, as `mim rollout` sends it."""
-        from google.protobuf import text_format
-        from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+        config = text_format.Parse(self._versions.config(), messages.ModelServerConfig())
+        with grpc.insecure_channel(self._address) as channel:
+            reload = messages.calls(channel)["HandleReloadConfigRequest"]
+            answer = reload(messages.ReloadConfigRequest(config=config), timeout=60)
+        if answer.status.error_code:
+            raise RuntimeError(answer.status.error_message)
 
-        asked = model_management_pb2.ReloadConfigRequest()
-        text_format.Parse(self._versions.config(), asked.config)
-        model_service_pb2_grpc.ModelServiceStub(self._channel).HandleReloadConfigRequest(asked, timeout=60)
-
-    def _await(self, version: int, state: int = messages.AVAILABLE) -> None:
+    def _await(self, version: int, state: str = "AVAILABLE") -> None:
         """Until the server says so of a version; half a minute at most."""
         deadline = time.monotonic() + 30
-        for found in self._states(version):
+        while True:
+            found = {entry.version: entry.state for entry in self._client.status(MODEL)}.get(version)
             if found == state:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"version {version} is in state {found} after 30 s; it should be {state}")
             time.sleep(0.1)
-
-    def _states(self, version: int) -> Iterator[int | None]:
-        asked = messages.GetModelStatusRequest()
-        asked.model_spec.name = MODEL
-        call = self._channel.unary_unary(
-            "/tensorflow.serving.ModelService/GetModelStatus",
-            request_serializer=messages.GetModelStatusRequest.SerializeToString,
-            response_deserializer=messages.GetModelStatusResponse.FromString,
-        )
-        while True:
-            try:
-                states = {entry.version: entry.state for entry in call(asked, timeout=10).model_version_status}
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.NOT_FOUND:  # not known yet
-                    raise
-                states = {}
-            yield states.get(version)
 
 
 if __name__ == "__main__":

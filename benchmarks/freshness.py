@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.ports import free_port
 from benchmarks.redis_server import running_redis
 from benchmarks.report import publish
 
@@ -55,9 +55,7 @@ def measure(folder: Path, arguments: argparse.Namespace, address: str, events: s
     from serving.representation_center.loading import load_snapshot
     from serving.representation_center.pointers import find_snapshot
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = f"127.0.0.1:{port}"
     mim = [sys.executable, "-m", "tfx_pipeline.cli"]
     log = (folder / "log").open("a")

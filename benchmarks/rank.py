@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import json
 import multiprocessing
 import os
 import subprocess
@@ -33,6 +35,7 @@ from benchmarks.served_ranker import (
     CORE,
     MODEL,
     THREADS,
+    ctr_calls,
     examples,
     export_shop_ranker,
     on_core,
@@ -64,7 +67,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     if arguments.bare:
-        print(bare_session(arguments.bare))
+        print(json.dumps(bare_session(arguments.bare)))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     details: dict[str, Any] = {"targets": TARGETS}
@@ -81,7 +84,8 @@ def main(words: list[str] | None = None) -> None:
             "--bare",
             str(folder / "models" / MODEL / "1"),
         ]
-        bare = eval(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        bare = json.loads(told.splitlines()[-1])
         details["bare_session_p50_ms"] = bare
         models = ["--models", str(folder / "models"), *THREADS]
         with served(*models, core=CORE) as (address, _), grpc.insecure_channel(address, options=OPTIONS) as channel:
@@ -128,21 +132,10 @@ def total(rounds: dict[str, list[dict[str, float]]], kind: str, what: str) -> fl
 
 def bare_session(folder: Path) -> dict[str, float]:
     """p50 of the model alone, by signature and number of candidates, in milliseconds."""
-    from serving.embedded_server.loaded_model import LoadedModel
-    from serving.embedded_server.monitoring import Monitoring
-    from serving.embedded_server.options import ServerOptions
-
-    options = ServerOptions(models=folder, tensorflow_intra_op_parallelism=1, tensorflow_inter_op_parallelism=-1)
-    model = LoadedModel(MODEL, 1, folder, options, Monitoring())
-
-    def run(name: str, arrays: dict[str, np.ndarray], calls: int) -> float:
-        signature = model.signatures[name]
-        inputs = [arrays[alias] for alias in signature.aliases]
-        return p50(lambda: model.runner.run(signature.feeds, inputs, (signature.outputs["ctr"].name,), 10.0), calls)
-
-    found = {f"rank {size}": run("rank", rank_arrays(size), 1_000) for size in (1, 200, 500)}
+    calls = ctr_calls(folder)
+    found = {f"rank {size}": p50(functools.partial(calls["rank"], rank_arrays(size))) for size in (1, 200, 500)}
     copies = {"examples": texts(examples(200, one_user=True))}
-    return {**found, "serve_examples 200": run("serve_examples", copies, 200)}
+    return {**found, "serve_examples 200": p50(lambda: calls["serve_examples"](copies), 200)}
 
 
 def p50(call: Callable[[], Any], calls: int = 1_000) -> float:

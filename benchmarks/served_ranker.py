@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +114,27 @@ def request(signature: str, arrays: dict[str, np.ndarray], outputs: tuple[str, .
         to_proto(values, made.inputs[name])
     made.output_filter.extend(outputs)
     return bytes(made.SerializeToString())
+
+
+def ctr_calls(folder: Path) -> dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]]:
+    """Signature → what calls it here, inputs to `ctr`, as the embedded server would."""
+    from serving.embedded_server.loaded_model import LoadedModel
+    from serving.embedded_server.monitoring import Monitoring
+    from serving.embedded_server.options import ServerOptions
+
+    options = ServerOptions(models=folder, tensorflow_intra_op_parallelism=1, tensorflow_inter_op_parallelism=-1)
+    model = LoadedModel(MODEL, 1, folder, options, Monitoring())
+
+    def call(signature: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        inputs = [arrays[alias] for alias in signature.aliases]
+        answer: np.ndarray = model.runner.run(signature.feeds, inputs, (signature.outputs["ctr"].name,), 60.0)[0]
+        return answer
+
+    return {
+        name: functools.partial(call, signature)
+        for name, signature in model.signatures.items()
+        if "ctr" in signature.outputs
+    }
 
 
 def on_core(core: int | None) -> list[str]:

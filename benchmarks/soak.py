@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from benchmarks.load import PREDICT
-from benchmarks.malformed import free_port
+from benchmarks.ports import free_port
 from benchmarks.report import MEBIBYTE, publish
 from benchmarks.served_ranker import MODEL, VERSION, D, examples, export_shop_ranker, rank_arrays, request, served
 from serving import messages

@@ -46,14 +46,13 @@ def write_batching(folder: Path) -> None:
     (folder / BATCHING_FILE).write_text(BATCHING)
 
 
-def write_warm_up(folder: Path, requests: Iterable[Request]) -> int:
-    """Requests that a server sends to the model before the first real one; returns how many.
+def write_warm_up(folder: Path, requests: Iterable[Request]) -> None:
+    """Requests that a server sends to the model before the first real one.
 
     The first call of a signature, and of a new choice of its outputs, compiles for some 200 ms while all later ones
     wait; that of a new size of batch plans memory.  None of these should be a user's.
     """
     (folder / EXTRA).mkdir(exist_ok=True)
-    count = 0
     with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
         for made in requests:
             request = predict_pb2.PredictRequest(
@@ -63,8 +62,6 @@ def write_warm_up(folder: Path, requests: Iterable[Request]) -> int:
             )
             record = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(record.SerializeToString())
-            count += 1
-    return count
 
 
 def texts(values: Iterable[str | bytes]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tarfile
 import threading
 import zipfile
@@ -41,6 +42,7 @@ class Pictures:
             handle = FileSystems.open(path, compression_type="uncompressed")
             try:
                 found = _zip_members(handle) if path.endswith(".zip") else _tar_members(handle)
+            # The last two: encryption, and compression that zipfile does not know.
             except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
                 raise ValueError(f"{path} cannot be read ({error}); is it whole?") from error
             self._members.update(found)
@@ -67,11 +69,12 @@ def _zip_members(handle: Any) -> dict[str, Callable[[], bytes]]:
         with lock:
             try:
                 return archive.read(name)
+            # The last two: encryption, and compression that zipfile does not know.
             except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
                 raise OSError(f"{name} cannot be read from the archive: {error}") from error
 
     return {
-        info.filename.removeprefix("./"): _bound(read, info.filename)
+        info.filename.removeprefix("./"): functools.partial(read, info.filename)
         for info in archive.infolist()
         if not info.is_dir()
     }
@@ -88,8 +91,4 @@ def _tar_members(handle: Any) -> dict[str, Callable[[], bytes]]:
 
     with tarfile.open(fileobj=handle, mode="r:") as archive:
         places = {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}
-    return {name.removeprefix("./"): _bound(read, place) for name, place in places.items()}
-
-
-def _bound(read: Callable[[Any], bytes], what: Any) -> Callable[[], bytes]:
-    return lambda: read(what)
+    return {name.removeprefix("./"): functools.partial(read, place) for name, place in places.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 import urllib.request
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.ports import free_port
 from serving.client import MimClient
 from serving.embedded_server.server import EmbeddedServer
 from serving.representation_center.center import CenterError, RepresentationCenter
@@ -174,9 +174,7 @@ def test_content_of_a_picture_alone(
 
 
 def test_prometheus_is_told(center: RepresentationCenter, ready: str, served: MimClient, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     center.metrics.serve(port)
     drop(tmp_path, "a.json", json.dumps({"item_id": "new", "title": "red mug"}))
     center.get(["new", "never"])
