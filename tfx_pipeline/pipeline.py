@@ -81,8 +81,9 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         return places.data_version or data_fingerprint(places.data, *tables)
 
     def code(component: str) -> str:
-        shared = ("components/contract", "components/examples.py", "serving/representation_center/snapshot.py")
-        return code_fingerprint(*shared, f"components/{component}")
+        shared = ("contract", "artifacts.py", "examples.py", "records.py", component)
+        formats = "serving/representation_center/snapshot.py"
+        return code_fingerprint(formats, *(f"components/{name}" for name in shared))
 
     models_code = code_fingerprint("mim_keras", "tfx_pipeline/run_fns", "tfx_pipeline/preprocessing.py")
 
