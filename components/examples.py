@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystems import FileSystems
 from tfx.types import Artifact, artifact_utils
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder, RecordBatchToExamplesEncoder
 
@@ -16,6 +19,7 @@ from components.records import BATCH_RECORDS, ReadRecords, WriteRecords
 
 SPLITS = ("train", "valid", "test")
 DECODE_ROWS = BATCH_RECORDS
+BUCKET_BYTES = 16 << 20  # of files, which are compressed
 
 Columns = dict[str, pa.Array]
 
@@ -82,12 +86,25 @@ class ReadExamples(beam.PTransform):
         return pipeline | "Read" >> ReadRecords(self._pattern) | "Decode" >> beam.ParDo(self._fn)
 
 
-class WriteExamples(beam.PTransform):
-    """Lists of serialised tf.Examples → gzipped TFRecord shards of one split of an Examples artifact."""
+def example_files(artifact: Artifact) -> list[FileMetadata]:
+    """All files of an Examples artifact."""
+    splits = artifact_utils.decode_split_names(artifact.split_names)
+    patterns = [f"{artifact_utils.get_split_uri([artifact], split)}/*" for split in splits]
+    return [meta for match in FileSystems.match(patterns) for meta in match.metadata_list]
 
-    def __init__(self, artifact: Artifact, split: str) -> None:
+
+class WriteExamples(beam.PTransform):
+    """Lists of serialised tf.Examples → gzipped TFRecord shards of one split of an Examples artifact.
+
+    Args:
+        artifact: The artifact.
+        split: Its split.
+        name: Of the files.
+    """
+
+    def __init__(self, artifact: Artifact, split: str, name: str = "examples") -> None:
         super().__init__()
-        self._prefix = f"{artifact_utils.get_split_uri([artifact], split)}/examples"
+        self._prefix = f"{artifact_utils.get_split_uri([artifact], split)}/{name}"
 
     def expand(self, examples: beam.PCollection[list[bytes]]) -> beam.PCollection:
         return examples | WriteRecords(self._prefix)
@@ -124,6 +141,19 @@ def hash_buckets(values: pa.Array, buckets: int) -> np.ndarray:
         zlib.crc32(v if isinstance(v, bytes) else str(v).encode()) % buckets for v in encoded.dictionary.to_pylist()
     ]
     return np.array(codes, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)] if codes else np.zeros(0, np.int64)
+
+
+def ranks(values: pa.Array) -> np.ndarray:
+    """The place of each value among the distinct values, in their order, int64 [n]; that of the rows has no part."""
+    encoded = values.dictionary_encode()
+    rank = np.empty(len(encoded.dictionary), np.int64)
+    rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
+    return rank[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def user_buckets(files: list[FileMetadata]) -> int:
+    """How many buckets to shuffle the users of these files in: one must fit a worker's memory many times over."""
+    return max(64, sum(meta.size_in_bytes for meta in files) // BUCKET_BYTES)
 
 
 class KeyByBucket(beam.DoFn):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -14,6 +14,7 @@ from tfx.types import artifact_utils
 from components.contract import counts
 from components.contract.checks import Good, Rejects, check_items
 from components.contract.pictures import Pictures
+from components.contract.repeated import RepeatedIds
 from components.contract.tables import ReadTable, TableBatch, find_table
 from components.examples import WriteExamples, declare_counts, declare_splits, hash_buckets, take, to_examples
 
@@ -36,21 +37,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts_file = f"{artifact.uri}/counts.json"
         files = find_table(data, "items")
         pipeline = self._make_beam_pipeline()
-        # The ids alone first: it takes little memory, and the pictures then need no shuffle.
-        duplicates = (
-            pipeline
-            | "Ids" >> ReadTable(files, "items", only=("item_id",))
-            | "Places" >> beam.FlatMap(_places)
-            | "SameId" >> beam.GroupByKey()
-            | "Later" >> beam.FlatMap(_all_but_first)
-        )
         checked = (
             pipeline
             | "Items" >> ReadTable(files, "items")
             | "Check"
-            >> beam.ParDo(_Check(data), beam.pvalue.AsList(duplicates)).with_outputs(
-                counts.REJECTS, counts.TALLY, main="good"
-            )
+            >> beam.ParDo(
+                _Check(data), pipeline | "RepeatedItems" >> RepeatedIds(files, "items", "item_id")
+            ).with_outputs(counts.REJECTS, counts.TALLY, main="good")
         )
         (checked[counts.REJECTS], checked[counts.TALLY]) | "Account" >> counts.WriteAccount(
             "items", rejected, counts_file
@@ -64,16 +57,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         declare_counts(artifact, tally)
 
 
-def _places(batch: TableBatch) -> Iterator[tuple[str, tuple[str, int]]]:
-    for item_id, row in zip(batch.columns["item_id"].to_pylist(), batch.rows, strict=True):
-        if item_id is not None:
-            yield str(item_id).strip(), (batch.file, int(row))
-
-
-def _all_but_first(group: tuple[str, Iterable[tuple[str, int]]]) -> list[tuple[str, int]]:
-    return sorted(group[1])[1:]
-
-
 class _Check(counts.Checked):
     """Checks batches of items; each worker opens the archives of pictures once."""
 
@@ -84,8 +67,8 @@ class _Check(counts.Checked):
     def setup(self) -> None:
         self._pictures = Pictures(self._data)
 
-    def _check_batch(self, batch: TableBatch, duplicates: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
-        return check_items(batch, set(duplicates), self._pictures.read)
+    def _check_batch(self, batch: TableBatch, repeated: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
+        return check_items(batch, repeated, self._pictures.read)
 
 
 class _Encode(beam.DoFn):

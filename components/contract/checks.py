@@ -63,6 +63,13 @@ class RowChecker:
         self.reject(values.is_null().to_numpy(zero_copy_only=False), f"no {name}")
         return values
 
+    def unique_strings(self, name: str, repeated: Collection[tuple[str, int]]) -> pa.Array:
+        """As `required_strings`; a row that is in `repeated`, by file and number, is rejected."""
+        values, among = self.required_strings(name), set(repeated)
+        again = np.fromiter(((self._batch.file, int(row)) in among for row in self._batch.rows), bool, len(values))
+        self.reject(again, f"{name} appears a second time", lambda i: values[i].as_py())
+        return values
+
     def integers(self, name: str, required: bool = True, default: int = 0) -> np.ndarray:
         """Column `name` as int64 [n]; a value that is no whole number rejects its row."""
         raw = self.column(name, pa.int64())
@@ -140,19 +147,17 @@ class RowChecker:
 
 
 def check_items(
-    batch: TableBatch, duplicates: Collection[tuple[str, int]], read_image: Callable[[str], bytes]
+    batch: TableBatch, repeated: Collection[tuple[str, int]], read_image: Callable[[str], bytes]
 ) -> tuple[Good, Rejects]:
     """Rows of `items`; images are decoded once to prove that they can be.
 
     Args:
         batch: The rows.
-        duplicates: (file, row) of rows whose `item_id` an earlier row already has.
+        repeated: (file, row) of rows whose `item_id` an earlier row already has.
         read_image: Reads an `image_path`.
     """
     rows = RowChecker(batch)
-    item_id = rows.required_strings("item_id")
-    again = np.fromiter(((batch.file, int(row)) in duplicates for row in batch.rows), bool, len(batch))
-    rows.reject(again, "item_id appears a second time", lambda i: item_id[i].as_py())
+    item_id = rows.unique_strings("item_id", repeated)
     created = rows.times("created_at", required=False)
     pictures = rows.pictures("image", rows.strings("image_path").to_pylist(), read_image)
     return rows.result(
@@ -209,10 +214,18 @@ def check_intents(batch: TableBatch, known_items: Collection[str]) -> tuple[Good
     )
 
 
-def check_users(batch: TableBatch, profile: tuple[str, ...]) -> tuple[Good, Rejects]:
-    """Rows of `users`, with the columns named in `profile` as text."""
+def check_users(
+    batch: TableBatch, repeated: Collection[tuple[str, int]], profile: tuple[str, ...]
+) -> tuple[Good, Rejects]:
+    """Rows of `users`, with the columns named in `profile` as text.
+
+    Args:
+        batch: The rows.
+        repeated: (file, row) of rows whose `user_id` an earlier row already has.
+        profile: Further columns.
+    """
     rows = RowChecker(batch)
-    user = rows.required_strings("user_id")
+    user = rows.unique_strings("user_id", repeated)
     return rows.result({"user_id": user} | {name: pc.fill_null(rows.strings(name), "") for name in profile})
 
 

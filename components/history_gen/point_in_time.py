@@ -11,36 +11,56 @@ SEGMENTS = ("cold", "tail", "rest")
 
 @dataclass(frozen=True)
 class Histories:
-    """Ragged histories of n rows, flat: row r holds `clicks[offsets[r]:offsets[r + 1]]`.
+    """Histories of n rows as ranges of one list of clicks: that of row r is `clicks[start[r]:end[r]]`.
+
+    A history of fifty takes fifty times the room of its row, so it is laid out for some rows at a time, by `of`.
 
     Attributes:
-        clicks: Indices of the clicked rows, most recent last, int64 [total].
-        offsets: int64 [n + 1].
+        clicks: The clicked rows of all users, each user's together and in time's order, int64 [clicks].
+        start: int64 [n].
+        end: int64 [n].
+        order: All rows, each user's together and in time's order, int64 [n].
     """
 
     clicks: np.ndarray
-    offsets: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    order: np.ndarray
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(Clicked rows, most recent last, int64 [total]; offsets int64 [len(rows) + 1]) of some rows' histories."""
+        places, offsets = flat_ranges(self.start[rows], self.end[rows])
+        return self.clicks[places], offsets
+
+
+def flat_ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges [start, end) end to end, int64 [total], and where each begins in that, int64 [n + 1]."""
+    sizes = end - start
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes) + np.repeat(start, sizes), offsets
 
 
 def point_in_time_histories(
-    user: np.ndarray, timestamp: np.ndarray, sequence: np.ndarray, clicked: np.ndarray, length: int
+    user: np.ndarray, timestamp: np.ndarray, sequence: np.ndarray, item: np.ndarray, clicked: np.ndarray, length: int
 ) -> Histories:
     """For each row, the same user's clicked rows that are strictly earlier, at most `length`, most recent last.
 
-    Earlier is by (timestamp, sequence); rows that tie in both see nothing of one another.  The order in which
-    rows arrive does not matter, except between clicks that tie, which keep their order of arrival.
+    Earlier is by (timestamp, sequence); rows that tie in both see nothing of one another, and stand in the order of
+    their items in the histories of later rows.  The order in which rows arrive does not matter.
 
     Args:
         user: Codes of the users, int64 [n].
         timestamp: Seconds, int64 [n].
         sequence: Tie-break within a second, int64 [n].
+        item: Ranks of the items among all, int64 [n].
         clicked: 0 or 1, int64 [n].
         length: The most clicks a history holds.
     """
     n = len(user)
     if n == 0:
-        return Histories(np.zeros(0, np.int64), np.zeros(1, np.int64))
-    order = np.lexsort((sequence, timestamp, user))
+        nothing = np.zeros(0, np.int64)
+        return Histories(nothing, nothing, nothing, nothing)
+    order = np.lexsort((item, sequence, timestamp, user))
     users, times, places, clicks = user[order], timestamp[order], sequence[order], clicked[order]
     new_user = np.concatenate([[True], users[1:] != users[:-1]])
     new_moment = new_user | np.concatenate([[True], (times[1:] != times[:-1]) | (places[1:] != places[:-1])])
@@ -48,16 +68,10 @@ def point_in_time_histories(
     index = np.arange(n)
     first_of_moment = np.maximum.accumulate(np.where(new_moment, index, 0))
     first_of_user = np.maximum.accumulate(np.where(new_user, index, 0))
-    end = clicks_before[first_of_moment]
-    start = np.maximum(clicks_before[first_of_user], end - length)
-    clicked_rows = order[clicks == 1]
-
-    starts, ends = np.empty(n, np.int64), np.empty(n, np.int64)
-    starts[order], ends[order] = start, end
-    sizes = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes) + np.repeat(starts, sizes)
-    return Histories(clicked_rows[flat] if len(flat) else np.zeros(0, np.int64), offsets)
+    start, end = np.empty(n, np.int64), np.empty(n, np.int64)
+    end[order] = clicks_before[first_of_moment]
+    start[order] = np.maximum(clicks_before[first_of_user], clicks_before[first_of_moment] - length)
+    return Histories(order[clicks == 1], start, end, order)
 
 
 def tail_limit(training_clicks: np.ndarray) -> int:

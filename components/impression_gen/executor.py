@@ -15,7 +15,7 @@ from tfx.types import artifact_utils
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.contract import counts
 from components.contract.checks import Good, Rejects, check_impressions
-from components.contract.tables import ReadTable, TableBatch, find_table
+from components.contract.tables import ReadTable, TableBatch, find_table, table_files
 from components.examples import (
     SPLITS,
     Columns,
@@ -26,10 +26,9 @@ from components.examples import (
     declare_splits,
     take,
     to_examples,
+    user_buckets,
 )
 from components.impression_gen import splits
-
-USER_BUCKETS = 64
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -72,7 +71,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         else:
             placed = (
                 checked["good"]
-                | "ByUser" >> beam.ParDo(KeyByBucket("user_id", USER_BUCKETS))
+                | "ByUser"
+                >> beam.ParDo(KeyByBucket("user_id", user_buckets(table_files(exec_properties["data"], "impressions"))))
                 | "Group" >> beam.GroupByKey()
                 | "SplitByUser" >> beam.Map(splits.split_users_of_bucket, fractions)
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import apache_beam as beam
 import numpy as np
 
-from components.examples import Columns, concatenate
+from components.examples import Columns, concatenate, ranks
 
 Histogram = tuple[np.ndarray, np.ndarray]  # distinct times, ascending, and the rows at each
 
@@ -51,16 +51,14 @@ def split_by_time(timestamps: np.ndarray, boundaries: tuple[int, int]) -> np.nda
 def split_by_user(columns: Columns, fractions: tuple[float, ...]) -> np.ndarray:
     """0, 1 or 2 for each row, int64 [n]: the first floor(n·f) rows of each user's own n rows are train, and so on.
 
-    Rows of a user are ordered by time, then `sequence`, then item, so that the result does not depend on the
-    order of arrival.
+    Rows of a user are ordered by time, then `sequence`, then item, then whatever else they hold, so that the result
+    does not depend on the order of arrival.
     """
     user = columns["user_id"].dictionary_encode().indices.to_numpy(zero_copy_only=False)
     timestamp, sequence = (columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence"))
-    item = columns["item_id"].dictionary_encode()
-    item_rank = np.argsort(np.argsort(np.array(item.dictionary.to_pylist())))[
-        item.indices.to_numpy(zero_copy_only=False)
-    ]
-    order = np.lexsort((item_rank, sequence, timestamp, user))
+    first = {"user_id", "timestamp", "sequence", "item_id"}
+    further = [ranks(columns[name]) for name in sorted(set(columns) - first)]
+    order = np.lexsort((*further, ranks(columns["item_id"]), sequence, timestamp, user))
     sizes = np.bincount(user)
     starts = np.cumsum(sizes) - sizes
     place = np.empty(len(user), np.int64)

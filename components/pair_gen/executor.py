@@ -26,14 +26,16 @@ from components.examples import (
     concatenate,
     declare_counts,
     declare_splits,
+    example_files,
     hash_buckets,
+    ranks,
     take,
     to_examples,
+    user_buckets,
 )
 from components.impression_gen.executor import ReadItemIds
 from components.pair_gen.history_pairs import history_pairs
 
-USER_BUCKETS = 64
 VALID_BUCKETS, BUCKETS = 10, 100
 NO_END = 2**62
 
@@ -71,11 +73,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 pipeline
                 | "Train" >> ReadExamples(impressions, "train", only=only)
                 | "Clicks" >> beam.Map(lambda columns: take(columns, columns["clicked"].to_numpy() == 1))
-                | "ByUser" >> beam.ParDo(KeyByBucket("user_id", USER_BUCKETS))
+                | "ByUser" >> beam.ParDo(KeyByBucket("user_id", user_buckets(example_files(impressions))))
                 | "Group" >> beam.GroupByKey()
                 | "HistoryPairs"
                 >> beam.FlatMap(
-                    _pairs_of_bucket,
+                    pairs_of_bucket,
                     exec_properties["window_seconds"],
                     exec_properties["max_gap"],
                     exec_properties["max_per_user"],
@@ -110,14 +112,12 @@ def _before(good: Columns, window_end: int) -> Columns:
     return take(good, good["timestamp"].to_numpy() < window_end)
 
 
-def _pairs_of_bucket(
+def pairs_of_bucket(
     group: tuple[int, Iterable[Columns]], window_seconds: int, max_gap: int, max_per_user: int
 ) -> Iterator[Columns]:
+    """Pairs of all users of a bucket, from its training clicks."""
     clicks = concatenate(group[1])
-    user, item = (
-        clicks[name].dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        for name in ("user_id", "item_id")
-    )
+    user, item = ranks(clicks["user_id"]), ranks(clicks["item_id"])
     timestamp, sequence = (clicks[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence"))
     query, target = history_pairs(user, timestamp, sequence, item, window_seconds, max_gap, max_per_user)
     empty = pa.array([b""] * len(query), pa.binary())

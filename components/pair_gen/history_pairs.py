@@ -20,14 +20,17 @@ def history_pairs(
         user: Codes of the users, int64 [n]; all rows are clicks.
         timestamp: Seconds, int64 [n].
         sequence: Tie-break within a second, int64 [n].
-        item: Codes of the items, int64 [n]; an item makes no pair with itself.
+        item: Ranks of the items among all, int64 [n]; an item makes no pair with itself.
         window_seconds: The most time between the two.
         max_gap: How many places apart the two clicks may lie; 1 pairs neighbours only.
-        max_per_user: The most pairs of one user; those whose later click is latest are kept.
+        max_per_user: The most pairs of one user; those whose later click is latest are kept, and of these those
+            whose earlier click is.
 
     Returns:
         Rows of the queries and rows of the items, int64 [pairs] each.
     """
+    if len(user) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     order = np.lexsort((item, sequence, timestamp, user))
     queries, items = [], []
     for gap in range(1, max_gap + 1):
@@ -38,8 +41,9 @@ def history_pairs(
         queries.append(earlier[keep])
         items.append(later[keep])
     query_row, item_row = np.concatenate(queries), np.concatenate(items)
-    # The latest first within each user, and no more than allowed.
-    latest = np.lexsort((query_row, item_row, -sequence[item_row], -timestamp[item_row], user[item_row]))
+    # The latest first within each user, and no more than allowed; no matter in which order the rows came.
+    moments = [(-item[row], -sequence[row], -timestamp[row]) for row in (query_row, item_row)]
+    latest = np.lexsort((*moments[0], *moments[1], user[item_row]))
     query_row, item_row = query_row[latest], item_row[latest]
     sizes = np.bincount(user[item_row], minlength=1)
     starts = np.cumsum(sizes) - sizes
