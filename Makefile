@@ -1,6 +1,7 @@
 # make run    everything on a new machine: set-up, sample data, pipeline, embedded server, one ranked answer
 # make test   set-up, lint, types, the whole test suite
 # make setup  the environment alone; a no-op when nothing changed
+# make flink  Apache Flink and Beam's job server, which some tests and benchmarks start
 # make lock   requirements.lock again, from the ranges in setup.py
 # make bench  the pipeline's benchmark (others: mim bench NAME), into benchmarks/results
 
@@ -10,7 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := setup
-.PHONY: setup redis run test lint lock bench clean
+.PHONY: setup redis flink run test lint lock bench clean
 
 setup:
 	@bash environment/setup.sh
@@ -21,10 +22,13 @@ run: setup
 	@$(BIN)/mim demo --data $(ROOT)/data --root $(ROOT)/sample
 	@echo "report: $(ROOT)/sample/report.html"
 
+flink: setup
+	@bash environment/flink.sh .venv
+
 redis: setup
 	@bash environment/redis.sh .venv
 
-test: setup lint redis
+test: setup lint redis flink
 	@$(BIN)/python -m pytest
 
 lint: setup

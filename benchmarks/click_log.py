@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import standard_artifacts
 
+from components.engine import IN_PROCESS, beam_flags
+
 ITEMS, DAYS, START = 4_000, 90, 1_700_000_000
 FILE_ROWS = 250_000
-BEAM_ARGS = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 
 
 def write_click_log(folder: Path, impressions: int, hottest: int = 0, seed: int = 0) -> None:
@@ -52,11 +53,17 @@ def write_click_log(folder: Path, impressions: int, hottest: int = 0, seed: int 
         pq.write_table(pa.table(columns), folder / "impressions" / f"part-{place}.parquet")
 
 
-def run_component(kind: Any, inputs: dict[str, Any], output: tuple[str, Path], properties: dict[str, Any]) -> Any:
+def run_component(
+    kind: Any,
+    inputs: dict[str, Any],
+    output: tuple[str, Path],
+    properties: dict[str, Any],
+    flags: tuple[str, ...] = IN_PROCESS,
+) -> Any:
     """Runs an executor; (its artifact, seconds)."""
     made = standard_artifacts.Examples()
     made.uri = str(output[1])
-    executor = kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=list(BEAM_ARGS)))
+    executor = kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(flags)))
     started = time.monotonic()
     executor.Do({name: [artifact] for name, artifact in inputs.items()}, {output[0]: [made]}, properties)
     return made, time.monotonic() - started

@@ -163,13 +163,13 @@ def one_export(items: Path, encoder: Path, out: Path, snapshots: Path) -> None:
 
     from components.artifacts import ItemEmbeddings
     from components.embedding_exporter.executor import Executor
+    from components.engine import IN_PROCESS, beam_flags
 
     tf.constant(0)
     made, model, embeddings = standard_artifacts.Examples(), standard_artifacts.Model(), ItemEmbeddings()
     made.uri, model.uri, embeddings.uri = str(items), str(encoder), str(out / "embeddings")
     made.split_names = '["train", "valid"]'
-    arguments = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
-    executor = Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=arguments))
+    executor = Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(IN_PROCESS)))
     started = time.perf_counter()
     executor.Do(
         {"items": [made], "encoder": [model]},

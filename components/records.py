@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import FastPrimitivesCoder
@@ -13,6 +14,8 @@ from apache_beam.io import fileio
 from apache_beam.io.filebasedsink import FileBasedSink
 from apache_beam.io.filesystems import FileSystems
 from google_crc32c import value as crc32c
+
+from components.metrics import counter
 
 BATCH_RECORDS = 4_096
 _HEAD, _SUM = struct.Struct("<QI"), struct.Struct("<I")
@@ -78,8 +81,11 @@ class ReadRecords(beam.PTransform):
 
 
 def _read_file(file: fileio.ReadableFile) -> Iterator[list[bytes]]:
+    counter("bytes read").inc(file.metadata.size_in_bytes)
     with file.open() as handle:
-        yield from read_records(handle, file.metadata.path)
+        for records in read_records(handle, file.metadata.path):
+            counter("records read").inc(len(records))
+            yield records
 
 
 class WriteRecords(beam.PTransform):
@@ -105,12 +111,17 @@ class _Sink(FileBasedSink):
 
     def write_record(self, handle: Any, records: list[bytes]) -> None:
         handle.zipped.write(frame(records))
+        handle.records += len(records)
 
     def close(self, handle: Any) -> None:
         handle.zipped.close()
+        counter("bytes written").inc(handle.raw.tell())
+        counter("records written").inc(handle.records)
         handle.raw.close()
 
 
-class _Zipped(NamedTuple):
+@dataclass
+class _Zipped:
     raw: Any
     zipped: gzip.GzipFile
+    records: int = 0

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from components.contract.tables import MALFORMED, TableBatch
+from components.metrics import counter
 
 # Seconds since 1970 that a shop can mean: 1990 to 2100.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
@@ -119,7 +120,10 @@ class RowChecker:
             picture = b""
             if self.ok[i] and (data or path):
                 try:
-                    picture = as_jpeg_or_png(data or (read(path) if read and path else b""))
+                    encoded = data or (read(path) if read and path else b"")
+                    picture = as_jpeg_or_png(encoded)
+                    counter("images decoded").inc()
+                    counter("bytes of images").inc(len(encoded))
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                     reason = f"{name} cannot be decoded: {_first_line(error)}"
                     self.reject(np.arange(len(inline)) == i, reason, _constant(path) if path and not data else None)

@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from components.contract.checks import Rejects
 from components.contract.tables import ContractError
+from components.metrics import counter
 
 ROWS_IN, ROWS_OUT, REJECTED = "rows in", "rows out", "rejected: "
 REJECTS, TALLY = "rejects", "tally"
@@ -41,6 +42,7 @@ class Checked(beam.DoFn):
         for reject in rejects:
             yield beam.pvalue.TaggedOutput(REJECTS, reject)
         for entry in tally_batch(len(batch), rejects):
+            counter(entry[0]).inc(entry[1])
             yield beam.pvalue.TaggedOutput(TALLY, entry)
 
 

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from components.metrics import counter
+
 BATCH_ROWS = 8_192
 _PLAIN, _PACKED = (".parquet", ".csv", ".tsv"), ("", ".gz", ".bz2", ".zst")
 SUFFIXES = tuple(kind + packed for kind in _PLAIN for packed in _PACKED if not (packed and kind == ".parquet"))
@@ -119,6 +121,9 @@ def read_file(path: str, name: str, further: tuple[str, ...] = (), only: tuple[s
     """
     required, optional = COLUMNS[name]
     wanted = only or (*required, *optional, *further)
+    if not only:
+        counter("files read").inc()
+        counter("bytes read").inc(FileSystems.match([path])[0].metadata_list[0].size_in_bytes)
     try:
         read = _read_parquet if path.endswith(".parquet") else _read_text
         told = {column: value for column, value in partitions(path).items() if column in wanted}

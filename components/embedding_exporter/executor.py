@@ -11,7 +11,6 @@ import apache_beam as beam
 import tensorflow as tf
 from absl import logging
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.runners.runner import PipelineResult
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
@@ -20,8 +19,10 @@ from tfx.utils import path_utils
 from components.catalogue_gen.executor import SPLITS
 from components.embedding_exporter.catalogue import ReadContent, ReadIndex
 from components.embedding_exporter.encoder import EncoderHandler, Gather, ToRows
-from components.embedding_exporter.plan import COPIED, COUNTERS, EMPTY, ENCODED, ROWS, SHARED, WANTED, Plan, ReadVectors
+from components.embedding_exporter.plan import COPIED, EMPTY, ENCODED, ROWS, SHARED, WANTED, Plan, ReadVectors
+from components.engine import many_processes
 from components.examples import declare_counts
+from components.metrics import finish
 from serving.representation_center.pointers import last_snapshot, point_to
 from serving.representation_center.snapshot import Manifest, SnapshotError, schema, write_manifest
 
@@ -62,11 +63,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             exec_properties["batch_size"],
             str(last[0]) if last else None,
             f"{part}/shard",
-            many_processes="--direct_running_mode=in_memory" not in (self._beam_pipeline_args or ()),
+            many_processes=many_processes(self._beam_pipeline_args or ()),
         )
-        result = pipeline.run()
-        result.wait_until_finish()
-        counts = _counts(result)
+        counted = finish(pipeline, "EmbeddingExporter", artifact)
+        counts = {name: counted.get(name, 0) for name in (ENCODED, COPIED, SHARED, EMPTY)}
         manifest = write_manifest(part, facts["version"], facts["digest"], facts["dimension"], dtype)
         _check_counts(manifest, counts)
         shutil.rmtree(artifact.uri, ignore_errors=True)
@@ -120,12 +120,6 @@ def _export(
             schema=schema(dimension, dtype),
             file_name_suffix=".parquet",
         )
-
-
-def _counts(result: PipelineResult) -> dict[str, int]:
-    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(COUNTERS))["counters"]
-    counts = {counter.key.metric.name: int(counter.committed or counter.attempted or 0) for counter in found}
-    return {name: counts.get(name, 0) for name in (ENCODED, COPIED, SHARED, EMPTY)}
 
 
 def _check_counts(manifest: Manifest, counts: dict[str, int]) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 
 from components.embedding_exporter.catalogue import WANTED as WANTED_SCHEMA
 from components.embedding_exporter.catalogue import Index, bucket_of
+from components.metrics import counter
 from serving.representation_center.snapshot import read_manifest, read_rows, shard_table, store_vectors
 
-COUNTERS = "embedding_exporter"
 ENCODED, COPIED, SHARED, EMPTY = "contents encoded", "items copied", "items of shared content", "items without content"
 ROWS, WANTED = "rows", "wanted"
 
@@ -46,8 +45,8 @@ class Plan(beam.DoFn):
 
     def __init__(self, dimension: int, dtype: str) -> None:
         self._dimension, self._dtype = dimension, dtype
-        self._copied, self._shared = Metrics.counter(COUNTERS, COPIED), Metrics.counter(COUNTERS, SHARED)
-        self._empty, self._encoded = Metrics.counter(COUNTERS, EMPTY), Metrics.counter(COUNTERS, ENCODED)
+        self._copied, self._shared = counter(COPIED), counter(SHARED)
+        self._empty, self._encoded = counter(EMPTY), counter(ENCODED)
 
     def process(self, group: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[Any]:
         _, sides = group

@@ -31,6 +31,7 @@ from components.examples import (
     user_buckets,
 )
 from components.history_gen.join import BUSY, SPLIT, EncodePieces, Join
+from components.metrics import finish
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -79,7 +80,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for name in SPLITS:  # not flattened into one: each is then written as it comes, and nothing is kept
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
             busy[name] | f"WriteBusy[{name}]" >> WriteExamples(artifact, name, "examples-of-busy-users")
-        pipeline.run().wait_until_finish()
+        finish(pipeline, "HistoryGen", artifact)
         if profile:
             tally = counts.read_counts(counts_file)
             counts.settle("users", tally, exec_properties["max_rejected_fraction"], exec_properties["rejected_folder"])

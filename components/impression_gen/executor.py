@@ -29,6 +29,7 @@ from components.examples import (
     user_buckets,
 )
 from components.impression_gen import splits
+from components.metrics import finish
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -79,7 +80,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         encoded = placed | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
         for name in SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
-        pipeline.run().wait_until_finish()
+        finish(pipeline, "ImpressionGen", artifact)
         tally = counts.read_counts(counts_file)
         counts.settle("impressions", tally, exec_properties["max_rejected_fraction"], rejected)
         declare_counts(artifact, tally)

@@ -34,6 +34,7 @@ from components.examples import (
     user_buckets,
 )
 from components.impression_gen.executor import ReadItemIds
+from components.metrics import finish
 from components.pair_gen.history_pairs import history_pairs
 
 VALID_BUCKETS, BUCKETS = 10, 100
@@ -97,7 +98,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         encoded = pairs | "AllPairs" >> beam.Flatten() | "Encode" >> beam.ParDo(_Encode()).with_outputs(*PAIR_SPLITS)
         for name in PAIR_SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
-        pipeline.run().wait_until_finish()
+        finish(pipeline, "PairGen", artifact)
         if files:
             tally = counts.read_counts(counts_file)
             counts.settle("intents", tally, exec_properties["max_rejected_fraction"], rejected)

@@ -36,6 +36,7 @@ class ReportGenSpec(ComponentSpec):
         "ciubm_run": ChannelParameter(type=standard_artifacts.ModelRun),
         "items": ChannelParameter(type=standard_artifacts.Examples),
         "impressions": ChannelParameter(type=standard_artifacts.Examples),
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
         "pairs": ChannelParameter(type=standard_artifacts.Examples),
         "embeddings": ChannelParameter(type=ItemEmbeddings),
     }
@@ -65,6 +66,7 @@ class ReportGen(base_component.BaseComponent):
         ciubm_run: types.BaseChannel,
         items: types.BaseChannel,
         impressions: types.BaseChannel,
+        examples: types.BaseChannel,
         pairs: types.BaseChannel,
         embeddings: types.BaseChannel,
         name: str,
@@ -82,6 +84,7 @@ class ReportGen(base_component.BaseComponent):
             ciubm_run=ciubm_run,
             items=items,
             impressions=impressions,
+            examples=examples,
             pairs=pairs,
             embeddings=embeddings,
             name=name,

@@ -19,6 +19,7 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
 from components.examples import DECODE_ROWS, decode
+from components.metrics import PROPERTY as METRICS
 from components.report_gen import plots
 from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
 from serving.representation_center.snapshot import Snapshot, restore_vectors
@@ -44,10 +45,11 @@ class Executor(base_executor.BaseExecutor):
         )
         oracle_file = Path(exec_properties["data"]) / "oracle.json"
         oracle = json.loads(oracle_file.read_text()) if oracle_file.is_file() else None
-        accounts = {
-            name: json.loads(input_dict[name][0].get_string_custom_property("counts") or "null")
-            for name in ("items", "impressions", "pairs")
-        }
+
+        def kept(what: str, *names: str) -> dict[str, dict[str, int]]:
+            found = {n: json.loads(input_dict[n][0].get_string_custom_property(what) or "null") for n in names}
+            return {name: values for name, values in found.items() if values}
+
         figures = {
             "mim": mim,
             "ids_only": ids_only,
@@ -55,7 +57,8 @@ class Executor(base_executor.BaseExecutor):
             "blessed": is_blessed(str(folder("blessing"))),
             "pretrain": _json(folder("pretrain_run") / "logs/recall.json"),
             "csft": _json(folder("csft_run") / "logs/recall.json"),
-            "accounts": {name: account for name, account in accounts.items() if account},
+            "accounts": kept("counts", "items", "impressions", "pairs"),
+            "metrics": kept(METRICS, "items", "impressions", "examples", "pairs", "embeddings"),
         }
         curves = {stage: _json(folder(f"{stage}_run") / "logs/history.json") for stage in ("pretrain", "csft", "ciubm")}
         snapshot = Snapshot.load(folder("embeddings"))

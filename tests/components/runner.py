@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tensorflow as tf
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
 from components.catalogue_gen.executor import Executor as CatalogueExecutor
+from components.engine import IN_PROCESS, beam_flags
 from components.history_gen.executor import Executor as HistoryExecutor
 from components.impression_gen.executor import Executor as ImpressionExecutor
 from components.pair_gen.executor import Executor as PairExecutor
 
-ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
+Flags = tuple[str, ...]
 
 
 def artifact(folder: Path) -> Any:
@@ -23,14 +26,14 @@ def artifact(folder: Path) -> Any:
     return made
 
 
-def run_catalogue(data: Path, out: Path, **properties: Any) -> Any:
+def run_catalogue(data: Path, out: Path, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "items")
     defaults = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 1.0}
-    executor(CatalogueExecutor).Do({}, {"items": [made]}, defaults | properties)
+    executor(CatalogueExecutor, args).Do({}, {"items": [made]}, defaults | properties)
     return made
 
 
-def run_impressions(data: Path, out: Path, items: Any, **properties: Any) -> Any:
+def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "impressions")
     defaults = {
         "data": str(data),
@@ -39,11 +42,11 @@ def run_impressions(data: Path, out: Path, items: Any, **properties: Any) -> Any
         "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1]}',
         "context_features": "[]",
     }
-    executor(ImpressionExecutor).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
+    executor(ImpressionExecutor, args).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
     return made
 
 
-def run_histories(data: Path, out: Path, impressions: Any, **properties: Any) -> Any:
+def run_histories(data: Path, out: Path, impressions: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "examples")
     defaults = {
         "data": str(data),
@@ -53,11 +56,11 @@ def run_histories(data: Path, out: Path, impressions: Any, **properties: Any) ->
         "cold_max_clicks": 5,
         "user_features": "[]",
     }
-    executor(HistoryExecutor).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
+    executor(HistoryExecutor, args).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
     return made
 
 
-def run_pairs(data: Path, out: Path, items: Any, impressions: Any, **properties: Any) -> Any:
+def run_pairs(data: Path, out: Path, items: Any, impressions: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "pairs")
     defaults = {
         "data": str(data),
@@ -69,12 +72,26 @@ def run_pairs(data: Path, out: Path, items: Any, impressions: Any, **properties:
         "max_gap": 2,
     }
     inputs = {"items": [items], "impressions": [impressions]}
-    executor(PairExecutor).Do(inputs, {"pairs": [made]}, defaults | properties)
+    executor(PairExecutor, args).Do(inputs, {"pairs": [made]}, defaults | properties)
     return made
 
 
-def executor(kind: Any, args: tuple[str, ...] = tuple(ARGS)) -> Any:
-    return kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=list(args)))
+def executor(kind: Any, args: Flags = IN_PROCESS) -> Any:
+    return kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(args)))
+
+
+def flink(parallelism: int = 2) -> tuple[str, ...]:
+    """Flags of Beam that start Flink for one component; skips the test where Flink is not installed."""
+    jar = Path(sys.prefix) / "flink/job-server.jar"
+    if not jar.exists():
+        pytest.skip("no Flink in the environment; `make flink` fetches it, where there are Java and Maven")
+    return (
+        "--runner=FlinkRunner",
+        "--environment_type=LOOPBACK",
+        f"--parallelism={parallelism}",
+        f"--flink_job_server_jar={jar}",
+        "--job_server_jvm_properties=-Xmx1g",
+    )
 
 
 def read(made: Any, split: str) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import ItemEmbeddings
 from components.embedding_exporter.executor import Executor
+from components.engine import IN_PROCESS
 from serving.representation_center.pointers import find_snapshot
 from serving.representation_center.snapshot import Snapshot, SnapshotError, restore_vectors
-from tests.components.runner import ARGS, executor, run_catalogue
+from tests.components.runner import executor, flink, run_catalogue
 from tests.tiny_encoder import export_tiny_encoder
 from tfx_pipeline.importers.sample_pictures import draw_picture
 
@@ -49,13 +50,13 @@ def shop(folder: Path, changed: tuple[int, ...] = (), items: int = 60) -> Path:
     return folder
 
 
-def export(out: Path, items: Any, encoder: Path, args: tuple[str, ...] = (), **properties: Any) -> Any:
+def export(out: Path, items: Any, encoder: Path, args: tuple[str, ...] = IN_PROCESS, **properties: Any) -> Any:
     model, made = standard_artifacts.Model(), ItemEmbeddings()
     model.uri, made.uri = str(encoder), str(out / "embeddings")
     Path(made.uri).mkdir(parents=True)
     defaults = {"batch_size": 8, "dtype": "int8", "snapshots": str(out.parent / "snapshots")}
     inputs = {"items": [items], "encoder": [model]}
-    executor(Executor, args or tuple(ARGS)).Do(inputs, {"embeddings": [made]}, defaults | properties)
+    executor(Executor, args).Do(inputs, {"embeddings": [made]}, defaults | properties)
     return made
 
 
@@ -127,3 +128,14 @@ def test_several_processes_make_the_same_snapshot(tmp_path: Path, encoder: Path)
     assert two.item_ids.tolist() == one.item_ids.tolist()
     assert two.content_hashes.tolist() == one.content_hashes.tolist()
     np.testing.assert_allclose(two.vectors, one.vectors, atol=1)  # batches of other sizes round otherwise
+
+
+def test_flink_makes_the_same_snapshot(tmp_path: Path, encoder: Path) -> None:
+    items = run_catalogue(shop(tmp_path / "shop"), tmp_path)
+    one = export(tmp_path / "one", items, encoder)
+    two = export(tmp_path / "two", items, encoder, flink(), snapshots=str(tmp_path / "none"))
+    first, second = Snapshot.load(one.uri), Snapshot.load(two.uri)
+    assert second.item_ids.tolist() == first.item_ids.tolist()
+    assert second.content_hashes.tolist() == first.content_hashes.tolist()
+    np.testing.assert_array_equal(second.vectors, first.vectors)
+    assert counts(two) == counts(one)
