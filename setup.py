@@ -14,6 +14,8 @@ CORE = [
     # Pipeline
     "tfx>=1.21,<1.22",
     "tensorflow-transform>=1.21,<1.22",
+    "tensorflow-data-validation>=1.17",
+    "tensorflow-metadata>=1.17",
     "tensorflow-model-analysis>=0.52,<0.53",
     "apache-beam>=2.77,<2.78",
     "google-crc32c>=1.6",
@@ -59,7 +61,7 @@ setup(
     description="Multi-modal content interest modelling for click-through rates, on TensorFlow, Keras 3 and TFX",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["mim_keras*", "components*", "tfx_pipeline*", "serving*"]),
-    package_data={"tfx_pipeline": ["configs/*.yaml"], "components": ["report_gen/*.html"]},
+    package_data={"tfx_pipeline": ["configs/*.yaml", "schemas/*/*.pbtxt"], "components": ["report_gen/*.html"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mim = tfx_pipeline.cli:main"]},

@@ -7,6 +7,8 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
@@ -17,6 +19,7 @@ from components.contract.pictures import Pictures
 from components.contract.repeated import RepeatedIds
 from components.contract.tables import ReadTable, TableBatch, find_table
 from components.examples import WriteExamples, declare_counts, declare_splits, hash_buckets, take, to_examples
+from components.metrics import finish
 
 SPLITS = ("train", "valid")
 VALID_BUCKETS, BUCKETS = 10, 100
@@ -51,7 +54,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         encoded = checked["good"] | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
         for split in SPLITS:
             encoded[split] | f"Write[{split}]" >> WriteExamples(artifact, split)
-        pipeline.run().wait_until_finish()
+        finish(pipeline, "CatalogueGen", artifact)
         tally = counts.read_counts(counts_file)
         counts.settle("items", tally, exec_properties["max_rejected_fraction"], rejected)
         declare_counts(artifact, tally)
@@ -71,8 +74,18 @@ class _Check(counts.Checked):
         return check_items(batch, repeated, self._pictures.read)
 
 
+def modalities(good: Good) -> pa.Array:
+    """What content each item has, in words: a feature whose shares can be watched."""
+    image, title, text = (pc.greater(pc.binary_length(good[name]), 0) for name in ("image", "title", "text"))
+    words = pc.or_(title, text)
+    return pc.case_when(
+        pc.make_struct(pc.and_(image, words), image, words), "image and text", "image", "text", "nothing"
+    )
+
+
 class _Encode(beam.DoFn):
     def process(self, good: Good) -> Iterator[Any]:
+        good = {**good, "modalities": modalities(good)}
         held_out = hash_buckets(good["item_id"], BUCKETS) < VALID_BUCKETS
         for split, rows in (("train", ~held_out), ("valid", held_out)):
             if np.any(rows):

@@ -39,6 +39,10 @@ class Executor(base_executor.BaseExecutor):
         def folder(name: str) -> Path:
             return Path(artifact_utils.get_single_uri(input_dict[name]))
 
+        def log(stage: str, name: str) -> Any:  # a warm start has none of the stages before
+            runs = input_dict.get(f"{stage}_run")
+            return _json(Path(artifact_utils.get_single_uri(runs)) / f"logs/{name}.json") if runs else None
+
         mim = read_evaluation(str(folder("evaluation")))
         ids_only = (
             read_evaluation(str(folder("ids_only_evaluation"))) if input_dict.get("ids_only_evaluation") else None
@@ -55,12 +59,12 @@ class Executor(base_executor.BaseExecutor):
             "ids_only": ids_only,
             "oracle": oracle,
             "blessed": is_blessed(str(folder("blessing"))),
-            "pretrain": _json(folder("pretrain_run") / "logs/recall.json"),
-            "csft": _json(folder("csft_run") / "logs/recall.json"),
+            "pretrain": log("pretrain", "recall"),
+            "csft": log("csft", "recall"),
             "accounts": kept("counts", "items", "impressions", "pairs"),
             "metrics": kept(METRICS, "items", "impressions", "examples", "pairs", "embeddings"),
         }
-        curves = {stage: _json(folder(f"{stage}_run") / "logs/history.json") for stage in ("pretrain", "csft", "ciubm")}
+        curves = {stage: log(stage, "history") for stage in ("pretrain", "csft", "ciubm")}
         snapshot = Snapshot.load(folder("embeddings"))
         page = _template().render(
             name=exec_properties["name"],
