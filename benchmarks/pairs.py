@@ -32,7 +32,14 @@ def main(words: list[str] | None = None) -> None:
         if not arguments.data:
             write_click_log(data, arguments.impressions)
         items, impressions, common, _ = impressions_of(data, out)
-        properties = {**common, "source": "history", "window_seconds": 30 * 86_400, "max_gap": 2, "max_per_user": 200}
+        properties = {
+            **common,
+            "spans": "{}",
+            "source": "history",
+            "window_seconds": 30 * 86_400,
+            "max_gap": 2,
+            "max_per_user": 200,
+        }
         inputs = {"items": items, "impressions": impressions}
         _, seconds = run_component(Pairs, inputs, ("pairs", out / "pairs"), properties)
         count = 0

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from components.contract.tables import MALFORMED, TableBatch
+from components.contract.tables import MALFORMED, ContractError, TableBatch
 from components.metrics import counter
 
 # Seconds since 1970 that a shop can mean: 1990 to 2100.
@@ -49,14 +49,41 @@ class RowChecker:
         return self._batch.columns.get(name, pa.nulls(len(self._batch), kind))
 
     def strings(self, name: str) -> pa.Array:
-        """Column `name` as text; empty text counts as missing."""
-        values = self.column(name, pa.string())
+        """Column `name` as text; empty text counts as missing, and bytes that are no UTF-8 reject their row."""
+        values = pc.utf8_trim_whitespace(self._text(name))
+        return pc.if_else(pc.equal(values, ""), None, values)
+
+    def _text(self, name: str) -> pa.Array:
+        """Column `name` as it reads, whatever plain type it has."""
+        values = self._plain(name, self.column(name, pa.string()))
+        text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        if not (text or _is_binary(values.type)):
+            return values.cast(pa.string())
+        try:  # through bytes, since a file may call text what is none
+            return values.cast(pa.large_binary()).cast(pa.large_string()).cast(pa.string())
+        except pa.ArrowInvalid:
+            raw = values.cast(pa.large_binary()).to_pylist()
+            read = [_decoded(value) for value in raw]
+            bad = np.array([own is None and value is not None for own, value in zip(read, raw, strict=True)])
+            self.reject(bad, f"{name} is not UTF-8 text", lambda i: repr(raw[i][:50]))
+            return pa.array(read, pa.string())
+
+    def _plain(self, name: str, values: pa.Array) -> pa.Array:
+        """`values`, which have one value a row.
+
+        Raises:
+            ContractError: they have lists, maps or records.
+        """
         if isinstance(values, pa.DictionaryArray):
             values = values.dictionary_decode()
-        if not pa.types.is_string(values.type):
-            values = values.cast(pa.string())
-        values = pc.utf8_trim_whitespace(values)
-        return pc.if_else(pc.equal(values, ""), None, values)
+        if pa.types.is_nested(values.type):
+            self._wrong_type(name, values.type, "one value a row")
+        return values
+
+    def _wrong_type(self, name: str, found: pa.DataType, wanted: str) -> None:
+        raise ContractError(
+            f"{self._batch.file}: column {name} must hold {wanted}; its type is {found}. Export it as such"
+        )
 
     def required_strings(self, name: str) -> pa.Array:
         """As `strings`; a row without a value is rejected."""
@@ -73,7 +100,7 @@ class RowChecker:
 
     def integers(self, name: str, required: bool = True, default: int = 0) -> np.ndarray:
         """Column `name` as int64 [n]; a value that is no whole number rejects its row."""
-        raw = self.column(name, pa.int64())
+        raw = self._plain(name, self.column(name, pa.int64()))
         missing = raw.is_null().to_numpy(zero_copy_only=False)
         if required:
             self.reject(missing, f"no {name}")
@@ -84,8 +111,13 @@ class RowChecker:
         if pa.types.is_integer(raw.type):
             numbers = pc.fill_null(raw, default).cast(pa.int64(), safe=False)
             bad = np.zeros(len(missing), bool)
+        elif pa.types.is_floating(raw.type):  # what becomes of whole numbers where some are missing
+            values = pc.fill_null(raw, default).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            whole_ones = np.isfinite(values) & (np.floor(values) == values) & (np.abs(values) < 2**53)
+            numbers = pa.array(np.where(whole_ones, values, default).astype(np.int64))
+            bad = ~missing & ~whole_ones
         else:
-            text = raw if pa.types.is_string(raw.type) else raw.cast(pa.string())
+            text = self._text(name)
             whole = pc.fill_null(
                 pc.match_substring_regex(pc.utf8_trim_whitespace(text), r"^[+-]?\d{1,18}(\.0*)?$"), False
             )
@@ -114,7 +146,10 @@ class RowChecker:
             paths: For each row without one, where a picture lies, or None.
             read: Reads such a path.
         """
-        inline = self.column(name, pa.binary()).to_pylist()
+        column = self._plain(name, self.column(name, pa.binary()))
+        if not (_is_binary(column.type) or column.null_count == len(column)):
+            self._wrong_type(name, column.type, "the bytes of pictures")
+        inline = column.to_pylist()
         pictures = []
         for i, (data, path) in enumerate(zip(inline, paths or [None] * len(inline), strict=True)):
             picture = b""
@@ -251,6 +286,17 @@ def as_jpeg_or_png(data: bytes) -> bytes:
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _constant(value: object) -> Callable[[int], object]:

@@ -6,6 +6,8 @@ import bz2
 import csv
 import gzip
 import io
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ from apache_beam.io.filesystems import FileSystems
 from components.metrics import counter
 
 BATCH_ROWS = 8_192
+PICTURE_ROWS = 256  # of tables whose rows may hold pictures
+READ_BUFFER = 1 << 20
 _PLAIN, _PACKED = (".parquet", ".csv", ".tsv"), ("", ".gz", ".bz2", ".zst")
 SUFFIXES = tuple(kind + packed for kind in _PLAIN for packed in _PACKED if not (packed and kind == ".parquet"))
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -31,6 +35,44 @@ COLUMNS = {
     "users": (("user_id",), ()),
 }
 MALFORMED = "__malformed__"
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Which folders of a table that grows are read.
+
+    Attributes:
+        pattern: Of the path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
+            Empty: everything is read.
+        window: Only the latest so many; 0 for all.
+    """
+
+    pattern: str = ""
+    window: int = 0
+
+    def latest(self, name: str, folder: str, files: list[FileMetadata]) -> list[FileMetadata]:
+        """Those of `files` that lie in the latest spans.
+
+        Raises:
+            ContractError: a file lies in none.
+        """
+        if not self.pattern:
+            return files
+        begin, end = map(re.escape, self.pattern.split("{SPAN}"))
+        looks = re.compile(f"{begin}(\\d[\\d-]*){end}(/|$)")
+        found: dict[int, list[FileMetadata]] = {}
+        for meta in files:
+            matched = looks.match(meta.path.removeprefix(folder).lstrip("/"))
+            if matched is None:
+                raise ContractError(
+                    f"table `{name}`: {meta.path} lies in no span; data.spans.pattern says {name}/{self.pattern}/…, "
+                    "with a date or a number for {SPAN}. Move the file, or mend the pattern"
+                )
+            found.setdefault(int(matched[1].replace("-", "")), []).append(meta)
+        return [meta for span in sorted(found)[-self.window :] for meta in found[span]]
+
+
+ALL_SPANS = Spans()
 
 
 class ContractError(ValueError):
@@ -55,8 +97,9 @@ class TableBatch:
         return len(self.rows)
 
 
-def table_files(data: str, name: str) -> list[FileMetadata]:
-    """Whatever makes up table `name` in folder `data`: `name.SUFFIX`, and files in the folder `name`, however deep.
+def table_files(data: str, name: str, spans: Spans = ALL_SPANS) -> list[FileMetadata]:
+    """Whatever makes up table `name` in folder `data`: `name.SUFFIX`, and files in the folder `name`, however deep;
+    of the files in that folder those of the latest spans.
 
     Files and folders whose names begin with `_` or `.` are no data: other programs keep their notes there.
     """
@@ -65,16 +108,20 @@ def table_files(data: str, name: str) -> list[FileMetadata]:
     found = {meta.path: meta for match in FileSystems.match(patterns) for meta in match.metadata_list}
     start = len(data.rstrip("/"))
     hidden = [path for path in found if any(part[:1] in ("_", ".") for part in path[start:].split("/") if part)]
-    return [found[path] for path in sorted(set(found) - set(hidden))]
+    listed = [found[path] for path in sorted(set(found) - set(hidden))]
+    folder = FileSystems.join(data, name)
+    inside = [meta for meta in listed if meta.path.startswith(folder + "/")]
+    return [meta for meta in listed if meta not in inside] + spans.latest(name, folder, inside)
 
 
-def find_table(data: str, name: str) -> list[str]:
+def find_table(data: str, name: str, spans: Spans = ALL_SPANS) -> list[str]:
     """The paths of `table_files`.
 
     Raises:
-        ContractError: a required table is missing, or what is there is empty or of an unknown kind.
+        ContractError: a required table is missing, or what is there is empty or of an unknown kind; a file of a
+            table that grows lies in no span.
     """
-    found = table_files(data, name)
+    found = table_files(data, name, spans)
     if not found:
         if name in ("items", "impressions"):
             raise ContractError(
@@ -131,21 +178,26 @@ def read_file(path: str, name: str, further: tuple[str, ...] = (), only: tuple[s
             for column in set(told) - set(batch.columns):
                 batch.columns[column] = pa.repeat(pa.scalar(told[column], pa.string()), len(batch))
             yield batch
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise ContractError(f"table `{name}`: {path} cannot be read ({error}); is it whole?") from error
 
 
 def _read_parquet(path: str, name: str, wanted: tuple[str, ...], further: tuple[str, ...]) -> Iterator[TableBatch]:
     with FileSystems.open(path) as handle:
-        file = pq.ParquetFile(handle)
+        # Through a buffer: else a row group is read whole, and with pictures in it it may be gigabytes.
+        file = pq.ParquetFile(handle, buffer_size=READ_BUFFER, pre_buffer=False)
         found = file.schema_arrow.names
         check_columns(name, path, found, further)
         first = 1
         columns = [column for column in wanted if column in found]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+        for batch in file.iter_batches(batch_size=_batch_rows(columns), columns=columns):
             rows = np.arange(first, first + batch.num_rows)
             first += batch.num_rows
             yield TableBatch(path, rows, dict(zip(batch.schema.names, batch.columns, strict=True)))
+
+
+def _batch_rows(columns: list[str]) -> int:
+    return PICTURE_ROWS if {"image", "image_path", "query_image"} & set(columns) else BATCH_ROWS
 
 
 def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str, ...]) -> Iterator[TableBatch]:
@@ -159,11 +211,12 @@ def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str
         header = next(reader, [])
         check_columns(name, path, header, further)
         places = {column: header.index(column) for column in wanted if column in header}
+        batch_rows = _batch_rows(list(places))
         pending: list[list[str]] = []
         first = 1
         for record in reader:
             pending.append(record)
-            if len(pending) == BATCH_ROWS:
+            if len(pending) == batch_rows:
                 yield _text_batch(path, first, pending, places, len(header))
                 first, pending = first + len(pending), []
         if pending:

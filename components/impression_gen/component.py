@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
@@ -17,6 +18,7 @@ class ImpressionGenSpec(ComponentSpec):
 
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
+        "spans": ExecutionParameter(type=str),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "split": ExecutionParameter(type=str),
@@ -47,6 +49,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
         self,
         items: types.BaseChannel,
         data: str,
+        spans: dict[str, Any],
         rejected_folder: str,
         max_rejected_fraction: float,
         split_by: str,
@@ -58,6 +61,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
         spec = ImpressionGenSpec(
             items=items,
             data=data,
+            spans=json.dumps(spans),
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             split=json.dumps({"by": split_by, "fractions": list(fractions)}),

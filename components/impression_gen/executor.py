@@ -15,7 +15,7 @@ from tfx.types import artifact_utils
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.contract import counts
 from components.contract.checks import Good, Rejects, check_impressions
-from components.contract.tables import ReadTable, TableBatch, find_table, table_files
+from components.contract.tables import ReadTable, Spans, TableBatch, find_table, table_files
 from components.examples import (
     SPLITS,
     Columns,
@@ -49,11 +49,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         fractions = tuple(split["fractions"])
         rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
 
+        spans = Spans(**json.loads(exec_properties["spans"]))
+
         pipeline = self._make_beam_pipeline()
         known_items = pipeline | "KnownItems" >> ReadItemIds(catalogue)
         checked = (
             pipeline
-            | ReadTable(find_table(exec_properties["data"], "impressions"), "impressions", context)
+            | ReadTable(find_table(exec_properties["data"], "impressions", spans), "impressions", context)
             | "Check"
             >> beam.ParDo(counts.Checked(_Check(context)), known_items).with_outputs(
                 counts.REJECTS, counts.TALLY, main="good"
@@ -70,10 +72,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 _split_by_time, beam.pvalue.AsSingleton(histogram), fractions
             )
         else:
+            buckets = user_buckets(table_files(exec_properties["data"], "impressions", spans))
             placed = (
                 checked["good"]
-                | "ByUser"
-                >> beam.ParDo(KeyByBucket("user_id", user_buckets(table_files(exec_properties["data"], "impressions"))))
+                | "ByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
                 | "Group" >> beam.GroupByKey()
                 | "SplitByUser" >> beam.Map(splits.split_users_of_bucket, fractions)
             )

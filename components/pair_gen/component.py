@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import standard_artifacts
@@ -15,6 +18,7 @@ class PairGenSpec(ComponentSpec):
 
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
+        "spans": ExecutionParameter(type=str),
         "source": ExecutionParameter(type=str),
         "window_seconds": ExecutionParameter(type=int),
         "max_per_user": ExecutionParameter(type=int),
@@ -55,6 +59,7 @@ class PairGen(base_beam_component.BaseBeamComponent):
         items: types.BaseChannel,
         impressions: types.BaseChannel,
         data: str,
+        spans: dict[str, Any],
         source: str,
         window_seconds: int,
         max_per_user: int,
@@ -68,6 +73,7 @@ class PairGen(base_beam_component.BaseBeamComponent):
             items=items,
             impressions=impressions,
             data=data,
+            spans=json.dumps(spans),
             source=source,
             window_seconds=window_seconds,
             max_per_user=max_per_user,

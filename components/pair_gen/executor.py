@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from tfx.types import artifact_utils
 from components.catalogue_gen.executor import SPLITS as PAIR_SPLITS
 from components.contract import counts
 from components.contract.checks import check_intents
-from components.contract.tables import ContractError, ReadTable, find_table
+from components.contract.tables import ContractError, ReadTable, Spans, find_table
 from components.examples import (
     SPLITS,
     Columns,
@@ -56,7 +57,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["pairs"])
         declare_splits(artifact, PAIR_SPLITS)
         rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
-        files = find_table(exec_properties["data"], "intents") if source != "history" else []
+        spans = Spans(**json.loads(exec_properties["spans"]))
+        files = find_table(exec_properties["data"], "intents", spans) if source != "history" else []
         if source == "intents" and not files:
             raise ContractError(f"data.pairs.source is intents, but {exec_properties['data']} holds no table `intents`")
 

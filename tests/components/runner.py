@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import tensorflow as tf
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
@@ -39,6 +37,7 @@ def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS,
         "data": str(data),
         "rejected_folder": str(out / "rejected"),
         "max_rejected_fraction": 1.0,
+        "spans": "{}",
         "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1]}',
         "context_features": "[]",
     }
@@ -66,6 +65,7 @@ def run_pairs(data: Path, out: Path, items: Any, impressions: Any, args: Flags =
         "data": str(data),
         "rejected_folder": str(out / "rejected"),
         "max_rejected_fraction": 1.0,
+        "spans": "{}",
         "source": "auto",
         "window_seconds": 10**7,
         "max_per_user": 50,
@@ -78,20 +78,6 @@ def run_pairs(data: Path, out: Path, items: Any, impressions: Any, args: Flags =
 
 def executor(kind: Any, args: Flags = IN_PROCESS) -> Any:
     return kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(args)))
-
-
-def flink(parallelism: int = 2) -> tuple[str, ...]:
-    """Flags of Beam that start Flink for one component; skips the test where Flink is not installed."""
-    jar = Path(sys.prefix) / "flink/job-server.jar"
-    if not jar.exists():
-        pytest.skip("no Flink in the environment; `make flink` fetches it, where there are Java and Maven")
-    return (
-        "--runner=FlinkRunner",
-        "--environment_type=LOOPBACK",
-        f"--parallelism={parallelism}",
-        f"--flink_job_server_jar={jar}",
-        "--job_server_jvm_properties=-Xmx1g",
-    )
 
 
 def read(made: Any, split: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from components.embedding_exporter.executor import Executor
 from components.engine import IN_PROCESS
 from serving.representation_center.pointers import find_snapshot
 from serving.representation_center.snapshot import Snapshot, SnapshotError, restore_vectors
-from tests.components.runner import executor, flink, run_catalogue
+from tests.components.runner import executor, run_catalogue
 from tests.tiny_encoder import export_tiny_encoder
 from tfx_pipeline.importers.sample_pictures import draw_picture
 
@@ -130,10 +130,10 @@ def test_several_processes_make_the_same_snapshot(tmp_path: Path, encoder: Path)
     np.testing.assert_allclose(two.vectors, one.vectors, atol=1)  # batches of other sizes round otherwise
 
 
-def test_flink_makes_the_same_snapshot(tmp_path: Path, encoder: Path) -> None:
+def test_flink_makes_the_same_snapshot(tmp_path: Path, encoder: Path, flink: tuple[str, ...]) -> None:
     items = run_catalogue(shop(tmp_path / "shop"), tmp_path)
     one = export(tmp_path / "one", items, encoder)
-    two = export(tmp_path / "two", items, encoder, flink(), snapshots=str(tmp_path / "none"))
+    two = export(tmp_path / "two", items, encoder, flink, snapshots=str(tmp_path / "none"))
     first, second = Snapshot.load(one.uri), Snapshot.load(two.uri)
     assert second.item_ids.tolist() == first.item_ids.tolist()
     assert second.content_hashes.tolist() == first.content_hashes.tolist()

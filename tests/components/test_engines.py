@@ -16,7 +16,7 @@ import pytest
 
 from components.engine import IN_PROCESS, beam_flags, many_processes, runs_here
 from components.history_gen import join
-from tests.components.runner import flink, read, run_catalogue, run_histories, run_impressions, run_pairs
+from tests.components.runner import read, run_catalogue, run_histories, run_impressions, run_pairs
 
 WAYS = range(10)
 ITEMS, ROWS = 30, 900
@@ -99,14 +99,18 @@ def test_other_files_and_another_order(log: pa.Table, tmp_path: Path, expected: 
     same_in_all_ways(log, tmp_path, expected, IN_PROCESS, ways)
 
 
-def test_flink_makes_the_same_rows(log: pa.Table, tmp_path: Path, expected: Any, busy: None) -> None:
-    same_in_all_ways(log, tmp_path, expected, flink(), [9])
+def test_flink_makes_the_same_rows(
+    log: pa.Table, tmp_path: Path, expected: Any, busy: None, flink: tuple[str, ...]
+) -> None:
+    same_in_all_ways(log, tmp_path, expected, flink, [9])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["in process", "Flink"])
-def test_all_ten_ways(log: pa.Table, tmp_path: Path, expected: Any, busy: None, engine: str) -> None:
-    same_in_all_ways(log, tmp_path, expected, flink() if engine == "Flink" else IN_PROCESS, WAYS)
+def test_all_ten_ways(
+    log: pa.Table, tmp_path: Path, expected: Any, busy: None, flink: tuple[str, ...], engine: str
+) -> None:
+    same_in_all_ways(log, tmp_path, expected, flink if engine == "Flink" else IN_PROCESS, WAYS)
 
 
 def test_flags_say_where_the_work_runs() -> None:

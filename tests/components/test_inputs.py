@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import os
 import tarfile
 import zipfile
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.contract.pictures import Pictures
-from components.contract.tables import ContractError, find_table, partitions
+from components.contract.tables import ContractError, Spans, find_table, partitions
 from tests.components.runner import read, run_catalogue, run_impressions
 from tests.components.test_contract import counts, impression, item, picture, rejected, write_impressions, write_items
 from tfx_pipeline.fingerprints import data_fingerprint
@@ -78,6 +79,28 @@ def test_layouts_of_tables(tmp_path: Path, catalogue: Any, layout: str) -> None:
     rows = [row for split in ("train", "valid", "test") for row in read(made, split)]
     assert sorted(rows, key=lambda row: row["sequence"]) == IMPRESSIONS
     assert counts(tmp_path / "out", "impressions") == {"rows in": 60, "rows out": 60}
+
+
+def test_the_latest_spans(tmp_path: Path, catalogue: Any) -> None:
+    for day in range(28, 32):  # by number, 2026-01-9 would come after 2026-01-31
+        rows = IMPRESSIONS[(day - 28) * 15 : (day - 27) * 15]
+        as_parquet(rows, tmp_path / f"impressions/day=2026-01-{day}/part-0.parquet")
+    spans = {"pattern": "day={SPAN}", "window": 2}
+    before = data_fingerprint(str(tmp_path), "impressions", spans=Spans(**spans))
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue, spans=json.dumps(spans))
+    rows = [row for split in ("train", "valid", "test") for row in read(made, split)]
+    assert sorted(rows, key=lambda row: row["sequence"]) == IMPRESSIONS[30:]
+    assert len(find_table(str(tmp_path), "impressions", Spans("day={SPAN}"))) == 4
+
+    os.utime(tmp_path / "impressions/day=2026-01-28/part-0.parquet", (1, 1))
+    assert data_fingerprint(str(tmp_path), "impressions", spans=Spans(**spans)) == before, "outside the window"
+    as_parquet(IMPRESSIONS[:5], tmp_path / "impressions/day=2026-02-01/part-0.parquet")
+    assert data_fingerprint(str(tmp_path), "impressions", spans=Spans(**spans)) != before
+    latest = find_table(str(tmp_path), "impressions", Spans(**spans))
+    assert [path.split("day=")[1][:10] for path in latest] == ["2026-01-31", "2026-02-01"]
+    as_parquet(IMPRESSIONS[:5], tmp_path / "impressions/late/part-0.parquet")
+    with pytest.raises(ContractError, match=r"late/part-0.parquet lies in no span; .*impressions/day=\{SPAN\}/…"):
+        find_table(str(tmp_path), "impressions", Spans(**spans))
 
 
 def test_zstandard(tmp_path: Path, catalogue: Any) -> None:
