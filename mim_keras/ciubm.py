@@ -185,6 +185,13 @@ class CiUBM(keras.Model):
         """p = LayerNorm(W v), of any leading shape."""
         return self.compression_norm(self.compression(vector))
 
+    def keyed_tables(self) -> dict[str, Any]:
+        """Variables whose rows stand for things of the data: `category`, `item`, `user`, `context 0`, …"""
+        tables = {"category": self.category_projection.kernel}
+        if self.config.ids:
+            tables |= {"item": self.id_embedding.embeddings, "user": self.user_embedding.embeddings}
+        return tables | {f"context {i}": layer.embeddings for i, layer in enumerate(self.context_embeddings)}
+
     # -- Keras ---------------------------------------------------------------------------------------------
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:

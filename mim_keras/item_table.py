@@ -23,12 +23,14 @@ class ItemColumns:
         has_vector: bool [items + 1].
         categories: 0/1 uint8 [items + 1, categories].
         id_index: int32 [items + 1]; row of the id embedding, 0 for an id that was not learned.
+        category_names: Of the columns of `categories`.
     """
 
     vectors: np.ndarray
     has_vector: np.ndarray
     categories: np.ndarray
     id_index: np.ndarray
+    category_names: tuple[str, ...] = ()
 
     @staticmethod
     def assemble(
@@ -45,6 +47,7 @@ class ItemColumns:
             has_vector=np.concatenate([[False], has_vector.astype(bool)]),
             categories=multi_hot,
             id_index=np.concatenate([[0], id_index]).astype(np.int32),
+            category_names=tuple(names),
         )
 
 

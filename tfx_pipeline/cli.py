@@ -7,6 +7,7 @@ TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -115,12 +116,20 @@ _set = click.option(
 @_data
 @_root
 @_set
-@click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True)
-def run(config: str, data: str, root: str, overrides: tuple[str, ...], runner: str) -> None:
-    """Run the pipeline. What did not change since the last run is reused; a broken run resumes."""
+@click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True, help="Of the graph.")
+@click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED)
+def run(
+    config: str, data: str, root: str, overrides: tuple[str, ...], runner: str, beam_flags: tuple[str, ...]
+) -> None:
+    """Run the pipeline. What did not change since the last run is reused; a broken run resumes.
+
+    BEAM_FLAGS, behind a `--`, say where Beam's work is done: `-- --runner=FlinkRunner --parallelism=8`, say.
+    They come after the settings' beam_args.
+    """
     from tfx_pipeline.settings import Settings
 
     settings = Settings.load(config, overrides)
+    settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
     from tfx_pipeline.runners import local
 
     times = local.run(settings, data, root)
@@ -129,6 +138,17 @@ def run(config: str, data: str, root: str, overrides: tuple[str, ...], runner: s
         f"models: {Path(root) / 'models'}\nreport: {Path(root) / 'report.html'}",
         err=True,
     )
+
+
+@main.command()
+@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Of a run.")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def schema(root: Path, folder: Path) -> None:
+    """Write down the schemas of the newest run's data, to be kept, changed by hand, and named by data.schema."""
+    from tfx_pipeline.keep_schema import keep_schemas
+
+    for path in keep_schemas(root, folder):
+        click.echo(str(path), err=True)
 
 
 @main.command("compile")

@@ -6,12 +6,16 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.proto import pusher_pb2, transform_pb2
 from tfx.types import standard_artifacts
 
 from components.catalogue_gen.component import CatalogueGen
+from components.contract.tables import Spans
 from components.embedding_exporter.component import EmbeddingExporter
+from components.engine import beam_flags
+from components.example_check.component import ExampleCheck
 from components.history_gen.component import HistoryGen
 from components.impression_gen.component import ImpressionGen
 from components.pair_gen.component import PairGen
@@ -23,6 +27,8 @@ from tfx_pipeline.evaluation import eval_config
 from tfx_pipeline.fingerprints import code_fingerprint, data_fingerprint
 from tfx_pipeline.settings import Settings
 
+# Pictures are not watched byte by byte; `modalities` tells where they are.
+WATCHED_OF_ITEMS = ("item_id", "title", "text", "category", "created_at", "modalities")
 MODELS = ("mim_encoder", "mim_retrieval", "mim_ranker")
 
 
@@ -35,12 +41,15 @@ class Places:
         root: Everything a run writes: artifacts, metadata, pushed models, rejected rows, the report.
         has_baseline: Whether a blessed ranker of an earlier run is there to be held against.
         data_version: Stands for the data in the cache, where the folder cannot be looked at (a compiled spec).
+        last_encoder, last_ranker: Folders of an earlier run's models, for a warm start; empty where there are none.
     """
 
     data: str
     root: str
     has_baseline: bool = False
     data_version: str = ""
+    last_encoder: str = ""
+    last_ranker: str = ""
 
     @property
     def models(self) -> str:
@@ -51,6 +60,11 @@ class Places:
     def snapshots(self) -> str:
         """Where the last snapshot of each encoder is named, for the next export and the Representation Center."""
         return f"{self.root}/snapshots"
+
+    @property
+    def accepted(self) -> str:
+        """Statistics of the data that passed last."""
+        return f"{self.root}/accepted"
 
     @property
     def rejected(self) -> str:
@@ -77,20 +91,39 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         "max_rejected_fraction": data.max_rejected_fraction,
     }
 
-    def inputs(*tables: str) -> str:
-        return places.data_version or data_fingerprint(places.data, *tables)
+    spans = to_mapping(data.spans)
+
+    def inputs(*tables: str, **spans: Any) -> str:
+        return places.data_version or data_fingerprint(places.data, *tables, spans=Spans(**spans))
 
     def code(component: str) -> str:
-        shared = ("contract", "artifacts.py", "examples.py", "records.py", component)
+        shared = ("contract", "artifacts.py", "engine.py", "examples.py", "metrics.py", "records.py", component)
         formats = "serving/representation_center/snapshot.py"
         return code_fingerprint(formats, *(f"components/{name}" for name in shared))
+
+    def checks(table: str, statistics: Any) -> tuple[Any, Any]:
+        """TFDV's other two: a schema inferred from statistics, and each split held against that, or the kept one."""
+        schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
+        check = ExampleCheck(
+            statistics=statistics.outputs["statistics"],
+            schema=schema.with_id(f"SchemaGen.{table}").outputs["schema"],
+            table=table,
+            kept_schema=data.kept_schema(table),
+            accepted=f"{places.accepted}/{table}",
+            stop=data.stop_on_anomalies,
+            code_fingerprint=code("example_check"),
+        ).with_id(f"ExampleCheck.{table}")
+        return schema, check
 
     models_code = code_fingerprint("mim_keras", "tfx_pipeline/run_fns", "tfx_pipeline/preprocessing.py")
 
     # -- the catalogue -----------------------------------------------------------------------------------
     catalogue = CatalogueGen(**common, input_fingerprint=inputs("items"), code_fingerprint=code("catalogue_gen"))
     items = catalogue.outputs["items"]
-    item_checks = _statistics_schema_validator("items", items)
+    item_statistics = tfx.components.StatisticsGen(
+        examples=items, stats_options=tfdv.StatsOptions(feature_allowlist=list(WATCHED_OF_ITEMS))
+    ).with_id("StatisticsGen.items")
+    item_schema, item_check = checks("items", item_statistics)
 
     # -- impressions, histories, pairs -------------------------------------------------------------------
     impression_gen = ImpressionGen(
@@ -99,7 +132,8 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         split_by=data.split.by,
         fractions=data.split.fractions,
         context_features=data.context_features,
-        input_fingerprint=inputs("impressions"),
+        spans=spans,
+        input_fingerprint=inputs("impressions", **spans),
         code_fingerprint=code("impression_gen"),
     )
     impressions = impression_gen.outputs["impressions"]
@@ -118,29 +152,36 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         impressions=impressions,
         **common,
         **to_mapping(data.pairs),
-        input_fingerprint=inputs("intents"),
+        spans=spans,
+        input_fingerprint=inputs("intents", **spans),
         code_fingerprint=code("pair_gen"),
     )
 
     # -- stages 1 and 2: the encoder ----------------------------------------------------------------------
-    pretrain = StageTrainer(
-        examples=items,
-        catalogue=items,
-        run_fn="tfx_pipeline.run_fns.pretrain.run_fn",
-        custom_config={
-            "encoder": to_mapping(stages.encoder),
-            "pretrain": to_mapping(stages.pretrain),
-            "code": models_code,
-        },
-    ).with_id("Trainer.pretrain")
-    csft = StageTrainer(
-        examples=pair_gen.outputs["pairs"],
-        catalogue=items,
-        base_model=pretrain.outputs["model"],
-        run_fn="tfx_pipeline.run_fns.csft.run_fn",
-        custom_config={"csft": to_mapping(stages.csft), "code": models_code},
-    ).with_id("Trainer.csft")
-    encoder = csft.outputs["model"]
+    stages_1_and_2: list[Any] = []
+    if places.last_encoder:
+        last_encoder = _model_of(places.last_encoder, "LastEncoder")
+        stages_1_and_2, encoder = [last_encoder], last_encoder.outputs["result"]
+    else:
+        pretrain = StageTrainer(
+            examples=items,
+            catalogue=items,
+            run_fn="tfx_pipeline.run_fns.pretrain.run_fn",
+            custom_config={
+                "encoder": to_mapping(stages.encoder),
+                "pretrain": to_mapping(stages.pretrain),
+                "code": models_code,
+            },
+        ).with_id("Trainer.pretrain")
+        csft = StageTrainer(
+            examples=pair_gen.outputs["pairs"],
+            catalogue=items,
+            base_model=pretrain.outputs["model"],
+            run_fn="tfx_pipeline.run_fns.csft.run_fn",
+            custom_config={"csft": to_mapping(stages.csft), "code": models_code},
+        ).with_id("Trainer.csft")
+        pretrain.add_upstream_node(item_check)  # nothing is learned from items that did not pass
+        stages_1_and_2, encoder = [pretrain, csft], csft.outputs["model"]
     exporter = EmbeddingExporter(
         items=items,
         encoder=encoder,
@@ -156,22 +197,24 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
     push_index = _pusher("mim_retrieval", places, model=index.outputs["model"])
 
     # -- stage 3: the ranker -------------------------------------------------------------------------------
-    example_checks = _statistics_schema_validator("examples", examples)
-    _, schema_gen, _ = example_checks
+    example_statistics = tfx.components.StatisticsGen(examples=examples).with_id("StatisticsGen.examples")
+    example_schema, example_check = checks("examples", example_statistics)
     transform = tfx.components.Transform(
         examples=examples,
-        schema=schema_gen.outputs["schema"],
+        schema=example_schema.outputs["schema"],
         preprocessing_fn="tfx_pipeline.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "valid"]),
         disable_statistics=True,
-        custom_config={
-            "categorical_features": list(data.categorical_features),
-            "vocabulary_min_count": data.vocabulary_min_count,
-        },
+        custom_config=data.transform,
     )
 
-    def ranker(config: CiubmConfig) -> StageTrainer:
+    transform.add_upstream_node(example_check)
+
+    last_ranker = [_model_of(places.last_ranker, "LastRanker")] if places.last_ranker else []
+
+    def ranker(config: CiubmConfig, base: Any = None) -> StageTrainer:
         return StageTrainer(
+            base_model=base,
             examples=transform.outputs["transformed_examples"],
             transform_graph=transform.outputs["transform_graph"],
             catalogue=items,
@@ -179,12 +222,12 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
             run_fn="tfx_pipeline.run_fns.ciubm.run_fn",
             custom_config={
                 "ciubm": to_mapping(config),
-                "context_features": list(data.categorical_features),
+                "transform": data.transform,
                 "code": models_code,
             },
         )
 
-    ciubm = ranker(stages.ciubm).with_id("Trainer.ciubm")
+    ciubm = ranker(stages.ciubm, *(last.outputs["result"] for last in last_ranker)).with_id("Trainer.ciubm")
     baseline = tfx.dsl.Resolver(
         strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
         model=tfx.dsl.Channel(type=standard_artifacts.Model),
@@ -217,11 +260,12 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         ids_only_evaluation=comparison[1].outputs["evaluation"] if comparison else None,
-        pretrain_run=pretrain.outputs["model_run"],
-        csft_run=csft.outputs["model_run"],
+        pretrain_run=None if places.last_encoder else pretrain.outputs["model_run"],
+        csft_run=None if places.last_encoder else csft.outputs["model_run"],
         ciubm_run=ciubm.outputs["model_run"],
         items=items,
         impressions=impressions,
+        examples=examples,
         pairs=pair_gen.outputs["pairs"],
         embeddings=embeddings,
         name=settings.name,
@@ -235,18 +279,22 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         pipeline_root=f"{places.root}/artifacts",
         components=[
             catalogue,
-            *item_checks,
+            item_statistics,
+            item_schema,
+            item_check,
             impression_gen,
             history_gen,
             pair_gen,
-            pretrain,
-            csft,
+            *stages_1_and_2,
             exporter,
             index,
             push_encoder,
             push_index,
-            *example_checks,
+            example_statistics,
+            example_schema,
+            example_check,
             transform,
+            *last_ranker,
             ciubm,
             baseline,
             evaluator,
@@ -255,20 +303,14 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
             report,
         ],
         enable_cache=True,
-        beam_pipeline_args=list(settings.beam_args),
+        beam_pipeline_args=beam_flags(settings.beam_args),
     )
 
 
-def _statistics_schema_validator(name: str, examples: Any) -> tuple[Any, Any, Any]:
-    """TFDV's three: statistics of the examples, a schema inferred from them, and each split held against it."""
-    statistics = tfx.components.StatisticsGen(examples=examples).with_id(f"StatisticsGen.{name}")
-    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True).with_id(
-        f"SchemaGen.{name}"
-    )
-    validator = tfx.components.ExampleValidator(
-        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
-    ).with_id(f"ExampleValidator.{name}")
-    return statistics, schema, validator
+def _model_of(folder: str, name: str) -> Any:
+    """A model of an earlier run, as it lies there."""
+    importer = tfx.dsl.Importer(source_uri=folder, artifact_type=standard_artifacts.Model)
+    return importer.with_id(name)
 
 
 def _pusher(model_name: str, places: Places, **channels: Any) -> Any:

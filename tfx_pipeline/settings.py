@@ -13,6 +13,7 @@ import yaml
 from mim_keras.config import PRESETS, ConfigError, StagesConfig, from_mapping, require
 
 CONFIGS = Path(__file__).parent / "configs"
+SCHEMAS = Path(__file__).parent / "schemas"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,21 @@ class SplitConfig:
         require(
             ok, "data.split.fractions are three positive numbers that add to 1", self.fractions, "e.g. [0.8, 0.1, 0.1]"
         )
+
+
+@dataclass(frozen=True)
+class SpanConfig:
+    """Which folders of `impressions` and `intents` are read, where each day or each delivery has its own."""
+
+    pattern: str = ""  # below the table's folder, {SPAN} a date or a number: "{SPAN}", "day={SPAN}"; empty: everything
+    window: int = 0  # the latest so many; 0: all
+
+    def __post_init__(self) -> None:
+        ok = not self.pattern or self.pattern.count("{SPAN}") == 1
+        require(ok, "data.spans.pattern holds {SPAN} once", self.pattern, 'e.g. "day={SPAN}"')
+        require(self.window >= 0, "data.spans.window is 0 or more", self.window, "0 reads all spans.")
+        named = bool(self.pattern) or not self.window
+        require(named, "data.spans.window needs data.spans.pattern", self.window, 'e.g. data.spans.pattern="{SPAN}"')
 
 
 @dataclass(frozen=True)
@@ -48,19 +64,55 @@ class PairConfig:
 class DataConfig:
     """What is read, and how strictly."""
 
+    spans: SpanConfig = field(default_factory=SpanConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     context_features: tuple[str, ...] = ()  # further columns of `impressions`
     user_features: tuple[str, ...] = ()  # columns of `users`
     max_rejected_fraction: float = 0.01
+    schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
+    stop_on_anomalies: bool = True  # where off, anomalies are told and the data accepted
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
-    vocabulary_min_count: int = 2  # an id seen less often in training shares the out-of-vocabulary row
+    vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
+    oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
+    bucketed_features: tuple[str, ...] = ()  # of the context and user features, those that are numbers
+    buckets: int = 10  # that such a number is cut into, of as many training rows each
 
     def __post_init__(self) -> None:
         ok = 0 <= self.max_rejected_fraction <= 1
         require(ok, "data.max_rejected_fraction is in [0, 1]", self.max_rejected_fraction, "0.01 is usual.")
+        require(self.oov_buckets >= 1, "data.oov_buckets is 1 or more", self.oov_buckets, "1 is usual.")
+        require(self.buckets >= 2, "data.buckets is 2 or more", self.buckets, "10 is usual.")
+        unknown = sorted(set(self.bucketed_features) - set(self.categorical_features))
+        fix = "Name them in data.context_features or data.user_features too."
+        require(not unknown, "data.bucketed_features are context or user features", unknown, fix)
         both = set(self.context_features) & set(self.user_features)
         require(not both, "a column is a context feature or a user feature, not both", sorted(both), "Rename one.")
+
+    def kept_schema(self, table: str) -> str:
+        """Text of the schema that is kept of `items` or `examples`; empty where none is.
+
+        Raises:
+            ConfigError: the folder lacks it.
+        """
+        if not self.schema:
+            return ""
+        own = Path(self.schema)
+        file = (own if own.is_dir() else SCHEMAS / self.schema) / f"{table}.pbtxt"
+        fix = "`mim schema --root ROOT --to FOLDER` writes one."
+        require(file.is_file(), f"data.schema names a folder with {table}.pbtxt", self.schema, fix)
+        return file.read_text()
+
+    @property
+    def transform(self) -> dict[str, Any]:
+        """What `tfx_pipeline.preprocessing` is told, and those who must know how large its indices are."""
+        return {
+            "categorical_features": list(self.categorical_features),
+            "bucketed_features": list(self.bucketed_features),
+            "buckets": self.buckets,
+            "oov_buckets": self.oov_buckets,
+            "vocabulary_min_count": self.vocabulary_min_count,
+        }
 
     @property
     def categorical_features(self) -> tuple[str, ...]:
@@ -99,6 +151,7 @@ class Settings:
     stages: StagesConfig = field(default_factory=StagesConfig)
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    warm_start: bool = False  # keep the last encoder, so that only new content is encoded; train the last ranker on
     beam_args: tuple[str, ...] = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
     retrieval_neighbours: int = 50
 

@@ -17,19 +17,22 @@ from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc, gauc, log_loss
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
+from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
-from tfx_pipeline.preprocessing import ITEM_VOCABULARY, LABEL, USER_VOCABULARY
+from tfx_pipeline.preprocessing import ITEM_VOCABULARY, LABEL, USER_VOCABULARY, bucket_size, index_size
 from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
 
 SHUFFLE_ROWS = 200_000
+WARM_FOLDER = "Format-Weights"  # beside the SavedModel, for the next warm start; never pushed
 WARM_UP_ROWS = 64
 
 
 def run_fn(fn_args: Any) -> None:
-    """Called by the Trainer; `custom_config` holds `ciubm` settings, `context_features`, and the folders of the
-    catalogue and the snapshot."""
+    """Called by the Trainer; `custom_config` holds `ciubm` settings, what the transform was told, and the folders of
+    the catalogue and the snapshot."""
     config = from_mapping(CiubmConfig, fn_args.custom_config["ciubm"])
-    context = tuple(fn_args.custom_config["context_features"])
+    told = fn_args.custom_config["transform"]
+    context = tuple(told["categorical_features"])
     training = config.training
     seeded(training)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
@@ -37,8 +40,13 @@ def run_fn(fn_args: Any) -> None:
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"], content=False)
     columns = item_columns(snapshot, catalogue, transform)
     shape = RankerShape(
-        users=transform.vocabulary_size_by_name(USER_VOCABULARY) + 1,
-        context=tuple(transform.vocabulary_size_by_name(name) + 1 for name in context),
+        users=index_size(transform.vocabulary_size_by_name(USER_VOCABULARY), told),
+        context=tuple(
+            bucket_size(told)
+            if name in told["bucketed_features"]
+            else index_size(transform.vocabulary_size_by_name(name), told)
+            for name in context
+        ),
     )
     rows = ItemRows(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
 
@@ -54,6 +62,13 @@ def run_fn(fn_args: Any) -> None:
             steps_per_execution=training.steps_per_execution,
         )
     valid = dataset(fn_args.eval_files, train=False)
+    keys = row_keys(transform, columns, told)
+    if fn_args.base_model:
+        with strategy.scope():
+            for inputs, _ in valid.take(1):
+                model(inputs)  # builds it
+            known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
+        log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
     figures = fit(
         "ciubm",
         model,
@@ -64,6 +79,7 @@ def run_fn(fn_args: Any) -> None:
         log_folder=model_run_folder(fn_args.model_run_dir),
     )
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
+    save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
     layer = transform.transform_features_layer()
     serving = RankerServing(
         item_ids=snapshot.item_ids,
@@ -73,9 +89,34 @@ def run_fn(fn_args: Any) -> None:
         feature_spec=transform.raw_feature_spec(),
         context_features=context,
         encoder_version=snapshot.manifest.encoder_version,
-        examples=raw_examples(fn_args.eval_files, transform, context),
+        examples=raw_examples(fn_args.eval_files, transform, told),
     )
     export_ranker(model, serving, Path(fn_args.serving_model_dir))
+
+
+def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[str, Any]) -> dict[str, list[str]]:
+    """What the rows of the model's tables stand for; "" is the row that all others share, or the first of these."""
+
+    def learned(name: str, others: int) -> list[str]:
+        vocabulary = [value.decode(errors="surrogateescape") for value in transform.vocabulary_by_name(name)]
+        return ["", *(f"others {place}" for place in range(1, others)), *vocabulary]
+
+    def context(name: str) -> list[str]:
+        if name in told["bucketed_features"]:
+            return ["", *(f"bucket {place}" for place in range(1, bucket_size(told)))]
+        return learned(name, told["oov_buckets"])
+
+    return {
+        "category": list(columns.category_names),
+        "item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
+        "user": learned(USER_VOCABULARY, told["oov_buckets"]),
+        **{f"context {place}": context(name) for place, name in enumerate(told["categorical_features"])},
+    }
+
+
+def of_rows(known: dict[str, int], keys: dict[str, list[str]]) -> str:
+    """For the log: how much of each table a warm start knew."""
+    return ", ".join(f"{count:,} of {len(keys[name]):,} rows of {name}" for name, count in known.items())
 
 
 def item_columns(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTransformOutput) -> ItemColumns:
@@ -128,21 +169,22 @@ def read_ranking_examples(
 
 
 def raw_examples(
-    patterns: list[str], transform: tft.TFTransformOutput, context: tuple[str, ...], count: int = WARM_UP_ROWS
+    patterns: list[str], transform: tft.TFTransformOutput, told: dict[str, Any], count: int = WARM_UP_ROWS
 ) -> list[bytes]:
-    """The first transformed tf.Examples as they were before the transform, as clients send them."""
-    names = {"user_id": transform.vocabulary_by_name(USER_VOCABULARY)}
-    names |= {name: transform.vocabulary_by_name(name) for name in context}
+    """The first transformed tf.Examples as they were before the transform, as clients send them; numbers as zero."""
+    vocabularies = {"user_id": transform.vocabulary_by_name(USER_VOCABULARY)}
+    for name in told["categorical_features"]:
+        vocabularies[name] = [] if name in told["bucketed_features"] else transform.vocabulary_by_name(name)
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
     raw = []
     for record in tf.data.TFRecordDataset(files, "GZIP").take(count).as_numpy_iterator():
         example = tf.train.Example.FromString(record)
         feature = example.features.feature
-        for name, vocabulary in names.items():
+        for name, vocabulary in vocabularies.items():
             index_name = "user_index" if name == "user_id" else f"{name}_index"
-            index = feature[index_name].int64_list.value[0]
+            place = feature[index_name].int64_list.value[0] - told["oov_buckets"]
             del feature[index_name]
-            value = vocabulary[index - 1] if 0 < index <= len(vocabulary) else b""
+            value = vocabulary[place] if 0 <= place < len(vocabulary) else b"" if vocabulary else b"0"
             feature[name].bytes_list.value.append(value)
         raw.append(example.SerializeToString())
     return raw

@@ -1,0 +1,67 @@
+"""What is learned from training is the same when served: vocabularies, what they lack, and the buckets of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
+
+from tfx_pipeline.preprocessing import preprocessing_fn
+
+TOLD = {
+    "categorical_features": ["page", "price"],
+    "bucketed_features": ["price"],
+    "buckets": 4,
+    "oov_buckets": 3,
+    "vocabulary_min_count": 2,
+}
+SPEC = {name: tf.io.FixedLenFeature([1], tf.string) for name in ("user_id", "page", "price")}
+
+
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The transform that is learned, as the ranker serves it."""
+    pages = ["search", "home", "home"]
+    rows = [{"user_id": [f"u{n % 5}"], "page": [pages[n % 3]], "price": [f"{n / 10:.1f}"]} for n in range(400)]
+    for bad in ("", "cheap", "1.2.3"):
+        rows.append({"user_id": [f"once, {bad}"], "page": [f"rare, {bad}"], "price": [bad]})
+    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(SPEC))
+    folder = tmp_path_factory.mktemp("transform")
+    with tft_beam.Context(temp_dir=str(folder / "temporary")):
+        _, function = (rows, metadata) | tft_beam.AnalyzeAndTransformDataset(lambda raw: preprocessing_fn(raw, TOLD))
+        _ = function | tft_beam.WriteTransformFn(str(folder / "made"))
+    return tft.TFTransformOutput(str(folder / "made")).transform_features_layer()
+
+
+def indices(layer: Any, name: str, values: list[str]) -> list[int]:
+    raw = {other: tf.constant([[""]] * len(values)) for other in SPEC} | {name: tf.constant(values)[:, None]}
+    found = layer(raw)["user_index" if name == "user_id" else f"{name}_index"].numpy()
+    return [int(value) for value in found[:, 0]]
+
+
+def test_values_seen_often_have_rows_of_their_own(layer: Any) -> None:
+    assert sorted(indices(layer, "user_id", [f"u{n}" for n in range(5)])) == [3, 4, 5, 6, 7]
+    assert indices(layer, "page", ["home", "search"]) == [3, 4], "the commonest first"
+
+
+def test_values_not_learned_share_rows_by_hash(layer: Any) -> None:
+    strangers = [f"stranger {n}" for n in range(300)]
+    found = indices(layer, "user_id", strangers)
+    assert set(found) == {0, 1, 2}
+    assert min(np.bincount(found)) > 60
+    assert found == indices(layer, "user_id", strangers)
+    assert indices(layer, "user_id", ["once, cheap"])[0] < 3, "seen less often than vocabulary_min_count"
+    assert indices(layer, "page", ["rare, cheap"])[0] < 3
+
+
+def test_numbers_fall_in_buckets_of_as_many_rows(layer: Any) -> None:
+    found = np.array(indices(layer, "price", [f"{n / 10:.1f}" for n in range(400)]))
+    assert found.tolist() == sorted(found)
+    assert np.bincount(found)[1:].tolist() == pytest.approx([100] * 4, abs=2)
+    assert indices(layer, "price", ["-7", " 1e9 ", "39.95"]) == [1, 4, 4]
+    assert indices(layer, "price", ["", "cheap", "1.2.3", "nan"]) == [0, 0, 0, 0]
