@@ -1,6 +1,7 @@
 """Impressions a second through ImpressionGen and HistoryGen, Parquet in and TFRecords out; how time and memory grow.
 
-    mim bench history
+    mim bench history                  generated logs of a hundred thousand and a million impressions
+    mim bench history --data FOLDER    a folder of the data contract
 
 Each size runs in a process of its own, in which Beam works in memory; times leave out Python's imports.
 """
@@ -32,14 +33,14 @@ def main(words: list[str] | None = None) -> None:
         print(json.dumps(one(*map(Path, arguments.one))))
         return
     found = []
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as folder:
         for rows in [None] if arguments.data else arguments.impressions:
-            data = arguments.data or Path(name) / f"data-{rows}"
+            data = arguments.data or Path(folder) / f"data-{rows}"
             if rows:
                 from benchmarks.click_log import write_click_log
 
                 write_click_log(data, rows)
-            command = [sys.executable, "-m", "benchmarks.history", "--one", str(data), f"{name}/out-{rows}"]
+            command = [sys.executable, "-m", "benchmarks.history", "--one", str(data), f"{folder}/out-{rows}"]
             told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             found.append(json.loads(told.splitlines()[-1]))
     last = found[-1]
@@ -48,7 +49,8 @@ def main(words: list[str] | None = None) -> None:
     if len(found) == 2:
         details["growth"] = round(last["seconds"] / found[0]["seconds"], 2)
         met = met and details["growth"] <= GROWTH
-    publish("history", last["history_per_second"], "impressions/s through HistoryGen", TARGET, details, met=met)
+    name = f"history_{arguments.data.name}" if arguments.data else "history"
+    publish(name, last["history_per_second"], "impressions/s through HistoryGen", TARGET, details, met=met)
 
 
 def one(data: Path, out: Path) -> dict[str, Any]:

@@ -102,7 +102,10 @@ def _examine_share(share: range, answers: Any) -> None:
 
 def examine(number: int, folder: Path) -> tuple[str, dict[str, int]]:
     """(what became of input `number`, its rows); an outcome that begins with `wrong` is a fault."""
-    from components.contract.tables import ContractError, find_table, read_file
+    import pyarrow.parquet as pq
+
+    from components.contract.files import find_table
+    from components.contract.tables import ContractError, read_file
 
     chance = random.Random(number)
     way = chance.choice(WAYS)
@@ -131,8 +134,8 @@ def examine(number: int, folder: Path) -> tuple[str, dict[str, int]]:
                     if not reject["reason"] or json.loads(json.dumps(reject)) != reject:
                         return f"wrong: {way.__name__} {table}: a row is rejected as {reject}", {}
                 counted.update({"in": len(batch), "rejected": len(rejects), "used": len(batch) - len(rejects)})
-            if path.endswith(".parquet") and last != parquet_rows(path):
-                return f"wrong: {last} of {parquet_rows(path)} rows were read of {way.__name__} {table}", {}
+            if path.endswith(".parquet") and last != (told := pq.read_metadata(path).num_rows):
+                return f"wrong: {last} of {told} rows were read of {way.__name__} {table}", {}
     except ContractError as error:
         if not str(error):
             return "wrong: an error without a word", {}
@@ -148,25 +151,13 @@ def checker(table: str, folder: Path) -> Callable[[Any], Any]:
     from components.contract.pictures import Pictures
 
     if table == "items":
-        try:
-            pictures = Pictures(str(folder))
-        except ValueError as error:  # CatalogueGen stops by it
-            from components.contract.tables import ContractError
-
-            raise ContractError(str(error)) from error
+        pictures = Pictures(str(folder))
         return lambda batch: checks.check_items(batch, (), pictures.read)
     if table == "impressions":
         return lambda batch: checks.check_impressions(batch, set(ITEM_IDS), FURTHER["impressions"])
     if table == "intents":
         return lambda batch: checks.check_intents(batch, set(ITEM_IDS))
     return lambda batch: checks.check_users(batch, (), FURTHER["users"])
-
-
-def parquet_rows(path: str) -> int:
-    """Rows that the file says it has."""
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
 
 
 # -- good tables -----------------------------------------------------------------------------------------------

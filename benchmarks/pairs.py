@@ -48,7 +48,7 @@ def main(words: list[str] | None = None) -> None:
                 count += sum(len(batch) for batch in read_records(handle, str(path)))
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     details = {"pairs": count, "seconds": round(seconds, 2), "peak_gib": peak}
-    publish("pairs", round(count / seconds), "pairs/s", TARGET, details)
+    publish(f"pairs_{data.name}" if arguments.data else "pairs", round(count / seconds), "pairs/s", TARGET, details)
 
 
 if __name__ == "__main__":

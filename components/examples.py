@@ -15,10 +15,10 @@ from apache_beam.io.filesystems import FileSystems
 from tfx.types import Artifact, artifact_utils
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder, RecordBatchToExamplesEncoder
 
-from components.records import BATCH_RECORDS, ReadRecords, WriteRecords
+from components.records import ReadRecords, WriteRecords
 
 SPLITS = ("train", "valid", "test")
-DECODE_ROWS = BATCH_RECORDS
+DECODE_ROWS = 4_096
 BUCKET_BYTES = 16 << 20  # of files, which are compressed
 
 Columns = dict[str, pa.Array]
@@ -137,10 +137,10 @@ def take(columns: Columns, rows: np.ndarray) -> Columns:
 def hash_buckets(values: pa.Array, buckets: int) -> np.ndarray:
     """A bucket in [0, buckets) for each value, int64 [n]; the same on every machine and in every run."""
     encoded = values.dictionary_encode()
-    codes = [
-        zlib.crc32(v if isinstance(v, bytes) else str(v).encode()) % buckets for v in encoded.dictionary.to_pylist()
-    ]
-    return np.array(codes, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)] if codes else np.zeros(0, np.int64)
+    distinct = encoded.dictionary.cast(pa.binary()).to_pylist()
+    codes = np.fromiter(map(zlib.crc32, distinct), np.int64, len(distinct)) % buckets
+    found: np.ndarray = codes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def ranks(values: pa.Array) -> np.ndarray:

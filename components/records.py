@@ -17,7 +17,7 @@ from google_crc32c import value as crc32c
 
 from components.metrics import counter
 
-BATCH_RECORDS = 4_096
+BATCH_RECORDS, BATCH_BYTES = 16_384, 8 << 20
 _HEAD, _SUM = struct.Struct("<QI"), struct.Struct("<I")
 _LENGTH = struct.Struct("<Q")
 
@@ -38,12 +38,13 @@ def frame(records: list[bytes]) -> bytes:
 
 
 def read_records(handle: Any, name: str) -> Iterator[list[bytes]]:
-    """The records of an open TFRecord file, already unpacked, at most `BATCH_RECORDS` at a time.
+    """The records of an open TFRecord file, already unpacked, at most `BATCH_RECORDS` or `BATCH_BYTES` at a time.
 
     Raises:
         ValueError: the file ends within a record, or a checksum does not match.
     """
     batch: list[bytes] = []
+    size = 0
     while head := handle.read(_HEAD.size):
         length, expected = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, -1)
         if expected != masked_sum(head[: _LENGTH.size]):
@@ -52,9 +53,10 @@ def read_records(handle: Any, name: str) -> Iterator[list[bytes]]:
         if len(body) != length + _SUM.size or _SUM.unpack(body[length:])[0] != masked_sum(body[:length]):
             raise ValueError(f"{name} is broken: a record does not match its checksum, or is cut off")
         batch.append(body[:length])
-        if len(batch) == BATCH_RECORDS:
+        size += length
+        if len(batch) == BATCH_RECORDS or size >= BATCH_BYTES:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from components.contract.files import ALL_SPANS, Spans, table_files
 from components.contract.pictures import find_archives
-from components.contract.tables import ALL_SPANS, Spans, table_files
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from tfx.proto import pusher_pb2, transform_pb2
 from tfx.types import standard_artifacts
 
 from components.catalogue_gen.component import CatalogueGen
-from components.contract.tables import Spans
+from components.contract.files import Spans
 from components.embedding_exporter.component import EmbeddingExporter
 from components.engine import beam_flags
 from components.example_check.component import ExampleCheck

@@ -36,14 +36,12 @@ class SpanConfig:
     """Which folders of `impressions` and `intents` are read, where each day or each delivery has its own."""
 
     pattern: str = ""  # below the table's folder, {SPAN} a date or a number: "{SPAN}", "day={SPAN}"; empty: everything
-    window: int = 0  # the latest so many; 0: all
+    window: int = 0  # the latest so many of these, or of the {SPAN}s in tables.yaml; 0: all
 
     def __post_init__(self) -> None:
         ok = not self.pattern or self.pattern.count("{SPAN}") == 1
         require(ok, "data.spans.pattern holds {SPAN} once", self.pattern, 'e.g. "day={SPAN}"')
         require(self.window >= 0, "data.spans.window is 0 or more", self.window, "0 reads all spans.")
-        named = bool(self.pattern) or not self.window
-        require(named, "data.spans.window needs data.spans.pattern", self.window, 'e.g. data.spans.pattern="{SPAN}"')
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from tfx.types import artifact_utils
 
 from components.contract import counts
 from components.contract.checks import Good, Rejects, check_items
+from components.contract.files import find_table
 from components.contract.pictures import Pictures
 from components.contract.repeated import RepeatedIds
-from components.contract.tables import ReadTable, TableBatch, find_table
+from components.contract.tables import ReadTable, TableBatch
 from components.examples import WriteExamples, declare_counts, declare_splits, hash_buckets, take, to_examples
 from components.metrics import finish
 

@@ -13,6 +13,8 @@ from typing import Any
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from components.contract.tables import ContractError
+
 ARCHIVES = ("images.zip", "images.tar")  # a compressed tar cannot be read from the middle
 
 
@@ -32,7 +34,7 @@ class Pictures:
         data: The folder of the tables.
 
     Raises:
-        ValueError: an archive cannot be read.
+        ContractError: an archive cannot be read.
     """
 
     def __init__(self, data: str) -> None:
@@ -43,8 +45,8 @@ class Pictures:
             try:
                 found = _zip_members(handle) if path.endswith(".zip") else _tar_members(handle)
             # The last two: encryption, and compression that zipfile does not know.
-            except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-                raise ValueError(f"{path} cannot be read ({error}); is it whole?") from error
+            except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, NotImplementedError) as error:
+                raise ContractError(f"{path} cannot be read ({error}); is it whole?") from error
             self._members.update(found)
 
     def read(self, path: str) -> bytes:

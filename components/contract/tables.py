@@ -1,4 +1,4 @@
-"""Finds and reads the tables a user brings, as batches of rows that know where they came from."""
+"""Reads the tables a user brings, as batches of rows that know where they came from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import bz2
 import csv
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from components.metrics import counter
@@ -25,8 +23,7 @@ from components.metrics import counter
 BATCH_ROWS = 8_192
 PICTURE_ROWS = 256  # of tables whose rows may hold pictures
 READ_BUFFER = 1 << 20
-_PLAIN, _PACKED = (".parquet", ".csv", ".tsv"), ("", ".gz", ".bz2", ".zst")
-SUFFIXES = tuple(kind + packed for kind in _PLAIN for packed in _PACKED if not (packed and kind == ".parquet"))
+PLAIN, PACKED = (".parquet", ".csv", ".tsv"), ("", ".gz", ".bz2", ".zst")
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 COLUMNS = {
     "items": (("item_id",), ("title", "text", "category", "image", "image_path", "created_at")),
@@ -35,44 +32,6 @@ COLUMNS = {
     "users": (("user_id",), ()),
 }
 MALFORMED = "__malformed__"
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Which folders of a table that grows are read.
-
-    Attributes:
-        pattern: Of the path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
-            Empty: everything is read.
-        window: Only the latest so many; 0 for all.
-    """
-
-    pattern: str = ""
-    window: int = 0
-
-    def latest(self, name: str, folder: str, files: list[FileMetadata]) -> list[FileMetadata]:
-        """Those of `files` that lie in the latest spans.
-
-        Raises:
-            ContractError: a file lies in none.
-        """
-        if not self.pattern:
-            return files
-        begin, end = map(re.escape, self.pattern.split("{SPAN}"))
-        looks = re.compile(f"{begin}(\\d[\\d-]*){end}(/|$)")
-        found: dict[int, list[FileMetadata]] = {}
-        for meta in files:
-            matched = looks.match(meta.path.removeprefix(folder).lstrip("/"))
-            if matched is None:
-                raise ContractError(
-                    f"table `{name}`: {meta.path} lies in no span; data.spans.pattern says {name}/{self.pattern}/…, "
-                    "with a date or a number for {SPAN}. Move the file, or mend the pattern"
-                )
-            found.setdefault(int(matched[1].replace("-", "")), []).append(meta)
-        return [meta for span in sorted(found)[-self.window :] for meta in found[span]]
-
-
-ALL_SPANS = Spans()
 
 
 class ContractError(ValueError):
@@ -95,46 +54,6 @@ class TableBatch:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def table_files(data: str, name: str, spans: Spans = ALL_SPANS) -> list[FileMetadata]:
-    """Whatever makes up table `name` in folder `data`: `name.SUFFIX`, and files in the folder `name`, however deep;
-    of the files in that folder those of the latest spans.
-
-    Files and folders whose names begin with `_` or `.` are no data: other programs keep their notes there.
-    """
-    patterns = [FileSystems.join(data, name + suffix) for suffix in SUFFIXES]
-    patterns += [FileSystems.join(data, name, "**" + suffix) for suffix in SUFFIXES]
-    found = {meta.path: meta for match in FileSystems.match(patterns) for meta in match.metadata_list}
-    start = len(data.rstrip("/"))
-    hidden = [path for path in found if any(part[:1] in ("_", ".") for part in path[start:].split("/") if part)]
-    listed = [found[path] for path in sorted(set(found) - set(hidden))]
-    folder = FileSystems.join(data, name)
-    inside = [meta for meta in listed if meta.path.startswith(folder + "/")]
-    return [meta for meta in listed if meta not in inside] + spans.latest(name, folder, inside)
-
-
-def find_table(data: str, name: str, spans: Spans = ALL_SPANS) -> list[str]:
-    """The paths of `table_files`.
-
-    Raises:
-        ContractError: a required table is missing, or what is there is empty or of an unknown kind; a file of a
-            table that grows lies in no span.
-    """
-    found = table_files(data, name, spans)
-    if not found:
-        if name in ("items", "impressions"):
-            raise ContractError(
-                f"the folder {data} holds no table `{name}`; expected {name}.parquet, {name}.csv or {name}.tsv "
-                f"(also .gz, .bz2, .zst), or a folder {name}/ of such files"
-            )
-        return []
-    filled = [meta.path for meta in found if meta.size_in_bytes > 0]
-    if not filled:
-        raise ContractError(
-            f"table `{name}`: {', '.join(meta.path for meta in found)} is empty (0 bytes); export it again"
-        )
-    return filled
 
 
 def partitions(path: str) -> dict[str, str | None]:
@@ -194,6 +113,8 @@ def _read_parquet(path: str, name: str, wanted: tuple[str, ...], further: tuple[
             rows = np.arange(first, first + batch.num_rows)
             first += batch.num_rows
             yield TableBatch(path, rows, dict(zip(batch.schema.names, batch.columns, strict=True)))
+        if (told := file.metadata.num_rows) != first - 1:
+            raise ContractError(f"table `{name}`: {path} says it has {told} rows, and {first - 1} came; is it whole?")
 
 
 def _batch_rows(columns: list[str]) -> int:
@@ -202,7 +123,7 @@ def _batch_rows(columns: list[str]) -> int:
 
 def _read_text(path: str, name: str, wanted: tuple[str, ...], further: tuple[str, ...]) -> Iterator[TableBatch]:
     """CSV or TSV; everything is read as text, so that a bad value costs its row and not the file."""
-    plain, packed = (path, "") if path.endswith(_PLAIN) else path.rsplit(".", 1)
+    plain, packed = (path, "") if path.endswith(PLAIN) else path.rsplit(".", 1)
     with FileSystems.open(path, compression_type="uncompressed") as raw:
         text = io.TextIOWrapper(
             io.BufferedReader(_Readable(_UNPACK[packed](raw))), encoding="utf-8-sig", newline="", errors="replace"

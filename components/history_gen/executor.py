@@ -17,8 +17,9 @@ from tfx.types import artifact_utils
 
 from components.contract import counts
 from components.contract.checks import check_users
+from components.contract.files import find_table
 from components.contract.repeated import RepeatedIds
-from components.contract.tables import ReadTable, find_table
+from components.contract.tables import ReadTable
 from components.examples import (
     SPLITS,
     Columns,

@@ -15,7 +15,8 @@ from tfx.types import artifact_utils
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.contract import counts
 from components.contract.checks import Good, Rejects, check_impressions
-from components.contract.tables import ReadTable, Spans, TableBatch, find_table, table_files
+from components.contract.files import Spans, find_table, table_files
+from components.contract.tables import ReadTable, TableBatch
 from components.examples import (
     SPLITS,
     Columns,

@@ -13,24 +13,39 @@ Histogram = tuple[np.ndarray, np.ndarray]  # distinct times, ascending, and the 
 
 
 class TimeHistogram(beam.CombineFn):
-    """Batches of timestamps → (distinct times, rows at each): exact, and small where rows share seconds."""
+    """Batches of timestamps → (distinct times, rows at each): exact, and small where rows share seconds.
 
-    def create_accumulator(self) -> Histogram:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    An accumulator is a list of histograms, the first of them larger than all others together: joined only when these
+    have grown as large, so that ten times the rows cost ten times the work.
+    """
 
-    def add_input(self, accumulator: Histogram, timestamps: np.ndarray) -> Histogram:
+    def create_accumulator(self) -> list[Histogram]:
+        return []
+
+    def add_input(self, accumulator: list[Histogram], timestamps: np.ndarray) -> list[Histogram]:
         times, rows = np.unique(timestamps, return_counts=True)
-        return self.merge_accumulators([accumulator, (times, rows)])
+        return _packed([*accumulator, (times, rows)])
 
-    def merge_accumulators(self, accumulators: Iterable[Histogram]) -> Histogram:
-        parts = list(accumulators)
-        times = np.concatenate([part[0] for part in parts])
-        rows = np.concatenate([part[1] for part in parts])
-        distinct, inverse = np.unique(times, return_inverse=True)
-        return distinct, np.bincount(inverse, rows, len(distinct)).astype(np.int64)
+    def merge_accumulators(self, accumulators: Iterable[list[Histogram]]) -> list[Histogram]:
+        return _packed([part for accumulator in accumulators for part in accumulator])
 
-    def extract_output(self, accumulator: Histogram) -> Histogram:
-        return accumulator
+    def extract_output(self, accumulator: list[Histogram]) -> Histogram:
+        return _joined(accumulator)
+
+
+def _packed(parts: list[Histogram]) -> list[Histogram]:
+    largest = max(parts, key=lambda part: len(part[0]), default=None)
+    if largest is None or sum(len(part[0]) for part in parts) < 2 * len(largest[0]):
+        return parts
+    return [_joined(parts)]
+
+
+def _joined(parts: list[Histogram]) -> Histogram:
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    distinct, inverse = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    rows = np.concatenate([part[1] for part in parts])
+    return distinct, np.bincount(inverse, rows, len(distinct)).astype(np.int64)
 
 
 def time_boundaries(histogram: Histogram, fractions: tuple[float, ...]) -> tuple[int, int]:

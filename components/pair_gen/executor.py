@@ -17,7 +17,8 @@ from tfx.types import artifact_utils
 from components.catalogue_gen.executor import SPLITS as PAIR_SPLITS
 from components.contract import counts
 from components.contract.checks import check_intents
-from components.contract.tables import ContractError, ReadTable, Spans, find_table
+from components.contract.files import Spans, find_table
+from components.contract.tables import ContractError, ReadTable
 from components.examples import (
     SPLITS,
     Columns,

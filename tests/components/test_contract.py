@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from components.contract.checks import as_jpeg_or_png
-from components.contract.tables import ContractError, find_table
+from components.contract.files import find_table
+from components.contract.tables import ContractError
 from tests.components.runner import read, run_catalogue, run_impressions
 from tfx_pipeline.importers.sample_pictures import draw_picture
 

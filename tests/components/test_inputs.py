@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.contract.files import Spans, find_table
 from components.contract.pictures import Pictures
-from components.contract.tables import ContractError, Spans, find_table, partitions
+from components.contract.tables import ContractError, partitions
 from tests.components.runner import read, run_catalogue, run_impressions
 from tests.components.test_contract import counts, impression, item, picture, rejected, write_impressions, write_items
 from tfx_pipeline.fingerprints import data_fingerprint
@@ -99,8 +100,36 @@ def test_the_latest_spans(tmp_path: Path, catalogue: Any) -> None:
     latest = find_table(str(tmp_path), "impressions", Spans(**spans))
     assert [path.split("day=")[1][:10] for path in latest] == ["2026-01-31", "2026-02-01"]
     as_parquet(IMPRESSIONS[:5], tmp_path / "impressions/late/part-0.parquet")
-    with pytest.raises(ContractError, match=r"late/part-0.parquet lies in no span; .*impressions/day=\{SPAN\}/…"):
+    with pytest.raises(
+        ContractError, match=r"late/part-0.parquet lies in no span; it should be like .*/impressions/day=\{SPAN\}/"
+    ):
         find_table(str(tmp_path), "impressions", Spans(**spans))
+
+
+def test_tables_that_lie_elsewhere(tmp_path: Path, catalogue: Any) -> None:
+    for day in range(1, 4):
+        rows = IMPRESSIONS[(day - 1) * 20 : day * 20]
+        as_parquet(rows, tmp_path / f"logs/2026-01-0{day}/shop-a/part-0.parquet")
+        as_parquet(rows, tmp_path / f"logs/2026-01-0{day}/shop-b/part-0.parquet")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "tables.yaml").write_text(f"impressions: {tmp_path}/logs/{{SPAN}}/shop-b/*.parquet\n")
+    made = run_impressions(data, tmp_path / "out", catalogue, spans='{"window": 2}')
+    rows = [row for split in ("train", "valid", "test") for row in read(made, split)]
+    assert sorted(rows, key=lambda row: row["sequence"]) == IMPRESSIONS[20:]
+    assert len(find_table(str(data), "impressions")) == 3
+
+    (data / "tables.yaml").write_text("impressions: ../logs/**.parquet")
+    assert len(find_table(str(data), "impressions")) == 6
+    for wrong, told in {
+        "clicks: a.csv": "must hold lines `TABLE: GLOB`, of items, impressions",
+        "impressions: [a.csv]": "must hold lines",
+        "impressions: a.xlsx": "must end in .parquet",
+        "{": "is not valid YAML",
+    }.items():
+        (data / "tables.yaml").write_text(wrong)
+        with pytest.raises(ContractError, match=told):
+            find_table(str(data), "impressions")
 
 
 def test_zstandard(tmp_path: Path, catalogue: Any) -> None:

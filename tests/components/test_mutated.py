@@ -18,6 +18,13 @@ def test_nothing_is_lost() -> None:
     assert found["rows"]["in"] == found["rows"]["used"] + found["rows"]["rejected"] > 4_000
 
 
+@pytest.mark.parametrize("number", [7290, 7883])
+def test_what_was_wrong_once(number: int) -> None:
+    found = mutated.run(range(number, number + 1))
+    assert found["wrong"] == []
+    assert found["outcomes"] == {"stopped by ContractError": 1}
+
+
 def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutated, "SECONDS", 1.0)
     monkeypatch.setattr(mutated, "_examine_share", _dies)

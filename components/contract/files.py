@@ -1,0 +1,134 @@
+"""Finds the files that make up a table: in the folder of the tables, or wherever its `tables.yaml` says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import yaml
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from components.contract.tables import COLUMNS, PACKED, PLAIN, ContractError
+
+SUFFIXES = tuple(kind + packed for kind in PLAIN for packed in PACKED if not (packed and kind == ".parquet"))
+TABLES_FILE, SPAN = "tables.yaml", "{SPAN}"
+_SPAN_LOOKS = r"(?P<span>\d[\d-]*)"
+_GLOB_LOOKS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_LOOKS}
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Which folders of a table that grows are read.
+
+    Attributes:
+        pattern: Of the path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
+            Empty: everything is read.
+        window: Only the latest so many; 0 for all.
+    """
+
+    pattern: str = ""
+    window: int = 0
+
+    def latest(self, name: str, looks: str, files: Iterable[FileMetadata]) -> list[FileMetadata]:
+        """Those of `files` that lie in the latest spans.
+
+        Args:
+            name: Of the table.
+            looks: Of the files' paths from their start, a glob with `{SPAN}`.
+            files: Of the table.
+
+        Raises:
+            ContractError: a file lies in none.
+        """
+        expression = re.compile("".join(_GLOB_LOOKS.get(part, re.escape(part)) for part in _parts(looks)))
+        found: dict[int, list[FileMetadata]] = {}
+        for meta in files:
+            matched = expression.match(meta.path)
+            if matched is None:
+                raise ContractError(
+                    f"table `{name}`: {meta.path} lies in no span; it should be like {looks}, with a date or a number "
+                    "for {SPAN}. Move the file, or mend data.spans.pattern"
+                )
+            found.setdefault(int(matched["span"].replace("-", "")), []).append(meta)
+        return [meta for span in sorted(found)[-self.window :] for meta in found[span]]
+
+
+ALL_SPANS = Spans()
+
+
+def table_files(data: str, name: str, spans: Spans = ALL_SPANS) -> list[FileMetadata]:
+    """Whatever makes up table `name` in folder `data`.
+
+    That is what `tables.yaml` there says; without, `name.SUFFIX`, and the files in the folder `name`, however deep, of
+    the latest spans.  Files and folders whose names begin with `_` or `.` are no data: other programs keep their notes
+    there.
+    """
+    folder = FileSystems.join(data, name)
+    if glob := _named(data).get(name):
+        found = [meta for meta in _match([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
+        return spans.latest(name, glob, found) if SPAN in glob else found
+    found = [meta for suffix in SUFFIXES for meta in _match([folder + suffix])]
+    inside = _match([FileSystems.join(folder, "**" + suffix) for suffix in SUFFIXES])
+    inside = [meta for meta in inside if not _hidden(meta, folder)]
+    looks = FileSystems.join(folder, spans.pattern) + "/"
+    return found + (spans.latest(name, looks, inside) if spans.pattern else inside)
+
+
+def find_table(data: str, name: str, spans: Spans = ALL_SPANS) -> list[str]:
+    """The paths of `table_files`.
+
+    Raises:
+        ContractError: a required table is missing, or what is there is empty or of an unknown kind; a file of a
+            table that grows lies in no span.
+    """
+    found = table_files(data, name, spans)
+    if not found:
+        if name in ("items", "impressions"):
+            raise ContractError(
+                f"the folder {data} holds no table `{name}`; expected {name}.parquet, {name}.csv or {name}.tsv "
+                f"(also .gz, .bz2, .zst), a folder {name}/ of such files, or a {TABLES_FILE} that says where they lie"
+            )
+        return []
+    filled = [meta.path for meta in found if meta.size_in_bytes > 0]
+    if not filled:
+        raise ContractError(
+            f"table `{name}`: {', '.join(meta.path for meta in found)} is empty (0 bytes); export it again"
+        )
+    return filled
+
+
+def _named(data: str) -> dict[str, str]:
+    """Table → glob, from `tables.yaml`; relative ones are relative to the folder."""
+    path = FileSystems.join(data, TABLES_FILE)
+    if not _match([path]):
+        return {}
+    with FileSystems.open(path) as handle:
+        try:
+            values = yaml.safe_load(handle.read()) or {}
+        except yaml.YAMLError as error:
+            raise ContractError(f"{path} is not valid YAML: {error}") from error
+    plain = isinstance(values, dict) and all(isinstance(glob, str) for glob in values.values())
+    if not plain or set(values) - set(COLUMNS):
+        raise ContractError(f"{path} must hold lines `TABLE: GLOB`, of {', '.join(COLUMNS)}; received {values!r}")
+    for name, glob in values.items():
+        if not glob.endswith(SUFFIXES):
+            raise ContractError(f"{path}: the files of `{name}` must end in {', '.join(SUFFIXES)}; received {glob!r}")
+    outside = ("/", *(f"{scheme}://" for scheme in ("gs", "s3", "hdfs", "file")))
+    return {name: glob if glob.startswith(outside) else FileSystems.join(data, glob) for name, glob in values.items()}
+
+
+def _match(patterns: list[str]) -> list[FileMetadata]:
+    found = {meta.path: meta for match in FileSystems.match(patterns) for meta in match.metadata_list}
+    return [found[path] for path in sorted(found)]
+
+
+def _hidden(meta: FileMetadata, beside: str) -> bool:
+    """Whether a part of the path that `beside` does not name begins with `_` or `.`."""
+    named = set(beside.split("/"))
+    return any(part[:1] in ("_", ".") for part in meta.path.split("/") if part and part not in named)
+
+
+def _parts(glob: str) -> list[str]:
+    return [part for part in re.split(r"(\{SPAN\}|\*\*|\*|\?)", glob) if part]
