@@ -27,51 +27,65 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--impressions", type=int, default=10_000_000)
     parser.add_argument("--hottest", type=int, default=1_000_000, help="Rows of one single user.")
     parser.add_argument("--parallelism", type=int, default=2)
-    parser.add_argument("--heap", default="4g", help="Of Flink's Java process.")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--heap", default="3g", help="Of Flink's Java process.")
+    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
-    if arguments.one:
-        print(json.dumps(one(arguments.one, arguments.parallelism, arguments.heap)))
+    if arguments.step:
+        name, folder = arguments.step
+        run = {"impressions": impressions_in_process, "history": history_on_flink}[name]
+        print(json.dumps(run(Path(folder), arguments.parallelism, arguments.heap)))
         return
+    engine: dict[str, Any] = {"parallelism": arguments.parallelism, "heap": arguments.heap}
+    details: dict[str, Any] = {"hottest_user": arguments.hottest, **engine}
     with tempfile.TemporaryDirectory() as name:
         from benchmarks.click_log import write_click_log
 
         write_click_log(Path(name) / "data", arguments.impressions, arguments.hottest)
-        command = [sys.executable, "-m", "benchmarks.flink", "--one", name, "--heap", arguments.heap]
-        command += ["--parallelism", str(arguments.parallelism)]
-        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ).stdout
-    found = json.loads(told.splitlines()[-1])
-    details = {"hottest_user": arguments.hottest, "parallelism": arguments.parallelism, "heap": arguments.heap, **found}
-    whole = found["records_written"] == found["impressions"] == arguments.impressions
+        for step in ("impressions", "history"):  # each in a process of its own, with memory of its own
+            command = [sys.executable, "-m", "benchmarks.flink", "--step", step, name]
+            command += [f"--{key}={value}" for key, value in engine.items()]
+            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ).stdout
+            details |= json.loads(told.splitlines()[-1])
+    whole = details["records_written"] == arguments.impressions
     publish(
-        "flink", found["peak_gib"], "GiB, Flink and workers together", MEMORY_GIB, details,
-        met=whole and found["peak_gib"] <= MEMORY_GIB,
+        "flink", details["peak_gib"], "GiB, Flink and workers together", MEMORY_GIB, details,
+        met=whole and details["peak_gib"] <= MEMORY_GIB,
     )  # fmt: skip
 
 
-def one(folder: Path, parallelism: int, heap: str) -> dict[str, Any]:
-    """ImpressionGen in process, then HistoryGen on Flink, here."""
-    from benchmarks.click_log import impressions_of, run_component
+def impressions_in_process(folder: Path, parallelism: int, heap: str) -> dict[str, Any]:
+    """What HistoryGen reads."""
+    from benchmarks.click_log import impressions_of
+
+    _, _, _, seconds = impressions_of(folder / "data", folder / "out")
+    return {"impression_gen_seconds_in_process": round(seconds, 1)}
+
+
+def history_on_flink(folder: Path, parallelism: int, heap: str) -> dict[str, Any]:
+    """HistoryGen, its workers here, and what it took."""
+    from tfx.types import standard_artifacts
+
+    from benchmarks.click_log import run_component
     from benchmarks.flink_server import running_flink
-    from components.contract.counts import ROWS_OUT, read_counts
-    from components.history_gen.executor import Executor as History
+    from components.examples import SPLITS, declare_splits
+    from components.history_gen.executor import Executor
     from components.metrics import PROPERTY
 
-    _, impressions, common, before = impressions_of(folder / "data", folder / "out")
-    rows = read_counts(f"{impressions.uri}/counts.json")[ROWS_OUT]
+    impressions = standard_artifacts.Examples()
+    impressions.uri = str(folder / "out/impressions")
+    declare_splits(impressions, SPLITS)
+    common = {"data": str(folder / "data"), "rejected_folder": str(folder / "rejected"), "max_rejected_fraction": 0.0}
     properties = {**common, "history_length": 50, "cold_max_clicks": 5, "user_features": "[]"}
-    output = ("examples", folder / "out/examples")
     memory = PeakMemory()
     memory.start()
     with running_flink(parallelism, heap) as (flags, _):
-        made, seconds = run_component(History, {"impressions": impressions}, output, properties, flags)
-    counted = json.loads(made.get_string_custom_property(PROPERTY))
+        output = ("examples", folder / "out/examples")
+        made, seconds = run_component(Executor, {"impressions": impressions}, output, properties, flags)
+    written = json.loads(made.get_string_custom_property(PROPERTY))["records written"]
     return {
-        "impressions": rows,
-        "records_written": counted["records written"],
-        "impression_gen_seconds_in_process": round(before, 1),
+        "records_written": written,
         "seconds": round(seconds, 1),
-        "history_per_second": round(rows / seconds),
+        "history_per_second": round(written / seconds),
         "peak_gib": round(memory.stop() / 2**30, 2),
     }
 

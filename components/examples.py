@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import tensorflow as tf
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from tfx.types import Artifact, artifact_utils
@@ -19,6 +21,7 @@ from components.records import ReadRecords, WriteRecords
 
 SPLITS = ("train", "valid", "test")
 DECODE_ROWS = 4_096
+UNFINISHED = ".unfinished"
 BUCKET_BYTES = 16 << 20  # of files, which are compressed
 
 Columns = dict[str, pa.Array]
@@ -105,9 +108,22 @@ class WriteExamples(beam.PTransform):
     def __init__(self, artifact: Artifact, split: str, name: str = "examples") -> None:
         super().__init__()
         self._prefix = f"{artifact_utils.get_split_uri([artifact], split)}/{name}"
+        self._unfinished = f"{artifact.uri}/{UNFINISHED}/{split}-{name}"
 
     def expand(self, examples: beam.PCollection[list[bytes]]) -> beam.PCollection:
-        return examples | WriteRecords(self._prefix)
+        return examples | WriteRecords(self._prefix, self._unfinished)
+
+
+def close_splits(artifact: Artifact) -> None:
+    """Call when everything was written: every split has a file then, for TFX's components read no split without."""
+    if tf.io.gfile.exists(f"{artifact.uri}/{UNFINISHED}"):
+        tf.io.gfile.rmtree(f"{artifact.uri}/{UNFINISHED}")
+    for split in artifact_utils.decode_split_names(artifact.split_names):
+        folder = artifact_utils.get_split_uri([artifact], split)
+        if not tf.io.gfile.glob(f"{folder}/*"):
+            tf.io.gfile.makedirs(folder)
+            with tf.io.gfile.GFile(f"{folder}/examples-00000-of-00001.gz", "wb") as handle:
+                handle.write(gzip.compress(b"", mtime=0))
 
 
 def declare_splits(artifact: Artifact, splits: tuple[str, ...]) -> None:

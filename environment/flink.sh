@@ -8,13 +8,13 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=$(cd "$1" && pwd)/flink
 said() { printf 'setup  flink: %s\n' "$*" >&2; exit 0; }
 
-if cmp -s "$here/flink/pom.xml" "$target/pom.xml"; then exit 0; fi
+if cmp -s "$here/flink.xml" "$target/pom.xml"; then exit 0; fi
 for program in java jar mvn; do
   command -v "$program" >/dev/null || said "no $program on PATH; its tests are left out"
 done
 rm -rf "$target"
 mkdir -p "$target"
-mvn -q -B -f "$here/flink/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+mvn -q -B -f "$here/flink.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
   -DoutputDirectory="$target/lib" -DincludeScope=runtime > "$target/log" 2>&1 \
   || said "Maven could not fetch it ($(grep -m1 ERROR "$target/log" | cut -c1-200)); its tests are left out"
 # A jar of a manifest alone: what to run, where the classes are, and what Flink must see of Java 17.
@@ -27,4 +27,4 @@ entry() { fold -b -w 70 | sed '2,$s/^/ /'; }  # a line has 72 bytes at most, and
   echo "Class-Path:$(printf ' %s' lib/*.jar)" | entry
 } > manifest
 jar cfm job-server.jar manifest
-cp "$here/flink/pom.xml" pom.xml
+cp "$here/flink.xml" pom.xml

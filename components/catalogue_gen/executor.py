@@ -19,7 +19,15 @@ from components.contract.files import find_table
 from components.contract.pictures import Pictures
 from components.contract.repeated import RepeatedIds
 from components.contract.tables import ReadTable, TableBatch
-from components.examples import WriteExamples, declare_counts, declare_splits, hash_buckets, take, to_examples
+from components.examples import (
+    WriteExamples,
+    close_splits,
+    declare_counts,
+    declare_splits,
+    hash_buckets,
+    take,
+    to_examples,
+)
 from components.metrics import finish
 
 SPLITS = ("train", "valid")
@@ -56,6 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for split in SPLITS:
             encoded[split] | f"Write[{split}]" >> WriteExamples(artifact, split)
         finish(pipeline, "CatalogueGen", artifact)
+        close_splits(artifact)
         tally = counts.read_counts(counts_file)
         counts.settle("items", tally, exec_properties["max_rejected_fraction"], rejected)
         declare_counts(artifact, tally)

@@ -26,6 +26,7 @@ from components.examples import (
     KeyByBucket,
     ReadExamples,
     WriteExamples,
+    close_splits,
     declare_splits,
     example_files,
     take,
@@ -82,6 +83,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
             busy[name] | f"WriteBusy[{name}]" >> WriteExamples(artifact, name, "examples-of-busy-users")
         finish(pipeline, "HistoryGen", artifact)
+        close_splits(artifact)
         if profile:
             tally = counts.read_counts(counts_file)
             counts.settle("users", tally, exec_properties["max_rejected_fraction"], exec_properties["rejected_folder"])

@@ -23,6 +23,7 @@ from components.examples import (
     KeyByBucket,
     ReadExamples,
     WriteExamples,
+    close_splits,
     declare_counts,
     declare_splits,
     take,
@@ -84,6 +85,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for name in SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
         finish(pipeline, "ImpressionGen", artifact)
+        close_splits(artifact)
         tally = counts.read_counts(counts_file)
         counts.settle("impressions", tally, exec_properties["max_rejected_fraction"], rejected)
         declare_counts(artifact, tally)

@@ -25,6 +25,7 @@ from components.examples import (
     KeyByBucket,
     ReadExamples,
     WriteExamples,
+    close_splits,
     concatenate,
     declare_counts,
     declare_splits,
@@ -102,6 +103,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for name in PAIR_SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
         finish(pipeline, "PairGen", artifact)
+        close_splits(artifact)
         if files:
             tally = counts.read_counts(counts_file)
             counts.settle("intents", tally, exec_properties["max_rejected_fraction"], rejected)

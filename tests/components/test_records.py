@@ -21,7 +21,11 @@ RECORDS = [b"", b"a", b"b" * 100_000, *(str(n).encode() for n in range(BATCH_REC
 
 def test_tensorflow_reads_what_is_written(tmp_path: Path) -> None:
     with TestPipeline() as pipeline:
-        pipeline | beam.Create([RECORDS[:5], RECORDS[5:]]) | WriteRecords(str(tmp_path / "examples"))
+        (
+            pipeline
+            | beam.Create([RECORDS[:5], RECORDS[5:]])
+            | WriteRecords(str(tmp_path / "examples"), str(tmp_path / "unfinished"))
+        )
     files = sorted(str(path) for path in tmp_path.glob("examples*.gz"))
     assert sorted(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()) == sorted(RECORDS)
 
@@ -68,7 +72,11 @@ def test_one_changed_or_missing_byte_is_found(records: list[bytes], data: st.Dat
 def test_a_file_is_the_same_in_every_run(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with TestPipeline() as pipeline:
-            pipeline | beam.Create([RECORDS[:9]]) | WriteRecords(str(tmp_path / name / "examples"))
+            (
+                pipeline
+                | beam.Create([RECORDS[:9]])
+                | WriteRecords(f"{tmp_path}/{name}/examples", f"{tmp_path}/unfinished")
+            )
     first, second = (next((tmp_path / name).glob("*.gz")).read_bytes() for name in ("a", "b"))
     assert first == second
     assert gzip.decompress(first) == frame(RECORDS[:9])
