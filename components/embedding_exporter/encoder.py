@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
-from apache_beam.transforms.window import GlobalWindows
 
 from components.embedding_exporter.catalogue import Batch
 from serving.representation_center.snapshot import shard_table, store_vectors
@@ -72,29 +71,3 @@ class ToRows(beam.DoFn):
         item_ids = [item_id for ids in batch.item_ids for item_id in ids]
         hashes = [batch.content_hash[row] for row in own]
         yield shard_table(item_ids, hashes, stored[own], batch.modalities[own])
-
-
-class Gather(beam.DoFn):
-    """Small tables → tables of at least `rows` rows: each becomes a row group of the snapshot.
-
-    Args:
-        rows: Of a table that is passed on.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-
-    def start_bundle(self) -> None:
-        self._waiting: list[pa.Table] = []
-        self._count = 0
-
-    def process(self, table: pa.Table) -> Iterator[pa.Table]:
-        self._waiting.append(table)
-        self._count += table.num_rows
-        if self._count >= self._rows:
-            yield pa.concat_tables(self._waiting).combine_chunks()
-            self.start_bundle()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        if self._waiting:
-            yield GlobalWindows.windowed_value(pa.concat_tables(self._waiting).combine_chunks())

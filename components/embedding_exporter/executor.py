@@ -18,17 +18,17 @@ from tfx.utils import path_utils
 
 from components.catalogue_gen.executor import SPLITS
 from components.embedding_exporter.catalogue import ReadContent, ReadIndex
-from components.embedding_exporter.encoder import EncoderHandler, Gather, ToRows
+from components.embedding_exporter.encoder import EncoderHandler, ToRows
 from components.embedding_exporter.plan import COPIED, EMPTY, ENCODED, ROWS, SHARED, WANTED, Plan, ReadVectors
+from components.embedding_exporter.shards import WriteShards
 from components.engine import many_processes
-from components.examples import declare_counts
+from components.examples import UNFINISHED, declare_counts
 from components.metrics import finish
 from serving.representation_center.pointers import last_snapshot, point_to
-from serving.representation_center.snapshot import Manifest, SnapshotError, schema, write_manifest
+from serving.representation_center.snapshot import Manifest, SnapshotError, write_manifest
 
 FACTS = "assets.extra/mim.json"
 BUCKETS = 64
-ROWS_A_GROUP = 16_384
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -62,10 +62,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             dtype,
             exec_properties["batch_size"],
             str(last[0]) if last else None,
-            f"{part}/shard",
+            str(part),
             many_processes=many_processes(self._beam_pipeline_args or ()),
         )
         counted = finish(pipeline, "EmbeddingExporter", artifact)
+        shutil.rmtree(part / UNFINISHED, ignore_errors=True)
         counts = {name: counted.get(name, 0) for name in (ENCODED, COPIED, SHARED, EMPTY)}
         manifest = write_manifest(part, facts["version"], facts["digest"], facts["dimension"], dtype)
         _check_counts(manifest, counts)
@@ -86,7 +87,7 @@ def _export(
     dtype: str,
     batch_size: int,
     last: str | None,
-    prefix: str,
+    folder: str,
     many_processes: bool,
 ) -> None:
     """Content crosses no shuffle, only ids, hashes and vectors do; so memory does not grow with the pictures."""
@@ -114,12 +115,7 @@ def _export(
     )
     # Not flattened into one: each is then written as it comes, and nothing is kept.
     for name, rows in (("known", planned[ROWS]), ("encoded", encoded)):
-        gathered = rows | f"Gather[{name}]" >> beam.ParDo(Gather(ROWS_A_GROUP))
-        _ = gathered | f"Write[{name}]" >> beam.io.WriteToParquetBatched(
-            f"{prefix}-{name}",
-            schema=schema(dimension, dtype),
-            file_name_suffix=".parquet",
-        )
+        _ = rows | f"Shards[{name}]" >> WriteShards(folder, name, f"{folder}/{UNFINISHED}/{name}")
 
 
 def _check_counts(manifest: Manifest, counts: dict[str, int]) -> None:
