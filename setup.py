@@ -30,6 +30,7 @@ CORE = [
     "prometheus-client>=0.21",
     # Tables, pictures, command line, report
     "numpy>=2.0,<3",
+    "scipy>=1.13",
     "pyarrow>=18.1",
     "Pillow>=11",
     "click>=8.1",

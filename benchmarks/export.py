@@ -98,14 +98,14 @@ def write_encoder(folder: Path, size: str) -> None:
     """An encoder with random weights: its speed is that of a trained one."""
     from mim_keras.config import preset
     from mim_keras.encoders.item_encoder import ItemEncoder
-    from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+    from mim_keras.encoders.text_reader import TextReader
     from mim_keras.export import export_encoder
 
     config = preset(size).encoder
-    tokens = TextTokens(config.text, make_vocabulary([" ".join(WORDS)], 200))
-    encoder = ItemEncoder(config, tokens.tokenizer.vocabulary_size())
+    words, _ = TextReader.fit(config, [" ".join(WORDS)])
+    encoder = ItemEncoder(config, words)
     encoder.build()
-    export_encoder(encoder, tokens, folder)
+    export_encoder(encoder, words, folder)
 
 
 def write_items(folder: Path, items: int, pictures: bool, changed: int = 0) -> None:
@@ -192,8 +192,8 @@ def bare_seconds(items: Path, model: Path) -> tuple[float, float]:
     from mim_keras.encoders.item_encoder import ItemEncoder
     from mim_keras.export import ENCODER_FOLDER
 
-    encoder, tokens = ItemEncoder.load_from(model / ENCODER_FOLDER)
-    content_reader = ContentReader(encoder.config, tokens)
+    encoder, words = ItemEncoder.load_from(model / ENCODER_FOLDER)
+    content_reader = ContentReader(encoder.config, words)
     read = tf.function(lambda content: trim_tokens(content_reader(content["image"], content["title"], content["text"])))
     forward = tf.function(lambda content: encoder(content)["joint"], reduce_retracing=True)
     served = tf.saved_model.load(str(model)).signatures["serving_default"]

@@ -91,10 +91,16 @@ class TextTowerConfig:
     vocabulary_size: int = 8000  # word pieces made from the catalogue, when from scratch
     max_tokens: int = 32
     hidden_dim: int = 64
-    layers: int = 1
+    layers: int = 1  # 0 without `preset`: no transformer, the lexical tower reads alone
     heads: int = 4
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a transformer."""
+        return bool(self.preset) or self.layers > 0
+
     def __post_init__(self) -> None:
+        require(self.layers >= 0, "text.layers is 0 or more", self.layers, "Raise it.")
         require(self.max_tokens >= 4, "text.max_tokens must be at least 4", self.max_tokens, "Raise it.")
         require(
             self.hidden_dim % self.heads == 0,
@@ -102,6 +108,27 @@ class TextTowerConfig:
             (self.hidden_dim, self.heads),
             "Change one of them.",
         )
+
+
+@dataclass(frozen=True)
+class LexicalConfig:
+    """Words and pairs of words, placed by latent semantic analysis of the catalogue."""
+
+    terms: int = 0  # the most that are known, 40,000 for long texts; 0: no lexical tower
+    min_count: int = 3  # texts that a term must occur in
+    max_terms: int = 512  # that are read of one text
+    width: int = 512
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a lexical tower."""
+        return self.terms > 0
+
+    def __post_init__(self) -> None:
+        require(self.terms >= 0, "lexical.terms is 0 or more", self.terms, "40000 suits long texts.")
+        for name in ("min_count", "max_terms", "width"):
+            value = getattr(self, name)
+            require(value >= 1, f"lexical.{name} must be at least 1", value, "Raise it.")
 
 
 @dataclass(frozen=True)
@@ -123,14 +150,21 @@ class ImageTowerConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of the item encoder: two towers, projection heads, gated fusion."""
+    """Shape of the item encoder: towers for words and pictures, projection heads, gated fusion."""
 
     embedding_dim: int = 64
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    lexical: LexicalConfig = field(default_factory=LexicalConfig)
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
 
     def __post_init__(self) -> None:
         require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
+        require(
+            self.text.is_on or self.lexical.is_on,
+            "one of text.layers, text.preset and lexical.terms must be set, for something must read the words",
+            (self.text.layers, self.text.preset, self.lexical.terms),
+            "Set text.layers to 1 or lexical.terms to 40000.",
+        )
 
 
 @dataclass(frozen=True)

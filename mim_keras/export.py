@@ -15,7 +15,7 @@ import tensorflow as tf
 from mim_keras.ciubm import CiUBM
 from mim_keras.encoders.content import ContentReader, trim_tokens
 from mim_keras.encoders.item_encoder import ItemEncoder
-from mim_keras.encoders.text_tower import TextTokens
+from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export_extras import EXTRA, Request, of_size, texts, write_batching, write_facts, write_warm_up
 
 ENCODER_FOLDER = f"{EXTRA}/encoder"
@@ -51,7 +51,7 @@ Content = tuple[bytes, bytes, bytes]  # image, title, text
 
 
 def export_encoder(
-    encoder: ItemEncoder, tokens: TextTokens, folder: Path, contents: Sequence[Content] = ((b"", b"warm up", b""),)
+    encoder: ItemEncoder, words: TextReader, folder: Path, contents: Sequence[Content] = ((b"", b"warm up", b""),)
 ) -> str:
     """Writes the SavedModel `mim_encoder`.
 
@@ -61,7 +61,7 @@ def export_encoder(
 
     Args:
         encoder: To be served.
-        tokens: Its word pieces.
+        words: What its towers for words read.
         folder: Where the SavedModel goes.
         contents: Real ones, of which the warm-up requests are made.
 
@@ -70,8 +70,8 @@ def export_encoder(
     """
     module = tf.Module()
     module.tracked = _variables(encoder.variables)
-    module.tokenizer = tokens.tokenizer  # holds the word-piece table
-    reader = ContentReader(encoder.config, tokens)
+    module.tables = words.tables
+    reader = ContentReader(encoder.config, words)
     digest = weights_digest(encoder.variables)
     version = encoder_version(digest)
 
@@ -92,7 +92,7 @@ def export_encoder(
         return {"item_id": parsed["item_id"], **embed(parsed["image"], parsed["title"], parsed["text"])}
 
     tf.saved_model.save(module, str(folder), {"serving_default": serve, "embed_examples": embed_examples})
-    encoder.save_to(folder / ENCODER_FOLDER, tokens)
+    encoder.save_to(folder / ENCODER_FOLDER, words)
     facts = {"kind": "encoder", "digest": digest, "version": version, "dimension": encoder.config.embedding_dim}
     write_facts(folder, facts)
     write_batching(folder)

@@ -10,7 +10,7 @@ import keras
 
 from mim_keras.config import EncoderConfig, preset
 from mim_keras.encoders.item_encoder import ItemEncoder
-from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export import export_encoder
 from mim_keras.export_extras import FACTS
 
@@ -21,9 +21,9 @@ def export_tiny_encoder(folder: Path, seed: int = 1, config: EncoderConfig | Non
     """Writes a SavedModel into `folder` and returns the encoder's version."""
     keras.utils.set_random_seed(seed)
     config = replace(config or preset("tiny").encoder, **changes)
-    tokens = TextTokens(config.text, make_vocabulary(WORDS, 100))
-    encoder = ItemEncoder(config, tokens.tokenizer.vocabulary_size())
+    words, _ = TextReader.fit(config, WORDS)
+    encoder = ItemEncoder(config, words)
     encoder.build()
-    export_encoder(encoder, tokens, folder)
+    export_encoder(encoder, words, folder)
     version: str = json.loads((folder / FACTS).read_text())["version"]
     return version

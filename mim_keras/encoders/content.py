@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mim_keras.config import EncoderConfig
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
-from mim_keras.encoders.text_tower import TextTokens
+from mim_keras.encoders.text_reader import TextReader
 
 
 class ContentReader:
@@ -17,22 +17,20 @@ class ContentReader:
 
     Args:
         config: Size of the pictures.
-        tokens: Turns text into token ids.
+        words: Reads the text.
     """
 
-    def __init__(self, config: EncoderConfig, tokens: TextTokens) -> None:
+    def __init__(self, config: EncoderConfig, words: TextReader) -> None:
         self._size = config.image.size
-        self._tokens = tokens
+        self._words = words
 
     def __call__(self, image: tf.Tensor, title: tf.Tensor, text: tf.Tensor) -> Content:
         """All string tensors [B]; an empty string is a missing modality."""
         words = join_words(title, text)
-        token_ids, token_mask = self._tokens(words)
         return {
             "image": self.pictures(image) / 255.0,
             "image_mask": tf.cast(tf.strings.length(image) > 0, tf.float32),
-            "token_ids": token_ids,
-            "token_mask": token_mask,
+            **self._words(words),
             "text_mask": tf.cast(tf.strings.length(words) > 0, tf.float32),
         }
 
@@ -66,6 +64,8 @@ def join_words(title: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
 
 def trim_tokens(content: Content) -> Content:
     """Cuts the token columns to the longest text of the batch: what is masked costs nothing."""
+    if "token_mask" not in content:
+        return content
     longest = tf.maximum(1, tf.reduce_max(tf.reduce_sum(tf.cast(content["token_mask"], tf.int32), axis=1)))
     return {
         **content,

@@ -1,4 +1,4 @@
-"""The item encoder: an image tower and a text tower, projected into one space and fused."""
+"""The item encoder: towers for words and pictures, projected into one space and fused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from keras import ops
 
 from mim_keras.config import EncoderConfig, from_mapping, to_mapping
 from mim_keras.encoders.image_tower import ImageTower
-from mim_keras.encoders.text_tower import TextTokens, TextTower
+from mim_keras.encoders.lexical_tower import LexicalTower
+from mim_keras.encoders.text_reader import TextReader
+from mim_keras.encoders.text_tower import TextTower
 
 VIEWS = ("image", "text", "joint")
 Content = dict[str, Any]
@@ -31,18 +33,21 @@ class ItemEncoder(keras.Model):
 
     Args:
         config: Shape of the towers and the embedding.
-        vocabulary_size: Word pieces of the text tower.
+        reader: What the towers for words read.
 
-    Call takes content: `image` float [B, size, size, 3] in 0..1, `image_mask` [B], `token_ids` int32 [B, T],
-    `token_mask` [B, T], `text_mask` [B].
+    Call takes content: `image` float [B, size, size, 3] in 0..1, `image_mask` [B], `text_mask` [B], and what the
+    reader gives: `token_ids` int32 [B, T], `token_mask` [B, T], `term_ids` int32 [B, K].
     """
 
-    def __init__(self, config: EncoderConfig, vocabulary_size: int, **kwargs: Any) -> None:
+    def __init__(self, config: EncoderConfig, reader: TextReader, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
-        self.vocabulary_size = vocabulary_size
         self.image_tower = ImageTower(config.image)
-        self.text_tower = TextTower(config.text, vocabulary_size)
+        self.text_tower, self.lexical_tower = None, None
+        if reader.tokens is not None:
+            self.text_tower = TextTower(config.text, reader.tokens.tokenizer.vocabulary_size())
+        if reader.terms is not None:
+            self.lexical_tower = LexicalTower(config.lexical, len(reader.terms.terms))
         self.image_head = keras.layers.Dense(config.embedding_dim)
         self.text_head = keras.layers.Dense(config.embedding_dim)
         self.gate = keras.layers.Dense(1)
@@ -51,8 +56,14 @@ class ItemEncoder(keras.Model):
         size, d = self.config.image.size, self.config.embedding_dim
         self.image_tower.build((None, size, size, 3))
         self.image_head.build((None, 2 * self.config.image.widths[-1]))
-        self.text_tower.build((None, self.config.text.max_tokens))
-        self.text_head.build((None, self.text_tower.width))
+        width = 0
+        if self.text_tower is not None:
+            self.text_tower.build((None, self.config.text.max_tokens))
+            width += self.text_tower.width
+        if self.lexical_tower is not None:
+            self.lexical_tower.build((None, self.config.lexical.max_terms))
+            width += self.lexical_tower.width
+        self.text_head.build((None, width))
         self.gate.build((None, d))
         self.built = True
 
@@ -61,9 +72,23 @@ class ItemEncoder(keras.Model):
         return {
             "image_features": self.image_tower(content["image"]),
             "image_mask": content["image_mask"],
-            "text_features": self.text_tower(content["token_ids"], content["token_mask"]),
+            "text_features": self._text_features(content),
             "text_mask": content["text_mask"],
         }
+
+    def _text_features(self, content: Content) -> Any:
+        parts = []
+        if self.text_tower is not None:
+            parts.append(self.text_tower(content["token_ids"], content["token_mask"]))
+        if self.lexical_tower is not None:
+            parts.append(self.lexical_tower(content["term_ids"]))
+        return ops.concatenate(parts, axis=-1)
+
+    def freeze_towers(self) -> None:
+        """From now on only the projection heads and the gate learn."""
+        for tower in (self.image_tower, self.text_tower, self.lexical_tower):
+            if tower is not None:
+                tower.trainable = False
 
     def embed(self, features: Content) -> Views:
         """Features → views; the part that is trained when the towers are frozen."""
@@ -80,25 +105,23 @@ class ItemEncoder(keras.Model):
     def call(self, content: Content) -> Views:
         return self.embed(self.features(content))
 
-    def save_to(self, folder: Path, tokens: TextTokens) -> None:
+    def save_to(self, folder: Path, reader: TextReader) -> None:
         """Writes settings, vocabulary and weights into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "encoder.json").write_text(json.dumps(to_mapping(self.config), indent=2))
-        if tokens.vocabulary is not None:
-            (folder / "vocabulary.txt").write_text("\n".join(tokens.vocabulary))
+        reader.save_to(folder)
         self.save_weights(folder / "encoder.weights.h5")
 
     @classmethod
-    def load_from(cls, folder: Path) -> tuple[ItemEncoder, TextTokens]:
-        """The encoder that `save_to` wrote, and its tokens.
+    def load_from(cls, folder: Path) -> tuple[ItemEncoder, TextReader]:
+        """The encoder that `save_to` wrote, and what its towers for words read.
 
         Raises:
             FileNotFoundError: `folder` holds no encoder.
         """
         config = from_mapping(EncoderConfig, json.loads((folder / "encoder.json").read_text()))
-        words = folder / "vocabulary.txt"
-        tokens = TextTokens(config.text, words.read_text().split("\n") if words.exists() else None)
-        encoder = cls(config, tokens.tokenizer.vocabulary_size())
+        reader = TextReader.load_from(folder, config)
+        encoder = cls(config, reader)
         encoder.build()
         encoder.load_weights(folder / "encoder.weights.h5")
-        return encoder, tokens
+        return encoder, reader

@@ -9,13 +9,13 @@ from PIL import Image
 
 from mim_keras.config import preset
 from mim_keras.encoders.content import ContentReader
-from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+from mim_keras.encoders.text_reader import TextReader
 
 
 @pytest.fixture(scope="module")
 def reader():
     config = preset("tiny").encoder
-    return ContentReader(config, TextTokens(config.text, make_vocabulary(["red lamp"], 50)))
+    return ContentReader(config, TextReader.fit(config, ["red lamp"])[0])
 
 
 def png(pixels):

@@ -14,7 +14,8 @@ from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
 from mim_keras.config import ConfigError, TrainingConfig, preset
 from mim_keras.encoders.content import ContentReader
 from mim_keras.encoders.item_encoder import ItemEncoder
-from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+from mim_keras.encoders.text_reader import TextReader
+from mim_keras.encoders.text_tower import make_vocabulary
 from mim_keras.export import ItemRows, RankerServing, export_encoder, export_ranker
 from mim_keras.export_extras import FACTS
 from mim_keras.item_table import ItemColumns
@@ -27,13 +28,13 @@ WORDS = ["red striped heart mug", "blue dotted star lamp", "green plain circle r
 
 
 @pytest.fixture(scope="module")
-def encoder() -> tuple[ItemEncoder, TextTokens]:
+def encoder() -> tuple[ItemEncoder, TextReader]:
     keras.utils.set_random_seed(1)
     config = preset("tiny").encoder
-    tokens = TextTokens(config.text, make_vocabulary(WORDS, 100))
-    made = ItemEncoder(config, tokens.tokenizer.vocabulary_size())
+    words, _ = TextReader.fit(config, WORDS)
+    made = ItemEncoder(config, words)
     made.build()
-    return made, tokens
+    return made, words
 
 
 def content(reader: ContentReader) -> dict[str, tf.Tensor]:
@@ -42,9 +43,9 @@ def content(reader: ContentReader) -> dict[str, tf.Tensor]:
     return reader(images, tf.constant(["red mug", "", "red mug", ""]), tf.constant(["", "", "", ""]))
 
 
-def test_missing_modalities_take_no_part(encoder: tuple[ItemEncoder, TextTokens]) -> None:
-    model, tokens = encoder
-    read = content(ContentReader(model.config, tokens))
+def test_missing_modalities_take_no_part(encoder: tuple[ItemEncoder, TextReader]) -> None:
+    model, words = encoder
+    read = content(ContentReader(model.config, words))
     views = {name: value.numpy() for name, value in model(read).items()}
     np.testing.assert_allclose(np.linalg.norm(views["joint"], axis=1), [1, 1, 1, 0], atol=1e-5)
     np.testing.assert_allclose(views["joint"][1], views["image"][1], atol=1e-5)  # picture alone
@@ -55,13 +56,13 @@ def test_missing_modalities_take_no_part(encoder: tuple[ItemEncoder, TextTokens]
     np.testing.assert_allclose(model(noisy)["joint"].numpy(), views["joint"], atol=1e-6)
 
 
-def test_encoder_survives_saving_and_export(encoder: tuple[ItemEncoder, TextTokens], tmp_path: Path) -> None:
-    model, tokens = encoder
-    export_encoder(model, tokens, tmp_path / "1")
-    reader = ContentReader(model.config, tokens)
+def test_encoder_survives_saving_and_export(encoder: tuple[ItemEncoder, TextReader], tmp_path: Path) -> None:
+    model, words = encoder
+    export_encoder(model, words, tmp_path / "1")
+    reader = ContentReader(model.config, words)
     expected = model(content(reader))["joint"].numpy()
-    loaded, own_tokens = ItemEncoder.load_from(tmp_path / "1/assets.extra/encoder")
-    np.testing.assert_allclose(loaded(content(ContentReader(loaded.config, own_tokens)))["joint"], expected, atol=1e-6)
+    loaded, own_words = ItemEncoder.load_from(tmp_path / "1/assets.extra/encoder")
+    np.testing.assert_allclose(loaded(content(ContentReader(loaded.config, own_words)))["joint"], expected, atol=1e-6)
 
     served = tf.saved_model.load(str(tmp_path / "1"))
     picture = draw_picture(np.random.default_rng(0), "red", "heart", "striped", "smooth")

@@ -41,9 +41,9 @@ def run_fn(fn_args: Any) -> None:
     seeded(training)
     strategy = make_strategy(training)
     with strategy.scope():
-        encoder, tokens = ItemEncoder.load_from(Path(fn_args.base_model) / ENCODER_FOLDER)
+        encoder, words = ItemEncoder.load_from(Path(fn_args.base_model) / ENCODER_FOLDER)
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"])
-    train, valid, table = _read_pairs(fn_args, catalogue, ContentReader(encoder.config, tokens))
+    train, valid, table = _read_pairs(fn_args, catalogue, ContentReader(encoder.config, words))
     before = _measure(encoder, table, valid, len(catalogue.item_id))
 
     content: Any = table
@@ -58,7 +58,7 @@ def run_fn(fn_args: Any) -> None:
     after = _measure(encoder, table, valid, len(catalogue.item_id))
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
-    export_encoder(encoder, tokens, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
+    export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
 
 
 def _read_split(patterns: list[str]) -> Columns:
@@ -122,7 +122,7 @@ def _frozen_features(encoder: ItemEncoder, table: ContentTable, batch: int = 256
     call = tf.function(lambda rows: encoder.features(table.rows(rows)))
     parts = [call(tf.range(b, min(b + batch, len(table)))) for b in range(0, len(table), batch)]
     columns = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
-    encoder.image_tower.trainable = encoder.text_tower.trainable = False
+    encoder.freeze_towers()
     return _FrozenFeatures(columns)
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from mim_keras.config import EncoderConfig, PretrainConfig, from_mapping
 from mim_keras.encoders.content import ContentReader
 from mim_keras.encoders.item_encoder import ItemEncoder
-from mim_keras.encoders.text_tower import TextTokens, make_vocabulary
+from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export import CONTENT_BATCHES, export_encoder
 from mim_keras.pretrain import Pretraining
 from mim_keras.training.fit import fit, log, optimizer, seeded
@@ -27,16 +27,16 @@ def run_fn(fn_args: Any) -> None:
     training = config.training
     seeded(training)
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"])
-    vocabulary = None
-    if not encoder_config.text.preset:
-        vocabulary = make_vocabulary(catalogue.words(), encoder_config.text.vocabulary_size)
-    tokens = TextTokens(encoder_config.text, vocabulary)
-    table = catalogue.table(ContentReader(encoder_config, tokens))
+    words, lexical = TextReader.fit(encoder_config, catalogue.words())
+    table = catalogue.table(ContentReader(encoder_config, words))
     categories = catalogue.multi_hot()
 
     with make_strategy(training).scope():
-        encoder = ItemEncoder(encoder_config, tokens.tokenizer.vocabulary_size())
+        encoder = ItemEncoder(encoder_config, words)
         encoder.build()
+        if encoder.lexical_tower is not None and lexical is not None:
+            encoder.lexical_tower.fill(lexical)
+            encoder.lexical_tower.trainable = False
         model = Pretraining(encoder, config, categories.shape[1])
         model.compile(optimizer=optimizer(training), jit_compile=training.jit_compile)
 
@@ -59,4 +59,4 @@ def run_fn(fn_args: Any) -> None:
     trained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
     log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
     (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
-    export_encoder(encoder, tokens, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
+    export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))

@@ -1,0 +1,88 @@
+"""The lexical tower: terms that are worth knowing, and texts placed as scikit-learn's LSA places them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from mim_keras.config import LexicalConfig, preset
+from mim_keras.encoders.lexical_tower import LexicalTerms, LexicalTower, fit_terms
+from tests.mim_keras.layer_harness import check_layer
+
+TEXTS = [
+    "red striped mug",
+    "blue striped lamp",
+    "red lamp red mug",
+    "a blue mug, a red lamp!",
+    "",
+    "green rug",
+    "green lamp",
+]
+CONFIG = LexicalConfig(terms=100, min_count=2, max_terms=6, width=3)
+
+
+def features(texts: list[str], config: LexicalConfig = CONFIG) -> np.ndarray:
+    names, table = fit_terms(TEXTS, config)
+    tower = LexicalTower(config, len(names))
+    tower.build((None, config.max_terms))
+    tower.fill(table)
+    return keras.ops.convert_to_numpy(tower(LexicalTerms(config, names)(texts)))
+
+
+def test_texts_lie_where_scikit_learn_puts_them() -> None:
+    texts = [text for text in TEXTS if text]
+    pattern = r"(?u)\b\w+\b"
+    tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=pattern).fit_transform(texts)
+    expected = TruncatedSVD(3, algorithm="arpack").fit_transform(tfidf)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = features(texts)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-5)  # a direction has no sign
+
+
+def test_terms_are_those_of_enough_texts_and_each_counts_once() -> None:
+    names, table = fit_terms(TEXTS, CONFIG)
+    assert set(names) == {"red", "blue", "striped", "mug", "lamp", "green", "red lamp"}
+    assert table.shape == (len(names), 3)
+    read = LexicalTerms(CONFIG, names)
+    ids = read(["Red, RED mug!", "nothing known", ""]).numpy()
+    assert ids.shape == (3, 6)
+    assert {names[i - 1] for i in ids[0] if i} == {"red", "mug"}
+    assert sorted(ids[0])[-2:] == sorted({names.index("red") + 1, names.index("mug") + 1})
+    assert not ids[1:].any()
+
+
+def test_a_text_too_long_keeps_its_rarest_terms() -> None:
+    names, _ = fit_terms(TEXTS, CONFIG)
+    text = ", ".join(name for name in names if " " not in name)
+    everything, few = (LexicalTerms(LexicalConfig(terms=100, max_terms=n), names)([text]).numpy()[0] for n in (20, 2))
+    assert few.tolist() == sorted(everything, reverse=True)[:2]
+
+
+def test_a_text_of_which_nothing_is_known_is_zero() -> None:
+    assert not features(["quite other words", ""]).any()
+
+
+def test_a_small_catalogue_leaves_columns_empty() -> None:
+    wide = features(["red mug"], LexicalConfig(terms=100, min_count=2, max_terms=6, width=50))
+    assert wide.shape == (1, 50)
+    assert not wide[:, 10:].any()
+    np.testing.assert_allclose(np.linalg.norm(wide), 1, atol=1e-5)
+
+
+def test_harness(tmp_path: Path) -> None:
+    ids = np.array([[3, 1, 0], [2, 0, 0], [0, 0, 0]], "int32")
+    output = check_layer(lambda: LexicalTower(CONFIG, 3), {"term_ids": ids}, (), tmp_path)
+    assert output.shape == (3, 3)
+    assert not output[2].any()
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="none occurs in encoder.lexical.min_count = 9 of 6 texts"):
+        fit_terms(TEXTS, LexicalConfig(terms=10, min_count=9))
+    with pytest.raises(ValueError, match="something must read the words"):
+        type(preset("tiny").encoder)(text=type(preset("tiny").encoder.text)(layers=0))
