@@ -76,7 +76,7 @@ def impressions_of(data: Path, out: Path) -> tuple[Any, Any, dict[str, Any], flo
 
     common = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 0.01}
     items, _ = run_component(Catalogue, {}, ("items", out / "items"), common)
-    split = '{"by": "time", "fractions": [0.8, 0.1, 0.1]}'
+    split = '{"by": "time", "fractions": [0.8, 0.1, 0.1], "new_items": 0}'
     properties = {**common, "spans": "{}", "split": split, "context_features": "[]"}
     output = ("impressions", out / "impressions")
     impressions, seconds = run_component(Impressions, {"items": items}, output, properties)

@@ -75,7 +75,7 @@ def history_on_flink(folder: Path, parallelism: int, heap: str) -> dict[str, Any
     impressions.uri = str(folder / "out/impressions")
     declare_splits(impressions, SPLITS)
     common = {"data": str(folder / "data"), "rejected_folder": str(folder / "rejected"), "max_rejected_fraction": 0.0}
-    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "user_features": "[]"}
+    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0, "user_features": "[]"}
     memory = PeakMemory()
     memory.start()
     with running_flink(parallelism, heap) as (flags, _):

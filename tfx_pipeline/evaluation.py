@@ -16,7 +16,7 @@ from tfx_pipeline.preprocessing import LABEL
 from tfx_pipeline.settings import EvaluationConfig
 
 SIGNATURE, PREDICTION = "serve_examples", "ctr"
-SEGMENT, USER = "segment", "user_id"
+SEGMENT, LAUNCHED, USER = "segment", "launched", "user_id"
 GAUC_NAME = "gauc"
 
 
@@ -114,13 +114,16 @@ class _Combiner(beam.CombineFn):
         return {self._key: gauc(user, label, score)}
 
 
-def eval_config(settings: EvaluationConfig, gated: bool = True, has_baseline: bool = True) -> config_pb2.EvalConfig:
+def eval_config(
+    settings: EvaluationConfig, gated: bool = True, has_baseline: bool = True, by_launch: bool = False
+) -> config_pb2.EvalConfig:
     """AUC, LogLoss, Calibration, ExampleCount and GAUC, over all rows and in the slices cold, tail and rest.
 
     Args:
         settings: Thresholds.
         gated: Whether the thresholds are set, and so a blessing is given.
         has_baseline: Whether the ranker is also held against the last blessed one.
+        by_launch: Whether items are held back for the test, so that there are slices new and known.
     """
     everything = [config_pb2.SlicingSpec()]
     auc = config_pb2.MetricConfig(class_name="AUC")
@@ -138,11 +141,12 @@ def eval_config(settings: EvaluationConfig, gated: bool = True, has_baseline: bo
         count.per_slice_thresholds.add(
             slicing_specs=everything, threshold=config_pb2.MetricThreshold(value_threshold=rows)
         )
+    sliced_by = (SEGMENT, LAUNCHED) if by_launch else (SEGMENT,)
     by_row = [auc, count]
     by_row += [config_pb2.MetricConfig(class_name=name) for name in ("BinaryCrossEntropy", "Calibration")]
     by_row.append(config_pb2.MetricConfig(class_name="GAUC", module=__name__))
     return config_pb2.EvalConfig(
         model_specs=[config_pb2.ModelSpec(signature_name=SIGNATURE, label_key=LABEL, prediction_key=PREDICTION)],
-        slicing_specs=[config_pb2.SlicingSpec(), config_pb2.SlicingSpec(feature_keys=[SEGMENT])],
+        slicing_specs=[*everything, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in sliced_by)],
         metrics_specs=[config_pb2.MetricsSpec(metrics=by_row)],
     )

@@ -97,7 +97,16 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         return places.data_version or data_fingerprint(places.data, *tables, spans=Spans(**spans))
 
     def code(component: str) -> str:
-        shared = ("contract", "artifacts.py", "engine.py", "examples.py", "metrics.py", "records.py", component)
+        shared = (
+            "contract",
+            "artifacts.py",
+            "engine.py",
+            "examples.py",
+            "metrics.py",
+            "new_items.py",
+            "records.py",
+            component,
+        )
         formats = "serving/representation_center/snapshot.py"
         return code_fingerprint(formats, *(f"components/{name}" for name in shared))
 
@@ -131,6 +140,7 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         **common,
         split_by=data.split.by,
         fractions=data.split.fractions,
+        new_items=data.split.new_items,
         context_features=data.context_features,
         spans=spans,
         input_fingerprint=inputs("impressions", **spans),
@@ -142,6 +152,7 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         **common,
         history_length=stages.ciubm.history_length,
         cold_max_clicks=data.cold_max_clicks,
+        new_items=data.split.new_items,
         user_features=data.user_features,
         input_fingerprint=inputs("users"),
         code_fingerprint=code("history_gen"),
@@ -233,12 +244,13 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         model=tfx.dsl.Channel(type=standard_artifacts.Model),
         model_blessing=tfx.dsl.Channel(type=standard_artifacts.ModelBlessing),
     ).with_id("LatestBlessedRanker")
+    by_launch = data.split.new_items > 0
     evaluator = tfx.components.Evaluator(
         examples=examples,
         example_splits=["test"],
         model=ciubm.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(settings.evaluation, has_baseline=places.has_baseline),
+        eval_config=eval_config(settings.evaluation, has_baseline=places.has_baseline, by_launch=by_launch),
     )
     push_ranker = _pusher(
         "mim_ranker", places, model=ciubm.outputs["model"], model_blessing=evaluator.outputs["blessing"]
@@ -252,7 +264,7 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
             examples=examples,
             example_splits=["test"],
             model=ids_only.outputs["model"],
-            eval_config=eval_config(settings.evaluation, gated=False),
+            eval_config=eval_config(settings.evaluation, gated=False, by_launch=by_launch),
         ).with_id("Evaluator.ids_only")
         comparison = [ids_only, ids_only_evaluator]
 

@@ -22,6 +22,9 @@ class SplitConfig:
 
     by: str = "time"  # time: one boundary for all; user: each user's own first, next and last rows
     fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    new_items: int = (
+        0  # one item in so many is launched only with the test, to see what content alone is worth; 0: none
+    )
 
     def __post_init__(self) -> None:
         require(self.by in ("time", "user"), "data.split.by is time or user", self.by, "Choose one.")
@@ -29,6 +32,8 @@ class SplitConfig:
         require(
             ok, "data.split.fractions are three positive numbers that add to 1", self.fractions, "e.g. [0.8, 0.1, 0.1]"
         )
+        ok = self.new_items == 0 or self.new_items >= 2
+        require(ok, "data.split.new_items is 0 or at least 2", self.new_items, "10 launches a tenth of the items late.")
 
 
 @dataclass(frozen=True)

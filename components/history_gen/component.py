@@ -19,6 +19,7 @@ class HistoryGenSpec(ComponentSpec):
         "data": ExecutionParameter(type=str),
         "history_length": ExecutionParameter(type=int),
         "cold_max_clicks": ExecutionParameter(type=int),
+        "new_items": ExecutionParameter(type=int),
         "user_features": ExecutionParameter(type=str),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
@@ -34,7 +35,8 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
 
     Adds to the impression's features: `history_item_ids` and `history_ages` (seconds between the click and the
     impression), both of the same length, at most `history_length`; `segment` (cold, tail or rest by the item's
-    clicks in the training part alone); and the user's profile where `user_features` name columns of `users`.
+    clicks in the training part alone); `launched` (known or new) where `new_items` is not 0, and then new items stand
+    in no history; and the user's profile where `user_features` name columns of `users`.
     """
 
     SPEC_CLASS = HistoryGenSpec
@@ -46,6 +48,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
         data: str,
         history_length: int,
         cold_max_clicks: int,
+        new_items: int,
         user_features: tuple[str, ...],
         rejected_folder: str,
         max_rejected_fraction: float,
@@ -57,6 +60,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
             data=data,
             history_length=history_length,
             cold_max_clicks=cold_max_clicks,
+            new_items=new_items,
             user_features=json.dumps(list(user_features)),
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,

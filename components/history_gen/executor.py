@@ -68,7 +68,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             grouped["users"] = self._users(
                 pipeline, profile, exec_properties, counts_file
             ) | "UsersByBucket" >> beam.ParDo(KeyByBucket("user_id", buckets))
-        join = Join(exec_properties["history_length"], exec_properties["cold_max_clicks"], profile)
+        join = Join(
+            exec_properties["history_length"], exec_properties["cold_max_clicks"], profile, exec_properties["new_items"]
+        )
         encoded = (
             grouped
             | "Group" >> beam.CoGroupByKey()

@@ -19,8 +19,10 @@ from components.history_gen.point_in_time import (
     segments,
     tail_limit,
 )
+from components.new_items import launched_late
 
 SPLIT = "__split__"
+LAUNCHED = "launched"  # whether an item was there in training, `known`, or is `new`
 PIECE_ROWS = 4_096
 BUSY_ROWS = 50_000  # a user with more rows than this is shared out among workers
 BUSY = "busy"
@@ -77,10 +79,12 @@ class Join(beam.DoFn):
         history_length: The most clicks a history holds.
         cold_max_clicks: An item with at most so many training clicks is cold.
         profile: Columns of `users` that each example gets.
+        new_items: One item in so many is launched only with the test, and stands in no history; 0 for none.
     """
 
-    def __init__(self, history_length: int, cold_max_clicks: int, profile: tuple[str, ...]) -> None:
+    def __init__(self, history_length: int, cold_max_clicks: int, profile: tuple[str, ...], new_items: int) -> None:
         self._length, self._cold, self._profile = history_length, cold_max_clicks, profile
+        self._new_items = new_items
 
     def process(self, group: tuple[int, dict[str, Iterable[Columns]]], clicks: dict[bytes, int]) -> Iterator[Any]:
         bucket, sides = group
@@ -93,6 +97,10 @@ class Join(beam.DoFn):
             columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence", "clicked")
         )
         item = ranks(columns["item_id"])
+        if self._new_items:
+            late = launched_late(columns["item_id"], self._new_items)
+            clicked = clicked * ~late
+            columns[LAUNCHED] = pa.array([b"known", b"new"], pa.binary()).take(pa.array(late.astype(np.int8)))
         histories = point_in_time_histories(user, timestamp, sequence, item, clicked, self._length)
         columns["segment"] = self._segments(columns["item_id"], clicks)
         columns |= self._profiles(encoded_user, list(sides.get("users", ())))

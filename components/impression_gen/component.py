@@ -38,6 +38,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
         split_by: `time` (one boundary for all: no valid row is earlier than a train row) or `user` (each user's
             own first, next and last rows).
         fractions: Shares of rows for train, valid and test.
+        new_items: One item in so many is launched only with the test: its earlier rows are held back; 0 for none.
 
     Features: `user_id`, `item_id`, `timestamp` (seconds), `sequence`, `clicked` (0 or 1), and the context features.
     """
@@ -54,6 +55,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
         max_rejected_fraction: float,
         split_by: str,
         fractions: tuple[float, ...],
+        new_items: int,
         context_features: tuple[str, ...],
         input_fingerprint: str,
         code_fingerprint: str,
@@ -64,7 +66,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
             spans=json.dumps(spans),
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
-            split=json.dumps({"by": split_by, "fractions": list(fractions)}),
+            split=json.dumps({"by": split_by, "fractions": list(fractions), "new_items": new_items}),
             context_features=json.dumps(list(context_features)),
             input_fingerprint=input_fingerprint,
             code_fingerprint=code_fingerprint,

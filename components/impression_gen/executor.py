@@ -31,7 +31,11 @@ from components.examples import (
     user_buckets,
 )
 from components.impression_gen import splits
-from components.metrics import finish
+from components.metrics import counter, finish
+from components.new_items import launched_late
+
+HELD_BACK = "rows held back: the item is launched with the test"
+TEST = SPLITS.index("test")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -81,13 +85,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Group" >> beam.GroupByKey()
                 | "SplitByUser" >> beam.Map(splits.split_users_of_bucket, fractions)
             )
-        encoded = placed | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
+        encoded = placed | "Encode" >> beam.ParDo(_Encode(split["new_items"])).with_outputs(*SPLITS)
         for name in SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
-        finish(pipeline, "ImpressionGen", artifact)
+        counted = finish(pipeline, "ImpressionGen", artifact)
         close_splits(artifact)
         tally = counts.read_counts(counts_file)
         counts.settle("impressions", tally, exec_properties["max_rejected_fraction"], rejected)
+        if held_back := counted.get(HELD_BACK, 0):
+            tally |= {"rows out": tally["rows out"] - held_back, HELD_BACK: held_back}
         declare_counts(artifact, tally)
 
 
@@ -128,9 +134,15 @@ def _split_by_time(
 
 
 class _Encode(beam.DoFn):
+    def __init__(self, new_items: int) -> None:
+        self._new_items = new_items
+        self._held_back = counter(HELD_BACK)
+
     def process(self, placed: tuple[Columns, np.ndarray]) -> Iterator[Any]:
         columns, split = placed
+        too_early = launched_late(columns["item_id"], self._new_items) & (split < TEST)
+        self._held_back.inc(int(too_early.sum()))
         for code, name in enumerate(SPLITS):
-            rows = split == code
+            rows = (split == code) & ~too_early
             if np.any(rows):
                 yield beam.pvalue.TaggedOutput(name, to_examples(take(columns, rows)))

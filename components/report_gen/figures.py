@@ -6,7 +6,7 @@ import math
 import os
 from typing import Any
 
-SLICES = ("cold", "tail", "rest")
+SLICES = ("cold", "tail", "rest", "new", "known")
 _NAMES = {
     "auc": "auc",
     "gauc": "gauc",

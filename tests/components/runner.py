@@ -38,7 +38,7 @@ def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS,
         "rejected_folder": str(out / "rejected"),
         "max_rejected_fraction": 1.0,
         "spans": "{}",
-        "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1]}',
+        "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1], "new_items": 0}',
         "context_features": "[]",
     }
     executor(ImpressionExecutor, args).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
@@ -53,6 +53,7 @@ def run_histories(data: Path, out: Path, impressions: Any, args: Flags = IN_PROC
         "max_rejected_fraction": 1.0,
         "history_length": 5,
         "cold_max_clicks": 5,
+        "new_items": 0,
         "user_features": "[]",
     }
     executor(HistoryExecutor, args).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)

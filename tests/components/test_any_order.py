@@ -46,7 +46,7 @@ def ranking_examples(batches: list[Columns], clicks: dict[bytes, int], length: i
     """All rows that HistoryGen makes of a bucket, as plain values."""
     found: Counter[Any] = Counter()
     decoder, encode = ExamplesToRecordBatchDecoder(), join.EncodePieces()
-    outputs = list(join.Join(length, 1, ()).process((0, {"impressions": batches}), clicks))
+    outputs = list(join.Join(length, 1, (), 0).process((0, {"impressions": batches}), clicks))
     outputs += [part for output in outputs if output.tag == join.BUSY for part in encode.process(output.value)]
     for output in outputs:
         if output.tag != join.BUSY:

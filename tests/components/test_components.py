@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.new_items import launched_late
 from tests.components.runner import read, run_catalogue, run_histories, run_impressions, run_pairs
 
 SPLITS = ("train", "valid", "test")
@@ -44,7 +47,7 @@ def test_every_impression_is_in_one_split_and_splits_do_not_overlap(shop: Path, 
 
 
 def test_split_by_user_takes_each_users_first_rows(shop: Path, made: dict[str, Any], tmp_path: Path) -> None:
-    split = '{"by": "user", "fractions": [0.7, 0.1, 0.2]}'
+    split = '{"by": "user", "fractions": [0.7, 0.1, 0.2], "new_items": 0}'
     splits = rows_of(run_impressions(shop, tmp_path, made["items"], split=split))
     by_user: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for name, rows in splits.items():
@@ -70,6 +73,40 @@ def test_histories_are_those_of_the_moment(made: dict[str, Any]) -> None:
         earlier = sorted(click for click in clicks[row["user_id"]] if click[:2] < now)[-5:]
         assert row["history_item_ids"] == [click[2] for click in earlier]
         assert row["history_ages"] == [row["timestamp"] - click[0] for click in earlier]
+
+
+def test_items_launched_with_the_test_are_nowhere_before(shop: Path, made: dict[str, Any], tmp_path: Path) -> None:
+    split = '{"by": "user", "fractions": [0.7, 0.1, 0.2], "new_items": 5}'
+    impressions = run_impressions(shop, tmp_path, made["items"], split=split)
+    everything = run_impressions(shop, tmp_path / "all", made["items"], split=split.replace("5}", "0}"))
+    late = {row["item_id"] for row in rows_of(everything)["test"] if launched_late(pa.array([row["item_id"]]), 5)[0]}
+    assert late
+    expected = {
+        split: [row for row in rows if split == "test" or row["item_id"] not in late]
+        for split, rows in rows_of(everything).items()
+    }
+    found = rows_of(impressions)
+    key = lambda row: sorted(row.items())  # noqa: E731
+    assert {split: sorted(map(key, rows)) for split, rows in found.items()} == {
+        split: sorted(map(key, rows)) for split, rows in expected.items()
+    }
+    counts = json.loads(impressions.get_string_custom_property("counts"))
+    assert counts["rows out"] == sum(map(len, found.values()))
+    assert counts["rows in"] == counts["rows out"] + counts["rows held back: the item is launched with the test"]
+
+    for split, rows in rows_of(run_histories(shop, tmp_path, impressions, new_items=5)).items():
+        assert not any(late & set(row["history_item_ids"]) for row in rows)
+        assert all(row["launched"] == ("new" if row["item_id"] in late else "known") for row in rows)
+        assert split == "test" or {row["launched"] for row in rows} == {"known"}
+
+
+def test_new_items_are_those_of_the_published_rule() -> None:
+    numbers = [str(n) for n in range(1, 400)]
+    expected = [int(n) * 2654435761 % 2**32 % 10 == 0 for n in numbers]
+    assert launched_late(pa.array(numbers), 10).tolist() == expected
+    names = pa.array([f"sku-{n}" for n in range(5000)])
+    assert 0.08 < launched_late(names, 10).mean() < 0.12
+    assert not launched_late(names, 0).any()
 
 
 def test_segments_come_from_training_clicks_alone(made: dict[str, Any]) -> None:

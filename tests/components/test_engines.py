@@ -65,7 +65,7 @@ def rows_of(artifact: Any, splits: tuple[str, ...]) -> Counter[str]:
 def made(data: Path, out: Path, args: tuple[str, ...], by: str) -> tuple[Counter[str], Counter[str], Any]:
     """Ranking examples, pairs, and the account of the impressions."""
     items = run_catalogue(data, out)
-    split = json.dumps({"by": by, "fractions": [0.7, 0.1, 0.2]})
+    split = json.dumps({"by": by, "fractions": [0.7, 0.1, 0.2], "new_items": 0})
     impressions = run_impressions(data, out, items, args, split=split)
     examples = run_histories(data, out, impressions, args)
     pairs = run_pairs(data, out, items, impressions, args, max_per_user=7)
