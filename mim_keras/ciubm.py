@@ -40,6 +40,10 @@ class RankerShape:
 class CiUBM(keras.Model):
     """ids and content of a user's history against a target item → probability of a click.
 
+    Every interest is a part of its own: the mean of what was clicked and its product with the target, by ids and by
+    content; attention by ids, by content and by both; the histogram of likenesses.  A cross network and a deep one,
+    side by side, make the logit of them.
+
     The history is encoded once (`encode_history`) and may be shared by many targets (`score`).
 
     Args:
@@ -51,7 +55,7 @@ class CiUBM(keras.Model):
     [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
     optionally `item_vector` float [B, d], used instead of the table's vector, and `hide_id` bool [B] (see
     `hide_some_ids`).  Returns `ctr`, `logit` and,
-    where the modal module is on, `modal_logit`, each [B].
+    where the modal module is on, `modal_logit`, each [B]; in training `penalty`, a scalar.
 
     Source: MIM (2502.00321); the modules' forms as each of them says.
     """
@@ -66,18 +70,22 @@ class CiUBM(keras.Model):
         self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
         if config.ids:
             self.id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
+            self.history_id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
             self.user_embedding = embedding(shape.users, config.user_dim, embeddings_initializer=_small())
-            self.id_attention = TargetAttention(config.id_dim)
+            if config.attention:
+                self.id_attention = TargetAttention(config.id_dim)
         if config.modal:
-            self.compression, self.compression_norm = dense(config.modal_dim), keras.layers.LayerNormalization()
-            self.modal_attention = ModalAttention(config.modal_dim)
-            self.sim_tier = SimTier(config.simtier_bins)
+            self.compression = dense(config.modal_dim, use_bias=False)
+            self.history_compression = dense(config.modal_dim, use_bias=False)
             self.modal_head = keras.Sequential([dense(32, activation="gelu"), dense(1)])
+            if config.attention:
+                self.modal_attention = ModalAttention(config.modal_dim)
+            if config.simtier:
+                self.sim_tier = SimTier(config.simtier_bins)
             if config.fusion:
                 self.fused_attention = SemanticAwareTargetAttention(config.heads, config.id_dim)
         self.crosses = [keras_rs.layers.FeatureCross(projection_dim=32) for _ in range(config.cross_layers)]
-        self.input_norm = keras.layers.LayerNormalization()
-        self.hidden = [dense(width, activation="relu") for width in config.hidden]
+        self.hidden = [dense(width, activation="relu", kernel_initializer="he_normal") for width in config.hidden]
         self.dropouts = [keras.layers.Dropout(config.dropout) for _ in config.hidden]
         self.out = dense(1)
         self.loss_tracker = keras.metrics.Mean("logloss")
@@ -91,23 +99,35 @@ class CiUBM(keras.Model):
             rows: int [H, L]; 0 is padding.
             ages: Seconds since each click, int [H, L].
         """
-        found = self.items(rows)
+        config = self.config
         mask = rows != PADDING_ROW
         bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
         age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
-        side = [self.category_projection(found["categories"]), age]
-        embedding = ops.concatenate(([self.id_embedding(found["id_index"])] if self.config.ids else []) + side, axis=-1)
-        history = {"embedding": embedding, "mask": mask}  # (H, L, D), (H, L)
-        if self.config.modal:
-            vector = found["vector"]
-            compressed = self._compress(vector)
+        id_index = ops.take(self.items.id_index, rows, axis=0)
+        parts = [self.history_id_embedding(id_index)] if config.ids else []
+        parts += [self._of_rows(self.category_projection, "categories", rows), age]
+        embedding = ops.concatenate(parts, axis=-1)  # (H, L, D)
+        history = {"embedding": embedding, "mask": mask, "mean": mean_over(embedding, mask)}
+        if config.modal:
+            has_vector = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0) > 0)
+            compressed = self._of_rows(self.history_compression, "vectors", rows)  # (H, L, P)
             history |= {
-                "vector": vector,
-                "has_vector": ops.logical_and(mask, found["has_vector"]),
+                "has_vector": has_vector,
                 "compressed": compressed,
-                "values": ops.concatenate([compressed, embedding], axis=-1),
+                "compressed_mean": mean_over(compressed, has_vector),
             }
+            if config.compares:
+                history["vector"] = self.items.of("vectors", rows)
+            if config.attention:
+                history["values"] = ops.concatenate([compressed, embedding], axis=-1)
         return history
+
+    def _of_rows(self, layer: Any, column: str, rows: Any) -> Any:
+        """`layer` of a column of the item table at some rows: of the whole table first, where that is less work."""
+        batch, length = rows.shape
+        if batch is not None and length is not None and self.items.rows <= batch * length:
+            return ops.take(layer(self.items.of(column)), rows, axis=0)
+        return layer(self.items.of(column, rows))
 
     def score(
         self,
@@ -131,19 +151,23 @@ class CiUBM(keras.Model):
         """
         config = self.config
         found = self.items(item_row)
-        categories = self.category_projection(found["categories"])
         mask = history["mask"]
-        target = [categories]
+        target = [self.category_projection(found["categories"])]
+        clicks = ops.sum(ops.cast(mask, history["mean"].dtype), axis=1, keepdims=True)
+        shared = [history["mean"], ops.log(1.0 + clicks)]  # (H, ·): the same for every target
+        parts, used = [], []
         if config.ids:
             id_index = found["id_index"] if hide_id is None else ops.where(hide_id, 0, found["id_index"])
-            target.insert(0, self.id_embedding(id_index))
+            own, user = self.id_embedding(id_index), self.user_embedding(user_index)
+            liked = history["mean"][:, : config.id_dim]
+            target.insert(0, own)
+            parts.append(own * liked)  # (B, id_dim)
+            shared.append(user)
+            used = [own, user, liked]
         e_t = ops.concatenate(target, axis=-1)  # (B, D_t)
-        clicks = ops.sum(ops.cast(mask, e_t.dtype), axis=1, keepdims=True)
-        shared = [mean_over(history["embedding"], mask), ops.log(1.0 + clicks)]  # (H, ·): the same for every target
-        parts = [e_t]
-        if config.ids:
+        parts.append(e_t)
+        if config.ids and config.attention:
             parts.append(self.id_attention(e_t, history["embedding"], mask))
-            shared.append(self.user_embedding(user_index))
         result = {}
         if config.modal:
             modal, fused = self._modal_interest(history, found, item_vector, e_t)
@@ -154,42 +178,49 @@ class CiUBM(keras.Model):
             shared.append(layer(context[:, position]))
         together = ops.concatenate(shared, axis=-1)
         parts.append(ops.broadcast_to(together, (ops.shape(e_t)[0], together.shape[-1])))
-        x = x0 = self.input_norm(ops.concatenate(parts, axis=-1))
+        x = x0 = ops.concatenate(parts, axis=-1)
         for cross in self.crosses:
             x = cross(x0, x)
+        deep = x0
         for layer, dropout in zip(self.hidden, self.dropouts, strict=True):
-            x = dropout(layer(x), training=training)
-        logit = ops.cast(self.out(x)[:, 0], "float32")
+            deep = dropout(layer(deep), training=training)
+        logit = ops.cast(self.out(ops.concatenate([x, deep], axis=-1))[:, 0], "float32")
+        if training and config.id_l2 and used:
+            squares = [ops.mean(ops.sum(ops.square(ops.cast(rows, "float32")), axis=-1)) for rows in used]
+            result["penalty"] = config.id_l2 * sum(squares)
         return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
 
     def _modal_interest(
         self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None, e_t: Any
     ) -> tuple[Any, list[Any]]:
-        vector, has_vector = found["vector"], found["has_vector"]
+        config, vector, has_vector = self.config, found["vector"], found["has_vector"]
         if item_vector is not None:
             given = ops.any(item_vector != 0, axis=-1)
             vector = ops.where(given[:, None], ops.cast(item_vector, vector.dtype), vector)
             has_vector = ops.logical_or(has_vector, given)
         present = ops.cast(has_vector, vector.dtype)[:, None]
-        p_t = self._compress(vector) * present
-        similarity = dot(vector, history["vector"])  # (B, L); vectors have length one
-        counts = ops.logical_and(history["has_vector"], has_vector[:, None])  # (B, L)
-        u_mm = self.modal_attention(p_t, history["compressed"], history["values"], similarity, counts)
-        modal = ops.concatenate([u_mm, self.sim_tier(similarity, counts), p_t, present], axis=-1)
-        fused = []
-        if self.config.fusion:
-            fused.append(self.fused_attention(e_t, history["embedding"], similarity, history["mask"]))
-        return modal, fused
-
-    def _compress(self, vector: Any) -> Any:
-        """p = LayerNorm(W v), of any leading shape."""
-        return self.compression_norm(self.compression(vector))
+        p_t = self.compression(vector) * present
+        liked = history["compressed_mean"]
+        everyone = ops.broadcast_to(liked, ops.shape(p_t))
+        modal, fused = [p_t, everyone, p_t * liked, present], []
+        if config.compares:
+            similarity = dot(vector, history["vector"])  # (B, L); vectors have length one
+            counts = ops.logical_and(history["has_vector"], has_vector[:, None])  # (B, L)
+            if config.attention:
+                values = history["compressed"], history["values"]
+                modal.append(self.modal_attention(p_t, *values, similarity, counts))
+            if config.simtier:
+                modal.append(self.sim_tier(similarity, counts))
+            if config.fusion:
+                fused.append(self.fused_attention(e_t, history["embedding"], similarity, history["mask"]))
+        return ops.concatenate(modal, axis=-1), fused
 
     def keyed_tables(self) -> dict[str, Any]:
         """Variables whose rows stand for things of the data: `category`, `item`, `user`, `context 0`, …"""
         tables = {"category": self.category_projection.kernel}
         if self.config.ids:
             tables |= {"item": self.id_embedding.embeddings, "user": self.user_embedding.embeddings}
+            tables["history item"] = self.history_id_embedding.embeddings
         return tables | {f"context {i}": layer.embeddings for i, layer in enumerate(self.context_embeddings)}
 
     # -- Keras ---------------------------------------------------------------------------------------------
@@ -216,6 +247,8 @@ class CiUBM(keras.Model):
             modal = ops.cast(y_pred["modal_logit"], "float32")[:, None]
             auxiliary = keras.losses.binary_crossentropy(label[:, None], modal, from_logits=True)
             loss = loss + self.config.auxiliary_weight * ops.mean(auxiliary)
+        if "penalty" in y_pred:
+            loss = loss + y_pred["penalty"]
         return share_of(loss)
 
 

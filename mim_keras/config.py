@@ -118,6 +118,8 @@ class LexicalConfig:
     min_count: int = 3  # texts that a term must occur in
     max_terms: int = 512  # that are read of one text
     width: int = 512
+    tags: int = 8192  # the most words with a # before them that are known; 0: such words are left out
+    tag_width: int = 256  # of a field of tags with more than so many: it is analysed like words; else a feature a tag
 
     @property
     def is_on(self) -> bool:
@@ -126,7 +128,8 @@ class LexicalConfig:
 
     def __post_init__(self) -> None:
         require(self.terms >= 0, "lexical.terms is 0 or more", self.terms, "40000 suits long texts.")
-        for name in ("min_count", "max_terms", "width"):
+        require(self.tags >= 0, "lexical.tags is 0 or more", self.tags, "0 leaves them out.")
+        for name in ("min_count", "max_terms", "width", "tag_width"):
             value = getattr(self, name)
             require(value >= 1, f"lexical.{name} must be at least 1", value, "Raise it.")
 
@@ -153,12 +156,14 @@ class EncoderConfig:
     """Shape of the item encoder: towers for words and pictures, projection heads, gated fusion."""
 
     embedding_dim: int = 64
+    head_hidden: int = 0  # width of a small network beside each linear projection head; 0: none
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     lexical: LexicalConfig = field(default_factory=LexicalConfig)
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
 
     def __post_init__(self) -> None:
         require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
+        require(self.head_hidden >= 0, "head_hidden is 0 or more", self.head_hidden, "0 leaves the network out.")
         require(
             self.text.is_on or self.lexical.is_on,
             "one of text.layers, text.preset and lexical.terms must be set, for something must read the words",
@@ -174,6 +179,8 @@ class TrainingConfig:
     epochs: int = 1
     batch_size: int = 256
     learning_rate: float = 1e-3
+    schedule: str = "constant"  # constant | cosine (falls to zero by the last step)
+    warmup_steps: int = 0  # in which the rate rises from zero
     clip_norm: float = 1.0
     strategy: str = "one_device"  # one_device | mirrored | multi_worker (from TF_CONFIG)
     mixed_precision: str = "float32"  # float32 | mixed_float16 | mixed_bfloat16
@@ -186,6 +193,9 @@ class TrainingConfig:
         require(self.epochs >= 1, "epochs must be at least 1", self.epochs, "Raise it.")
         require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size, "Raise it.")
         require(self.learning_rate > 0, "learning_rate must be positive", self.learning_rate, "Raise it.")
+        schedules = ("constant", "cosine")
+        require(self.schedule in schedules, f"schedule must be one of {schedules}", self.schedule, "Choose one.")
+        require(self.warmup_steps >= 0, "warmup_steps is 0 or more", self.warmup_steps, "0 leaves it out.")
         strategies = ("one_device", "mirrored", "multi_worker")
         require(self.strategy in strategies, f"strategy must be one of {strategies}", self.strategy, "Choose one.")
         policies = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -212,12 +222,59 @@ class PretrainConfig:
         )
 
 
+VIEWS = ("image", "text", "joint")
+POOLS = ("batch", "space", "time", "hard")
+
+
+@dataclass(frozen=True)
+class ContrastTerm:
+    """One level of stage 2's contrast."""
+
+    query: str = "joint"  # view of the query: image, text or joint
+    item: str = "joint"  # view of the item
+    pools: tuple[str, ...] = (
+        "batch",
+    )  # of negatives: batch, space (all replicas), time (queue), hard (the pair's own)
+    dimension: int = 0  # only the first so many dimensions; 0: all
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("query", "item"):
+            value = getattr(self, name)
+            require(value in VIEWS, f"a term's {name} is one of {VIEWS}", value, "Choose one.")
+        known = bool(self.pools) and set(self.pools) <= set(POOLS)
+        require(known, f"a term's pools are some of {POOLS}", self.pools, "e.g. [batch, time]")
+        require(self.dimension >= 0, "a term's dimension is 0 or more", self.dimension, "0 takes all.")
+        require(self.weight > 0, "a term's weight is positive", self.weight, "Leave the term out instead.")
+
+
+LEVELS: dict[str, tuple[ContrastTerm, ...]] = {
+    "one": (ContrastTerm(pools=("batch", "time")),),
+    # What "multi-level" may mean: by modality, by pool of negatives, by nested dimension.
+    "modality": (
+        ContrastTerm(pools=("batch", "time")),
+        ContrastTerm("image", "image", weight=0.5),
+        ContrastTerm("text", "text", weight=0.5),
+        ContrastTerm("image", "text", weight=0.5),
+    ),
+    "pools": (ContrastTerm(pools=("hard",)), ContrastTerm(pools=("batch",), weight=0.3)),
+    "dimension": (
+        ContrastTerm(pools=("batch", "time")),
+        ContrastTerm(pools=("batch", "time"), dimension=32, weight=0.5),
+        ContrastTerm(pools=("batch", "time"), dimension=16, weight=0.5),
+    ),
+}
+
+
 @dataclass(frozen=True)
 class CsftConfig:
     """Stage 2: contrastive fine-tuning on pairs."""
 
-    temperature: float = 0.1
+    levels: str = "one"  # the terms by name: one | modality | pools | dimension
+    terms: tuple[ContrastTerm, ...] = ()  # or one by one, instead of `levels`
+    temperature: float = 0.1  # where the learned temperature starts
     queue_size: int = 1024  # time negatives: item vectors of earlier batches; 0: none
+    hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found; 0: none
     log_q: bool = True  # correct in-batch negatives for popularity
     align_weight: float = 0.5  # weight of the stage-1 alignment loss that keeps the content
     trainable: str = "all"  # all | head (frozen towers, features computed once per item)
@@ -225,9 +282,16 @@ class CsftConfig:
     max_steps_per_epoch: int = 0  # 0: every pair, every epoch
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3, batch_size=256))
 
+    @property
+    def all_terms(self) -> tuple[ContrastTerm, ...]:
+        """The terms of the loss."""
+        return self.terms or LEVELS[self.levels]
+
     def __post_init__(self) -> None:
+        require(self.levels in LEVELS, f"csft.levels is one of {tuple(LEVELS)}", self.levels, "Choose one.")
         require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
+        require(self.hard >= 0, "csft.hard must not be negative", self.hard, "0 switches it off.")
         require(self.trainable in ("all", "head"), "csft.trainable is all or head", self.trainable, "Choose one.")
         require(
             0 <= self.modality_dropout < 1, "csft.modality_dropout is in [0, 1)", self.modality_dropout, "Lower it."
@@ -248,15 +312,24 @@ class CiubmConfig:
     cross_layers: int = 2
     dropout: float = 0.0  # of the hidden layers; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # chance that an item's id is hidden in training
+    id_l2: float = 0.0  # weight of the squares of the id rows that a batch uses
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
-    modal: bool = True  # modal attention, SimTier and the target's own vector
+    attention: bool = True  # attention of the target over the history, by ids and by content
+    modal: bool = True  # the target's own vector, what the history's vectors have in common, attention, SimTier
+    simtier: bool = True  # histogram of likenesses
     fusion: bool = True  # SA-TA
     ids: bool = True  # id embeddings of items and the user
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
     )
 
+    @property
+    def compares(self) -> bool:
+        """Whether a part needs the target's likeness to every click."""
+        return self.modal and (self.attention or self.simtier or self.fusion)
+
     def __post_init__(self) -> None:
+        require(self.id_l2 >= 0, "ciubm.id_l2 is 0 or more", self.id_l2, "0.1 is a beginning.")
         require(self.history_length >= 1, "ciubm.history_length must be at least 1", self.history_length, "Raise it.")
         require(
             self.id_dim % self.heads == 0,

@@ -9,59 +9,132 @@ import keras
 import numpy as np
 from keras import ops
 
-from mim_keras.config import CsftConfig
+from mim_keras.config import ContrastTerm, CsftConfig
 from mim_keras.contrast.info_nce import alignment_loss, info_nce
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
+from mim_keras.contrast.space import first_row_of_replica, gather_from_replicas
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.training.replicas import share_of
 
+_USUAL_BATCH = 1024  # taken for granted where a graph does not say
+ABSENT = -1  # stands where a pair has fewer query items or hard negatives than others
+
 
 class Csft(keras.Model):
-    """InfoNCE of pairs (query, item) over in-batch and time negatives, and a share of stage 1's alignment.
+    """Contrast of pairs: what a user meant or had clicked, against the item it led to.
 
-    L = L_pair + w_0 · L_align; negatives are the other items of the batch and the queue of earlier batches.
-    A candidate that is the query's own item, or the item of the same query elsewhere in the batch, is no
-    negative.  Candidates are corrected for popularity (logQ).
+    L = Σ_l w_l · L_l + w_0 · L_align, one L_l for each of the settings' terms: InfoNCE between a view of the query and
+    a view of the item, over chosen pools of negatives, on the first so many dimensions.  The pools: `batch`, the items
+    of the other pairs; `space`, those of all replicas; `time`, a queue of earlier batches' items; `hard`, what the
+    pair itself names (seen and not clicked).  A candidate that is one of the query's own items, or the item of
+    another pair with the same key, is no negative.  Candidates of the shared pools are corrected for popularity (logQ).
+
+    A query of several items, a history, is the mean of their views, turned by a learned map into what is looked for.
 
     Args:
         encoder: Trained in place.
-        config: Temperature, queue, weights.
+        config: Terms, temperature, queue, weights.
         log_q: Log of the share of pairs that each content row is the item of, float [rows]; for logQ.
+        features: Of every content row, as `ItemEncoder.features` gives them; for frozen towers.  Else the content
+            of each pair comes with it.
+        query_items: L, how many items a query has at most.
 
-    Trains on a mapping: `query` and `item` (each `Content`, or cached features when the towers are frozen),
-    `query_row` and `item_row` (int [B], rows of the content table; equal rows are equal content).
+    Trains on a mapping: `rows` int [B, L + 1 + K], rows of the content table: the query's items, the item, the hard
+    negatives; `ABSENT` where there are fewer.  `key` int [B]: pairs of one key share their positives.  Without
+    `features`, the content of these rows too, each [B, L + 1 + K, ...].
+
+    Source: C-SFT of MIM (2502.00321); pools of negatives as in MOON (2511.11305).
     """
 
-    def __init__(self, encoder: ItemEncoder, config: CsftConfig, log_q: np.ndarray, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        encoder: ItemEncoder,
+        config: CsftConfig,
+        log_q: np.ndarray,
+        features: dict[str, np.ndarray] | None = None,
+        query_items: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.encoder, self.config = encoder, config
-        self.scale = 1.0 / config.temperature
-        self.log_q = self.add_weight(shape=log_q.shape, initializer="zeros", trainable=False, name="log_q")
-        self.log_q.assign(log_q)
-        self.queue = NegativeQueue(config.queue_size, encoder.config.embedding_dim) if config.queue_size else None
-        if self.queue is not None:
-            self.queue.build()
-        self.log_align_scale = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(math.log(1 / 0.07)), name="log_align_scale"
+        self.encoder, self.config, self.query_items = encoder, config, query_items
+        self.features = {name: self._frozen(name, values) for name, values in (features or {}).items()}
+        self.log_q = self._frozen("log_q", log_q)
+        self.log_scale = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(math.log(1 / config.temperature)), name="log_scale"
         )
+        self.seekers = {}
+        if query_items > 1:
+            self.seekers = {view: _Seeker(name=f"seeker_{view}") for view in {t.query for t in config.all_terms}}
+            for seeker in self.seekers.values():
+                seeker.build((None, encoder.config.embedding_dim))
+        self.queues = {}
+        if config.queue_size:
+            views = {term.item for term in config.all_terms if "time" in term.pools}
+            self.queues = {view: NegativeQueue(config.queue_size, encoder.config.embedding_dim) for view in views}
+            for queue in self.queues.values():
+                queue.build()
+        if config.align_weight:
+            self.log_align_scale = self.add_weight(
+                shape=(), initializer=keras.initializers.Constant(math.log(1 / 0.07)), name="log_align_scale"
+            )
         self.hit_tracker = keras.metrics.Mean("hit_at_1")
 
-    def call(self, pair: dict[str, Any], training: bool = False) -> dict[str, Views]:
-        batch = ops.shape(pair["item_row"])[0]
-        content: Content = {
-            name: ops.concatenate([pair["query"][name], pair["item"][name]], axis=0) for name in pair["item"]
-        }
-        if training and self.config.modality_dropout:
-            content = self._hide_a_modality(content, 2 * batch)
-        views = self.encoder.embed(content) if "image_features" in content else self.encoder(content)
+    def _frozen(self, name: str, values: np.ndarray) -> Any:
+        weight = self.add_weight(
+            shape=values.shape, dtype=str(values.dtype), initializer="zeros", trainable=False, name=name
+        )
+        weight.assign(values)
+        return weight
+
+    # -- vectors -------------------------------------------------------------------------------------------
+
+    def call(self, pairs: dict[str, Any], training: bool = False) -> dict[str, Views]:
+        """Views of the `query` [B, d], the `item` [B, d] and the `hard` negatives [B, K, d]."""
+        rows = ops.cast(pairs["rows"], "int32")
+        views = self._views_of_rows(pairs, rows, training)
+        length = self.query_items
+        present = ops.cast(rows[:, :length] != ABSENT, "float32")[..., None]  # (B, L, 1)
+        query = {}
+        for name, vectors in views.items():
+            mean = ops.sum(vectors[:, :length] * ops.cast(present, vectors.dtype), axis=1)
+            mean = mean / ops.cast(ops.maximum(ops.sum(present, axis=1), 1.0), vectors.dtype)
+            query[name] = self.seekers[name](mean) if name in self.seekers else mean
         return {
-            "query": {name: vector[:batch] for name, vector in views.items()},
-            "item": {name: vector[batch:] for name, vector in views.items()},
+            "query": query,
+            "item": {name: vectors[:, length] for name, vectors in views.items()},
+            "hard": {name: vectors[:, length + 1 :] for name, vectors in views.items()},
         }
 
-    def _hide_a_modality(self, content: Content, rows: Any) -> Content:
+    def _views_of_rows(self, pairs: dict[str, Any], rows: Any, training: bool) -> Views:
+        """Each view of every row, [B, M, d]."""
+        batch, count = ops.shape(rows)[0], rows.shape[1]
+        known_batch = rows.shape[0] or _USUAL_BATCH
+        places = ops.maximum(rows, 0)
+        if not self.features:
+            content = {name: pairs[name] for name in self._content_names(pairs)}
+            flat = {name: ops.reshape(value, (-1, *value.shape[2:])) for name, value in content.items()}
+            views = self.encoder(self._hide_a_modality(flat) if training else flat)
+            return {name: ops.reshape(value, (batch, count, -1)) for name, value in views.items()}
+        # The whole table is projected where that is less work than the rows of the batch, one by one.
+        table_rows = next(iter(self.features.values())).shape[0]
+        if table_rows <= known_batch * count:
+            table: Content = {name: ops.convert_to_tensor(value) for name, value in self.features.items()}
+            views = self.encoder.embed(self._hide_a_modality(table) if training else table)
+            return {name: ops.take(value, places, axis=0) for name, value in views.items()}
+        flat_places = ops.reshape(places, (-1,))
+        table = {name: ops.take(value, flat_places, axis=0) for name, value in self.features.items()}
+        views = self.encoder.embed(self._hide_a_modality(table) if training else table)
+        return {name: ops.reshape(value, (batch, count, -1)) for name, value in views.items()}
+
+    @staticmethod
+    def _content_names(pairs: dict[str, Any]) -> list[str]:
+        return [name for name in pairs if name not in ("rows", "key")]
+
+    def _hide_a_modality(self, content: Content) -> Content:
         """Hides the picture or the words of some rows that have both, so that each can stand alone."""
-        draw = keras.random.uniform((rows,))
+        if not self.config.modality_dropout:
+            return content
+        draw = keras.random.uniform(ops.shape(content["image_mask"]))
         both = content["image_mask"] * content["text_mask"]
         rate = self.config.modality_dropout / 2
         hide_image = both * ops.cast(draw < rate, "float32")
@@ -72,43 +145,114 @@ class Csft(keras.Model):
             "text_mask": content["text_mask"] * (1 - hide_text),
         }
 
+    # -- losses --------------------------------------------------------------------------------------------
+
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        query, item = y_pred["query"]["joint"], y_pred["item"]["joint"]
-        query_row, item_row = ops.cast(x["query_row"], "int32"), ops.cast(x["item_row"], "int32")
-        candidates, candidate_rows = item, item_row
-        if self.queue is not None:
-            candidates = ops.concatenate([item, ops.cast(self.queue.vectors, item.dtype)], axis=0)  # (B + Q, d)
-            candidate_rows = ops.concatenate([item_row, ops.convert_to_tensor(self.queue.rows)], axis=0)
-        logits = ops.matmul(query, ops.transpose(candidates)) * self.scale  # (B, B + Q)
-        if self.config.log_q:
-            logits = logits - ops.take(self.log_q, ops.maximum(candidate_rows, 0))[None, :]
-        own = ops.arange(ops.shape(item)[0])
-        blocked = self._unfair(query_row, item_row, candidate_rows)
-        loss = info_nce(logits, own, blocked)
-        self.hit_tracker.update_state(self._hits(logits, blocked, own))
+        rows, key = ops.cast(x["rows"], "int32"), ops.cast(x["key"], "int32")
+        loss = 0.0
+        for position, term in enumerate(self.config.all_terms):
+            logits, own, blocked = self._logits(term, rows, key, y_pred)
+            if position == 0:
+                self.hit_tracker.update_state(_hits(logits, own, blocked))
+            loss = loss + term.weight * info_nce(logits, own, blocked)
         if self.config.align_weight:
             views = y_pred["item"]
             both = ops.cast(ops.any(views["image"] != 0, axis=-1) & ops.any(views["text"] != 0, axis=-1), "float32")
             scale = ops.exp(ops.minimum(self.log_align_scale, math.log(100.0)))
             loss = loss + self.config.align_weight * alignment_loss(views["image"], views["text"], both, scale)
-        if self.queue is not None and training:
-            self.queue.push(item, item_row)
+        if training:
+            for view, queue in self.queues.items():
+                queue.push(gather_from_replicas(y_pred["item"][view]), gather_from_replicas(rows[:, self.query_items]))
         return share_of(loss)
 
-    @staticmethod
-    def _unfair(query_row: Any, item_row: Any, candidate_rows: Any) -> Any:
-        """True where a candidate is no negative of a query, bool [B, N]."""
-        same_item = item_row[:, None] == candidate_rows[None, :]
-        itself = query_row[:, None] == candidate_rows[None, :]
-        empty = ops.broadcast_to(candidate_rows[None, :] == EMPTY, ops.shape(same_item))
-        # the item of any row of this batch that has the same query, wherever it stands among the candidates
-        same_query = ops.cast(query_row[:, None] == query_row[None, :], "float32")  # (B, B)
-        positive_of_query = ops.matmul(same_query, ops.cast(same_item, "float32")) > 0  # (B, N)
-        return same_item | itself | empty | positive_of_query
+    def _logits(self, term: ContrastTerm, rows: Any, key: Any, y_pred: dict[str, Views]) -> tuple[Any, Any, Any]:
+        """Logits [B, N + K], the column of each query's item, int [B], and who is no fair negative, bool [B, N + K]."""
+        size = term.dimension or self.encoder.config.embedding_dim
+        query, item = _prefix(y_pred["query"][term.query], size), _prefix(y_pred["item"][term.item], size)
+        query_rows, item_row = rows[:, : self.query_items], rows[:, self.query_items]
+        batch = ops.shape(item_row)[0]
+        scale = ops.exp(ops.minimum(self.log_scale, math.log(100.0)))
+        own = ops.arange(batch)
+        candidates, candidate_rows, pair_rows, pair_keys = item, item_row, item_row, key
+        if "space" in term.pools:
+            own = own + first_row_of_replica(batch)
+            candidates, candidate_rows = gather_from_replicas(item), gather_from_replicas(item_row)
+            pair_rows, pair_keys = candidate_rows, gather_from_replicas(key)
+        if "time" in term.pools and self.queues:
+            queue = self.queues[term.item]
+            waiting = _prefix(ops.cast(ops.convert_to_tensor(queue.vectors), item.dtype), size)
+            candidates = ops.concatenate([candidates, waiting], axis=0)  # (N, d)
+            candidate_rows = ops.concatenate([candidate_rows, ops.convert_to_tensor(queue.rows)], axis=0)
+        logits = ops.matmul(query, ops.transpose(candidates)) * scale  # (B, N)
+        if self.config.log_q:
+            logits = logits - ops.take(self.log_q, ops.maximum(candidate_rows, 0))[None, :]
+        blocked = unfair(query_rows, item_row, key, candidate_rows, pair_rows, pair_keys)
+        if not {"batch", "space"} & set(term.pools):
+            shared = ops.arange(ops.shape(candidate_rows)[0]) < batch
+            blocked = ops.logical_or(blocked, shared[None, :])
+        if "hard" in term.pools and rows.shape[1] > self.query_items + 1:
+            hard_rows = rows[:, self.query_items + 1 :]  # (B, K)
+            hard = _prefix(y_pred["hard"][term.item], size)
+            near = ops.sum(query[:, None, :] * hard, axis=-1) * scale
+            if (
+                self.config.log_q
+            ):  # as if each were drawn as often as the item, so that the two are compared as they are
+                near = near - ops.take(self.log_q, item_row)[:, None]
+            no_negative = ops.logical_or(hard_rows == ABSENT, hard_rows == item_row[:, None])
+            no_negative = ops.logical_or(no_negative, ops.any(hard_rows[..., None] == query_rows[:, None, :], axis=-1))
+            logits = ops.concatenate([logits, near], axis=1)
+            blocked = ops.concatenate([blocked, no_negative], axis=1)
+        return ops.cast(logits, "float32"), own, blocked
 
-    @staticmethod
-    def _hits(logits: Any, blocked: Any, own: Any) -> Any:
-        fair = ops.where(ops.logical_and(blocked, ops.one_hot(own, ops.shape(logits)[1]) < 0.5), -1e9, logits)
-        return ops.cast(ops.argmax(fair, axis=-1) == ops.cast(own, "int32"), "float32")
+
+def unfair(query_rows: Any, item_row: Any, key: Any, candidate_rows: Any, pair_rows: Any, pair_keys: Any) -> Any:
+    """True where a candidate is no negative of a query, bool [B, N].
+
+    Args:
+        query_rows: Items of the queries, int [B, L]; `ABSENT` where there are fewer.
+        item_row: The items, int [B].
+        key: Of the queries, int [B].
+        candidate_rows: int [N]; `EMPTY` for a place of the queue nothing was pushed into.
+        pair_rows, pair_keys: Items and keys of all pairs of this step, int [P].
+    """
+    same_item = item_row[:, None] == candidate_rows[None, :]
+    empty = ops.broadcast_to(candidate_rows[None, :] == EMPTY, ops.shape(same_item))
+    itself = ops.any(query_rows[:, :, None] == candidate_rows[None, None, :], axis=1)
+    # the item of any pair of this step that has the same key, wherever it stands among the candidates
+    same_key = ops.cast(key[:, None] == pair_keys[None, :], "float32")  # (B, P)
+    positive = ops.matmul(same_key, ops.cast(pair_rows[:, None] == candidate_rows[None, :], "float32")) > 0
+    return same_item | empty | itself | positive
+
+
+@keras.saving.register_keras_serializable("mim")
+class _Seeker(keras.layers.Layer):
+    """Mean of a history's vectors [B, d] → what is looked for, [B, d]: A x + b, at first x itself.
+
+    b is what everyone looks for: the direction in which items are better liked by all.
+    """
+
+    def build(self, shape: tuple) -> None:
+        self.turn = self.add_weight(shape=(shape[-1], shape[-1]), initializer="identity", name="turn")
+        self.common = self.add_weight(shape=(shape[-1],), initializer="zeros", name="common")
+
+    def call(self, mean: Any) -> Any:
+        return ops.matmul(mean, self.turn) + self.common
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+
+def _prefix(vectors: Any, size: int) -> Any:
+    """The first `size` dimensions; shorter than all, scaled to length one again (Matryoshka, 2205.13147)."""
+    if size == vectors.shape[-1]:
+        return vectors
+    part = vectors[..., :size]
+    return part * ops.rsqrt(ops.maximum(ops.sum(ops.square(part), axis=-1, keepdims=True), 1e-12))
+
+
+def _hits(logits: Any, own: Any, blocked: Any) -> Any:
+    width = ops.shape(logits)[1]
+    fair = ops.where(ops.logical_and(blocked, ops.one_hot(own, width) < 0.5), -1e9, logits)
+    return ops.cast(ops.argmax(fair, axis=-1) == ops.cast(own, "int32"), "float32")

@@ -81,10 +81,21 @@ class ItemTable(keras.layers.Layer):
         self.category_table = frozen("categories", columns.categories)
         self.id_index = frozen("id_index", columns.id_index)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the table, padding included."""
+        return int(self.vectors.shape[0])
+
+    def of(self, column: str, rows: Any | None = None) -> Any:
+        """`vectors` or `categories` as floats, of some rows or of all, [..., width]."""
+        table, scale = {"vectors": (self.vectors, self.scale), "categories": (self.category_table, 1.0)}[column]
+        values = ops.convert_to_tensor(table) if rows is None else ops.take(table, rows, axis=0)
+        return ops.cast(values, self.compute_dtype) * scale
+
     def call(self, rows: Any) -> dict[str, Any]:
         return {
-            "vector": ops.cast(ops.take(self.vectors, rows, axis=0), self.compute_dtype) * self.scale,
+            "vector": self.of("vectors", rows),
             "has_vector": ops.take(self.has_vector, rows, axis=0) > 0,
-            "categories": ops.cast(ops.take(self.category_table, rows, axis=0), self.compute_dtype),
+            "categories": self.of("categories", rows),
             "id_index": ops.take(self.id_index, rows, axis=0),
         }

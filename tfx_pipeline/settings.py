@@ -53,14 +53,21 @@ class SpanConfig:
 class PairConfig:
     """Which pairs C-SFT learns from."""
 
-    source: str = "auto"  # intents | history | auto (intents where there are any, else history)
+    # intents; history: two clicks; impressions: earlier clicks, a click, and what was seen and not clicked;
+    # auto: intents where there are any, else history
+    source: str = "auto"
     window_seconds: int = 7 * 24 * 3600  # two clicks of a user farther apart than this make no pair
-    max_per_user: int = 50
+    max_per_user: int = 50  # 0: all
     max_gap: int = 3  # how many clicks may lie between the two
+    query_length: int = 20  # from impressions: the most earlier clicks that are the query
+    hard: int = 16  # from impressions: the most items seen near the click and not clicked
 
     def __post_init__(self) -> None:
-        options = ("intents", "history", "auto")
+        options = ("intents", "history", "impressions", "auto")
         require(self.source in options, f"data.pairs.source is one of {options}", self.source, "Choose one.")
+        require(self.query_length >= 1, "data.pairs.query_length is at least 1", self.query_length, "20 is usual.")
+        require(self.max_per_user >= 0, "data.pairs.max_per_user is 0 or more", self.max_per_user, "0 takes all.")
+        require(self.hard >= 0, "data.pairs.hard is 0 or more", self.hard, "16 is usual.")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class PairGenSpec(ComponentSpec):
         "window_seconds": ExecutionParameter(type=int),
         "max_per_user": ExecutionParameter(type=int),
         "max_gap": ExecutionParameter(type=int),
+        "query_length": ExecutionParameter(type=int),
+        "hard": ExecutionParameter(type=int),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "input_fingerprint": ExecutionParameter(type=str),
@@ -36,19 +38,23 @@ class PairGenSpec(ComponentSpec):
 
 
 class PairGen(base_beam_component.BaseBeamComponent):
-    """Makes (query, item) pairs: from `intents`, or from two clicks of one user close to one another.
+    """Makes (query, item) pairs: from `intents`, from two clicks of one user close to one another, or from what a user
+    had clicked, clicked then, and saw then without clicking.
 
     Args:
-        source: `intents`, `history`, or `auto`: intents where the table is there, else histories; an intent is the
-            stronger signal of what was meant.
+        source: `intents`, `history`, `impressions`, or `auto`: intents where the table is there, else histories; an
+            intent is the stronger signal of what was meant.
         window_seconds: Two clicks farther apart make no pair.
-        max_per_user: The most pairs from one user's history; the latest are kept.
+        max_per_user: The most pairs of one user; the latest are kept; 0 for all.
         max_gap: A click is paired with at most so many of the clicks that follow it.
+        query_length: Of pairs from impressions, the most earlier clicks that are the query.
+        hard: Of pairs from impressions, the most items that were seen near the click and not clicked.
 
     The training window ends before the first impression of valid or test, whoever saw it; nothing at or after
-    that moment is used, and history pairs come from split `train` alone.  Features: `query_item_id`,
-    `query_image`, `query_text` (empty where not given), `item_id`, `signal`, `timestamp`.  One pair in ten,
-    by a hash of its item and query, is in split `valid`.
+    that moment is used, and other pairs come from split `train` alone.  Features: `query_item_ids` (a list),
+    `query_image`, `query_text` (empty where not given), `item_id`, `hard_item_ids` (a list), `user_id` (of pairs from
+    impressions), `signal`, `timestamp`.  One pair in ten is in split `valid`, by a hash of its item and query, or
+    of its user where that is known.
     """
 
     SPEC_CLASS = PairGenSpec
@@ -64,6 +70,8 @@ class PairGen(base_beam_component.BaseBeamComponent):
         window_seconds: int,
         max_per_user: int,
         max_gap: int,
+        query_length: int,
+        hard: int,
         rejected_folder: str,
         max_rejected_fraction: float,
         input_fingerprint: str,
@@ -78,6 +86,8 @@ class PairGen(base_beam_component.BaseBeamComponent):
             window_seconds=window_seconds,
             max_per_user=max_per_user,
             max_gap=max_gap,
+            query_length=query_length,
+            hard=hard,
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             input_fingerprint=input_fingerprint,

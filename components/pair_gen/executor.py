@@ -39,6 +39,7 @@ from components.examples import (
 from components.impression_gen.executor import ReadItemIds
 from components.metrics import finish
 from components.pair_gen.history_pairs import history_pairs
+from components.pair_gen.impression_pairs import impression_pairs
 
 VALID_BUCKETS, BUCKETS = 10, 100
 NO_END = 2**62
@@ -60,7 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         declare_splits(artifact, PAIR_SPLITS)
         rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
         spans = Spans(**json.loads(exec_properties["spans"]))
-        files = find_table(exec_properties["data"], "intents", spans) if source != "history" else []
+        files = find_table(exec_properties["data"], "intents", spans) if source in ("intents", "auto") else []
         if source == "intents" and not files:
             raise ContractError(f"data.pairs.source is intents, but {exec_properties['data']} holds no table `intents`")
 
@@ -77,16 +78,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             pairs.append(
                 pipeline
                 | "Train" >> ReadExamples(impressions, "train", only=only)
-                | "Clicks" >> beam.Map(lambda columns: take(columns, columns["clicked"].to_numpy() == 1))
                 | "ByUser" >> beam.ParDo(KeyByBucket("user_id", user_buckets(example_files(impressions))))
                 | "Group" >> beam.GroupByKey()
-                | "HistoryPairs"
-                >> beam.FlatMap(
-                    pairs_of_bucket,
-                    exec_properties["window_seconds"],
-                    exec_properties["max_gap"],
-                    exec_properties["max_per_user"],
-                )
+                | "PairsOfUsers" >> beam.ParDo(PairsOfBucket(source == "impressions", exec_properties))
             )
         if files:
             checked = (
@@ -98,7 +92,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 ).with_outputs(counts.REJECTS, counts.TALLY, main="good")
             )
             (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteAccount("intents", rejected, counts_file)
-            pairs.append(checked["good"] | "InWindow" >> beam.Map(_before, window_end))
+            pairs.append(
+                checked["good"] | "InWindow" >> beam.Map(_before, window_end) | "Intents" >> beam.Map(_intents)
+            )
         encoded = pairs | "AllPairs" >> beam.Flatten() | "Encode" >> beam.ParDo(_Encode()).with_outputs(*PAIR_SPLITS)
         for name in PAIR_SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
@@ -118,23 +114,70 @@ def _before(good: Columns, window_end: int) -> Columns:
     return take(good, good["timestamp"].to_numpy() < window_end)
 
 
-def pairs_of_bucket(
-    group: tuple[int, Iterable[Columns]], window_seconds: int, max_gap: int, max_per_user: int
-) -> Iterator[Columns]:
-    """Pairs of all users of a bucket, from its training clicks."""
-    clicks = concatenate(group[1])
-    user, item = ranks(clicks["user_id"]), ranks(clicks["item_id"])
-    timestamp, sequence = (clicks[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence"))
-    query, target = history_pairs(user, timestamp, sequence, item, window_seconds, max_gap, max_per_user)
-    empty = pa.array([b""] * len(query), pa.binary())
-    yield {
-        "query_item_id": clicks["item_id"].take(pa.array(query)),
-        "query_image": empty,
-        "query_text": empty,
-        "item_id": clicks["item_id"].take(pa.array(target)),
-        "signal": pa.array([b"click"] * len(query), pa.binary()),
-        "timestamp": clicks["timestamp"].take(pa.array(target)),
+def _intents(good: Columns) -> Columns:
+    """Intents in the form of pairs: a query item is a list of one."""
+    rows = len(good["item_id"])
+    named = pc.not_equal(good["query_item_id"], "").to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(named)]).astype(np.int32))
+    query = good["query_item_id"].cast(pa.binary()).filter(pa.array(named))
+    columns = {name: values for name, values in good.items() if name != "query_item_id"}
+    return columns | {
+        "query_item_ids": pa.ListArray.from_arrays(offsets, query),
+        "hard_item_ids": _no_items(rows),
+        "user_id": pa.array([b""] * rows, pa.binary()),
     }
+
+
+class PairsOfBucket(beam.DoFn):
+    """(bucket, its users' training impressions) → pairs.
+
+    Args:
+        against_seen: Whether a pair is of a history, a click, and what was seen and not clicked; else of two clicks.
+        settings: `window_seconds`, `max_gap`, `max_per_user`, `query_length`, `hard`.
+    """
+
+    def __init__(self, against_seen: bool, settings: dict[str, Any]) -> None:
+        self._against_seen = against_seen
+        names = ("query_length", "hard") if against_seen else ("window_seconds", "max_gap")
+        self._settings = {name: settings[name] for name in (*names, "max_per_user")}
+
+    def process(self, group: tuple[int, Iterable[Columns]]) -> Iterator[Columns]:
+        columns = concatenate(group[1])
+        if not self._against_seen:
+            columns = take(columns, columns["clicked"].to_numpy(zero_copy_only=False) == 1)
+        user, item = ranks(columns["user_id"]), ranks(columns["item_id"])
+        timestamp, sequence, clicked = (
+            columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence", "clicked")
+        )
+        ids = columns["item_id"]
+        if self._against_seen:
+            pairs = impression_pairs(user, timestamp, sequence, item, clicked, **self._settings)
+            target = pairs.item
+            queries = _item_lists(ids, pairs.query, pairs.query_offsets)
+            hard = _item_lists(ids, pairs.hard, pairs.hard_offsets)
+        else:
+            query, target = history_pairs(user, timestamp, sequence, item, **self._settings)
+            queries = _item_lists(ids, query, np.arange(len(query) + 1))
+            hard = _no_items(len(target))
+        nothing = pa.array([b""] * len(target), pa.binary())
+        yield {
+            "query_item_ids": queries,
+            "query_image": nothing,
+            "query_text": nothing,
+            "item_id": ids.take(pa.array(target)),
+            "hard_item_ids": hard,
+            "user_id": columns["user_id"].take(pa.array(target)) if self._against_seen else nothing,
+            "signal": pa.array([b"click"] * len(target), pa.binary()),
+            "timestamp": columns["timestamp"].take(pa.array(target)),
+        }
+
+
+def _item_lists(item_id: pa.Array, rows: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), item_id.take(pa.array(rows)))
+
+
+def _no_items(rows: int) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), pa.array([], pa.binary()))
 
 
 class _Encode(beam.DoFn):
@@ -142,9 +185,13 @@ class _Encode(beam.DoFn):
         if not len(pairs["item_id"]):
             return
         query = pc.binary_join_element_wise(
-            *(pairs[name].cast(pa.binary()) for name in ("item_id", "query_item_id", "query_text")), b"|"
+            *(pairs[name].cast(pa.binary()) for name in ("item_id", "query_text")),
+            pc.binary_join(pairs["query_item_ids"].cast(pa.list_(pa.binary())), b"|"),
+            b"|",
         )
-        held_out = hash_buckets(query, BUCKETS) < VALID_BUCKETS
+        # A user's pairs overlap in their histories: all or none of them are held out.
+        key = pc.if_else(pc.not_equal(pairs["user_id"], b""), pairs["user_id"], query)
+        held_out = hash_buckets(key, BUCKETS) < VALID_BUCKETS
         for split, rows in (("train", ~held_out), ("valid", held_out)):
             if np.any(rows):
                 yield beam.pvalue.TaggedOutput(split, to_examples(take(pairs, rows)))

@@ -24,7 +24,7 @@ def history_pairs(
         window_seconds: The most time between the two.
         max_gap: How many places apart the two clicks may lie; 1 pairs neighbours only.
         max_per_user: The most pairs of one user; those whose later click is latest are kept, and of these those
-            whose earlier click is.
+            whose earlier click is; 0 for all.
 
     Returns:
         Rows of the queries and rows of the items, int64 [pairs] each.
@@ -48,4 +48,5 @@ def history_pairs(
     sizes = np.bincount(user[item_row], minlength=1)
     starts = np.cumsum(sizes) - sizes
     place = np.arange(len(item_row)) - starts[user[item_row]]
-    return query_row[place < max_per_user], item_row[place < max_per_user]
+    keep = place < (max_per_user or len(place))
+    return query_row[keep], item_row[keep]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,13 @@ class ContentTable:
 
     def encode(self, encoder: ItemEncoder, batch: int = 256) -> Views:
         """The views of every row, as NumPy arrays [rows, embedding_dim]."""
-        call = tf.function(lambda rows: encoder(self.rows(rows)))
+        return self._of_every_row(encoder, batch)
+
+    def features(self, encoder: ItemEncoder, batch: int = 256) -> dict[str, np.ndarray]:
+        """What the towers say of every row, as NumPy arrays; constant while the towers are frozen."""
+        return self._of_every_row(encoder.features, batch)
+
+    def _of_every_row(self, compute: Callable[[Content], Content], batch: int) -> dict[str, np.ndarray]:
+        call = tf.function(lambda rows: compute(self.rows(rows)))
         parts = [call(tf.range(b, min(b + batch, len(self)))) for b in range(0, len(self), batch)]
         return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

@@ -11,7 +11,8 @@ from keras import ops
 
 from mim_keras.config import EncoderConfig, from_mapping, to_mapping
 from mim_keras.encoders.image_tower import ImageTower
-from mim_keras.encoders.lexical_tower import LexicalTower
+from mim_keras.encoders.lexical_tower import LexicalTower, block_widths
+from mim_keras.encoders.projection_head import ProjectionHead
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.encoders.text_tower import TextTower
 
@@ -36,7 +37,8 @@ class ItemEncoder(keras.Model):
         reader: What the towers for words read.
 
     Call takes content: `image` float [B, size, size, 3] in 0..1, `image_mask` [B], `text_mask` [B], and what the
-    reader gives: `token_ids` int32 [B, T], `token_mask` [B, T], `term_ids` int32 [B, K].
+    reader gives: `token_ids` int32 [B, T], `token_mask` [B, T], `term_ids` int32 and
+    `term_weights` [B, K].
     """
 
     def __init__(self, config: EncoderConfig, reader: TextReader, **kwargs: Any) -> None:
@@ -47,9 +49,9 @@ class ItemEncoder(keras.Model):
         if reader.tokens is not None:
             self.text_tower = TextTower(config.text, reader.tokens.tokenizer.vocabulary_size())
         if reader.terms is not None:
-            self.lexical_tower = LexicalTower(config.lexical, len(reader.terms.terms))
-        self.image_head = keras.layers.Dense(config.embedding_dim)
-        self.text_head = keras.layers.Dense(config.embedding_dim)
+            self.lexical_tower = LexicalTower(len(reader.terms.terms), block_widths(reader.terms.terms, config.lexical))
+        self.image_head = ProjectionHead(config.embedding_dim, config.head_hidden)
+        self.text_head = ProjectionHead(config.embedding_dim, config.head_hidden)
         self.gate = keras.layers.Dense(1)
 
     def build(self, input_shape: Any = None) -> None:
@@ -61,7 +63,8 @@ class ItemEncoder(keras.Model):
             self.text_tower.build((None, self.config.text.max_tokens))
             width += self.text_tower.width
         if self.lexical_tower is not None:
-            self.lexical_tower.build((None, self.config.lexical.max_terms))
+            shape = (None, self.config.lexical.max_terms)
+            self.lexical_tower.build(shape, shape)
             width += self.lexical_tower.width
         self.text_head.build((None, width))
         self.gate.build((None, d))
@@ -81,7 +84,7 @@ class ItemEncoder(keras.Model):
         if self.text_tower is not None:
             parts.append(self.text_tower(content["token_ids"], content["token_mask"]))
         if self.lexical_tower is not None:
-            parts.append(self.lexical_tower(content["term_ids"]))
+            parts.append(self.lexical_tower(content["term_ids"], content["term_weights"]))
         return ops.concatenate(parts, axis=-1)
 
     def freeze_towers(self) -> None:

@@ -1,148 +1,235 @@
-"""A lexical tower: which words and pairs of words a text has, as latent semantic analysis sees them.
+"""A lexical tower: which words and pairs of words a text has, as latent semantic analysis sees them, and its tags.
 
 Where no pretrained weights are at hand, this knows names, places and themes of a catalogue that a transformer trained
-on a few thousand texts does not.
+on a few thousand texts does not.  A tag is a word with a # before it, `#genre:comedy`: what is known of an item for
+certain, and not to be lost among its words.  The tags of one field (`genre`; what stands before the colon) make a block
+of features of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
+from scipy.linalg import block_diag
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
 
-from mim_keras.config import LexicalConfig, from_mapping, to_mapping
+from mim_keras.config import LexicalConfig
 
 PADDING_TERM = 0
 _BATCH = 1024
 
 
 class LexicalTerms:
-    """Strings → the distinct terms in them, by TensorFlow operations that also run inside a SavedModel.
+    """Strings → the distinct terms in them and how much each counts.
 
-    A term is a word, in lower case and without punctuation, or two neighbours.
+    By TensorFlow operations, that also run inside a SavedModel.  A term is a word, in lower case and without
+    punctuation, or two neighbours, or a tag.
 
     Args:
         config: The most terms that are read of a text.
-        terms: Those known, the most frequent first; row i + 1 of the tower is term i.
+        terms: Those known, tags last; row i + 1 of the tower is term i.
     """
 
     def __init__(self, config: LexicalConfig, terms: Sequence[str]) -> None:
         self.terms, self._length = list(terms), config.max_terms
-        self.lookup = _vectorization(self.terms)
+        self._words = sum(not _is_tag(term) for term in self.terms)
+        self.lookups = [_words(self.terms[: self._words])]
+        if self._words < len(self.terms):
+            self.lookups.append(_tags(self.terms[self._words :]))
 
-    def __call__(self, texts: Any) -> Any:
-        """Texts [B] → term ids int32 [B, max_terms], each once, rare ones first; 0 is padding."""
+    def __call__(self, texts: Any) -> tuple[Any, Any]:
+        """Texts [B] → term ids int32 [B, max_terms], each once, tags and rare ones first, 0 is padding; and their
+        weights, float [B, max_terms]: 1 + log(how often the text has it), 0 for padding."""
         import tensorflow as tf
 
-        ids = tf.cast(self.lookup(texts), tf.int32) - 1  # the layer keeps 0 for padding and 1 for unknown
-        ids = tf.sort(tf.maximum(ids, PADDING_TERM), direction="DESCENDING")
-        again = tf.concat([tf.zeros_like(ids[:, :1], tf.bool), ids[:, 1:] == ids[:, :-1]], axis=1)
-        ids = tf.sort(tf.where(again, PADDING_TERM, ids), direction="DESCENDING")[:, : self._length]
-        return tf.pad(ids, [[0, 0], [0, self._length - tf.shape(ids)[1]]])
+        found = []
+        for lookup, first in zip(self.lookups, (0, self._words), strict=False):
+            ids = tf.cast(lookup(texts), tf.int32) - 1  # the layer keeps 0 for padding and 1 for unknown
+            found.append(tf.where(ids > PADDING_TERM, ids + first, PADDING_TERM))
+        ids = tf.sort(tf.concat(found, axis=1))
+        first, behind = (tf.searchsorted(ids, ids, side=side) for side in ("left", "right"))
+        is_first = first == tf.range(tf.shape(ids)[1])[None, :]
+        counts = tf.where(is_first & (ids != PADDING_TERM), behind - first, 0)
+        order = tf.argsort(tf.where(counts > 0, ids, PADDING_TERM), direction="DESCENDING", stable=True)
+        order = order[:, : self._length]
+        counts, ids = (tf.gather(values, order, batch_dims=1) for values in (counts, ids))
+        weights = tf.where(counts > 0, 1.0 + tf.math.log(tf.cast(tf.maximum(counts, 1), tf.float32)), 0.0)
+        missing = [[0, 0], [0, self._length - tf.shape(ids)[1]]]
+        return tf.pad(tf.where(counts > 0, ids, PADDING_TERM), missing), tf.pad(weights, missing)
 
 
-def _vectorization(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
-    return keras.layers.TextVectorization(ngrams=2, output_mode="int", vocabulary=list(terms) if terms else None)
+def _is_tag(term: str) -> bool:
+    return term.startswith("#")
+
+
+def _words(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
+    return _vectorization(r"#\S+|[^\pL\pN#\s]+", terms, ngrams=2)
+
+
+def _tags(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
+    return _vectorization(r"(^|\s)[^#\s]\S*|[,.;:!?]+(\s|$)", terms, ngrams=None)
+
+
+def _vectorization(removed: str, terms: Sequence[str] | None, ngrams: int | None) -> keras.layers.TextVectorization:
+    def standardise(texts: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.strings.regex_replace(tf.strings.lower(texts, encoding="utf-8"), removed, " ")
+
+    return keras.layers.TextVectorization(
+        standardize=standardise, ngrams=ngrams, output_mode="int", vocabulary=list(terms) if terms else None
+    )
+
+
+def _count(layer: keras.layers.TextVectorization, texts: Sequence[str], min_count: int, most: int) -> Counted:
+    """Which terms the texts have that occur in `min_count` of them, the `most` frequent."""
+    layer.adapt(np.array(texts, object), batch_size=_BATCH)
+    vocabulary = [str(term) for term in layer.get_vocabulary()[2:]]
+    rows, columns, weights = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    for begin in range(0, len(texts) if vocabulary else 0, _BATCH):
+        ids = ops.convert_to_numpy(layer(np.array(texts[begin : begin + _BATCH], object))) - 2
+        row, _ = np.nonzero(ids >= 0)
+        pairs, count = np.unique(np.stack([row + begin, ids[ids >= 0]]), axis=1, return_counts=True)
+        rows.append(pairs[0])
+        columns.append(pairs[1])
+        weights.append(1 + np.log(count))
+    row, column, weight = np.concatenate(rows), np.concatenate(columns), np.concatenate(weights)
+    texts_with = np.bincount(column, minlength=len(vocabulary))
+    kept = np.flatnonzero(texts_with >= min_count)
+    kept = np.sort(kept[np.argsort(-texts_with[kept], kind="stable")][:most])
+    return Counted(vocabulary, texts_with, row, column, weight).only(kept)
+
+
+class Counted(NamedTuple):
+    """Terms of n texts.
+
+    Attributes:
+        names: The terms, the most frequent first.
+        texts_with: How many texts have each, int64 [terms].
+        row, column, weight: A text, a term it has, and 1 + log(how often), [entries] each.
+    """
+
+    names: list[str]
+    texts_with: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    weight: np.ndarray
+
+    def only(self, terms: np.ndarray) -> Counted:
+        """Some of the terms, by their places, int64 [k]."""
+        place = np.full(len(self.names), -1, np.int64)
+        place[terms] = np.arange(len(terms))
+        use = place[self.column] >= 0
+        names = [self.names[term] for term in terms]
+        return Counted(names, self.texts_with[terms], self.row[use], place[self.column[use]], self.weight[use])
 
 
 def fit_terms(texts: Sequence[str], config: LexicalConfig) -> tuple[list[str], np.ndarray]:
     """Terms worth knowing of the catalogue's texts, and the tower's table: their directions in latent space.
 
-    The table is idf · V of the truncated singular value decomposition U S Vᵀ of the texts' TF-IDF matrix, so that the
-    sum over a text's terms is its place in the space of the `width` strongest directions.
+    For words the table is idf · V of the truncated singular value decomposition U S Vᵀ of the texts' TF-IDF matrix, so
+    that the weighted sum over a text's terms is its place in the space of the `width` strongest directions.  The tags
+    of a field have a block of columns behind these: a column a tag, or where there are more than `tag_width` of them,
+    so many directions made likewise.
 
     Args:
         texts: One an item; empty ones are left out.
         config: How many terms, and how wide.
 
     Returns:
-        Terms, the most frequent first, and float32 [terms, width]; a catalogue with fewer texts or terms than `width`
-        leaves further columns zero.
+        Terms, words before tags, tags field by field, and float32 [terms, all blocks' widths].
 
     Raises:
         ValueError: there is no term that occurs in `min_count` texts.
 
     Source: Deerwester et al. 1990, Indexing by latent semantic analysis.
     """
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.linalg import svds
-
-    texts = [text for text in texts if text]
-    layer = _vectorization()
-    if texts:
-        layer.adapt(np.array(texts, object), batch_size=_BATCH)
-    vocabulary = layer.get_vocabulary()[2:]
-    rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for begin in range(0, len(texts) if vocabulary else 0, _BATCH):
-        ids = ops.convert_to_numpy(layer(np.array(texts[begin : begin + _BATCH], object))) - 2
-        row, _ = np.nonzero(ids >= 0)
-        pairs = np.unique(np.stack([row + begin, ids[ids >= 0]]), axis=1)
-        rows.append(pairs[0])
-        columns.append(pairs[1])
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    texts_with = np.bincount(column, minlength=len(vocabulary))
-    kept = np.flatnonzero(texts_with >= config.min_count)
-    kept = np.sort(kept[np.argsort(-texts_with[kept], kind="stable")][: config.terms])
-    if not len(kept):
+    texts = [text for text in texts if text] or [""]
+    words = _count(_words(), texts, config.min_count, config.terms)
+    if not words.names:
         raise ValueError(
             f"a lexical tower needs terms; none occurs in encoder.lexical.min_count = {config.min_count} of "
             f"{len(texts)} texts. Lower it, or set encoder.lexical.terms to 0."
         )
-    place = np.full(len(vocabulary), -1, np.int64)
-    place[kept] = np.arange(len(kept))
-    use = place[column] >= 0
-    row, column = row[use], place[column[use]]
-    idf = np.log((1 + len(texts)) / (1 + texts_with[kept])) + 1
-    matrix = csr_matrix((idf[column], (row, column)), shape=(len(texts), len(kept)))
+    names, tables = words.names, [_directions(words, len(texts), config.width)]
+    if config.tags:
+        tags = _count(_tags(), texts, config.min_count, config.tags)
+        fields = np.array([_field(name) for name in tags.names], object)
+        for field in sorted(set(fields)):
+            own = tags.only(np.flatnonzero(fields == field))
+            names = names + own.names
+            small = len(own.names) <= config.tag_width
+            tables.append(np.eye(len(own.names)) if small else _directions(own, len(texts), config.tag_width))
+    return names, block_diag(*tables).astype(np.float32)
+
+
+def block_widths(terms: Sequence[str], config: LexicalConfig) -> tuple[int, ...]:
+    """Widths of the blocks of features that `fit_terms` makes of these terms: words, then each field of tags."""
+    sizes: dict[str, int] = {}
+    for term in terms:
+        if _is_tag(term):
+            sizes[_field(term)] = sizes.get(_field(term), 0) + 1
+    return (config.width, *(min(size, config.tag_width) for size in sizes.values()))
+
+
+def _field(tag: str) -> str:
+    return tag.split(":", 1)[0] if ":" in tag else "#"
+
+
+def _directions(terms: Counted, texts: int, width: int) -> np.ndarray:
+    """idf · V of the terms' TF-IDF matrix, [terms, width]; zeros where there are fewer texts or terms than that."""
+    idf = np.log((1 + texts) / (1 + terms.texts_with)) + 1
+    shape = (texts, len(terms.names))
+    matrix = csr_matrix((terms.weight * idf[terms.column], (terms.row, terms.column)), shape=shape)
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     matrix = csr_matrix(matrix.multiply(1 / np.maximum(lengths, 1e-9)[:, None]))
-    table = np.zeros((len(kept), config.width), np.float32)
-    directions = min(config.width, min(matrix.shape) - 1)
+    table = np.zeros((len(terms.names), width))
+    directions = min(width, min(shape) - 1)
     if directions > 0:
-        start = np.random.default_rng(0).normal(size=min(matrix.shape))
+        start = np.random.default_rng(0).normal(size=min(shape))
         _, strength, v = svds(matrix.astype(np.float64), k=directions, v0=start)
-        order = np.argsort(-strength)
-        table[:, :directions] = (v[order] * idf).T
-    return [vocabulary[i] for i in kept], table
+        table[:, :directions] = (v[np.argsort(-strength)] * idf).T
+    return table
 
 
 @keras.saving.register_keras_serializable("mim")
 class LexicalTower(keras.layers.Layer):
-    """Term ids → features of length one: the sum of the terms' rows.
+    """Term ids → features: the weighted sum of the terms' rows, each block of it of length one.
 
     Args:
-        config: Width, and the most terms of a text.
         terms: How many are known.
+        blocks: Widths of the blocks, from `block_widths`.
 
-    `table` float32 [terms + 1, width] is set from `fit_terms`, by `fill`.  Call takes term ids int [B, T], 0 for
-    padding, and returns features [B, width]; zeros for a text of which no term is known.
+    `table` float32 [terms + 1, width] is set from `fit_terms`, by `fill`.  Call takes term ids int [B, T] and
+    weights [B, T], 0 for padding, and returns features [B, width]; zeros in a block of which the text has no term.
     """
 
-    def __init__(self, config: LexicalConfig, terms: int, **kwargs: Any) -> None:
+    def __init__(self, terms: int, blocks: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.config, self.terms, self.width = config, terms, config.width
+        self.terms, self.blocks = terms, tuple(blocks)
+        self.width = sum(self.blocks)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, term_ids_shape: tuple, term_weights_shape: tuple) -> None:
         self.table = self.add_weight(shape=(self.terms + 1, self.width), initializer="random_normal", name="table")
 
     def fill(self, table: np.ndarray) -> None:
         """Sets the rows of the known terms, float [terms, width]."""
         self.table.assign(np.concatenate([np.zeros((1, self.width)), table]).astype(np.float32))
 
-    def call(self, term_ids: Any) -> Any:
-        present = ops.cast(term_ids != PADDING_TERM, self.compute_dtype)[..., None]  # (B, T, 1)
-        total = ops.sum(ops.take(self.table, term_ids, axis=0) * present, axis=1)
-        return total * ops.rsqrt(ops.maximum(ops.sum(ops.square(total), axis=-1, keepdims=True), 1e-12))
+    def call(self, term_ids: Any, term_weights: Any) -> Any:
+        weights = ops.cast(term_weights, self.compute_dtype)[:, None, :]  # (B, 1, T)
+        total = ops.matmul(weights, ops.take(self.table, term_ids, axis=0))[:, 0]  # (B, width)
+        parts = ops.split(total, np.cumsum(self.blocks)[:-1].tolist(), axis=-1) if len(self.blocks) > 1 else [total]
+        lengths = [ops.maximum(ops.sum(ops.square(part), axis=-1, keepdims=True), 1e-12) for part in parts]
+        return ops.concatenate([part * ops.rsqrt(length) for part, length in zip(parts, lengths, strict=True)], axis=-1)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        return (input_shape[0], self.width)
+    def compute_output_shape(self, term_ids_shape: tuple, term_weights_shape: tuple) -> tuple:
+        return (term_ids_shape[0], self.width)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "config": to_mapping(self.config), "terms": self.terms}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LexicalTower:
-        return cls(from_mapping(LexicalConfig, config.pop("config")), **config)
+        return {**super().get_config(), "terms": self.terms, "blocks": list(self.blocks)}

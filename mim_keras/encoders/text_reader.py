@@ -18,7 +18,7 @@ _VOCABULARY, _TERMS = "vocabulary.txt", "terms.txt"
 
 @dataclass(frozen=True)
 class TextReader:
-    """Strings → `token_ids`, `token_mask` for the transformer and `term_ids` for the lexical tower.
+    """Strings → `token_ids`, `token_mask` for the transformer and `term_ids`, `term_weights` for the lexical tower.
 
     Attributes:
         tokens: None where the encoder has no transformer.
@@ -41,19 +41,18 @@ class TextReader:
         return TextReader(tokens, terms), table
 
     def __call__(self, texts: Any) -> dict[str, Any]:
-        """Texts [B] → `token_ids` int32 [B, T], `token_mask` bool [B, T], `term_ids` int32 [B, K]."""
+        """Texts [B] → `token_ids` int32 and `token_mask` bool [B, T], `term_ids` int32 and `term_weights` [B, K]."""
         read = {}
         if self.tokens is not None:
             read["token_ids"], read["token_mask"] = self.tokens(texts)
         if self.terms is not None:
-            read["term_ids"] = self.terms(texts)
+            read["term_ids"], read["term_weights"] = self.terms(texts)
         return read
 
     @property
     def tables(self) -> list[Any]:
         """What a SavedModel must track."""
-        parts = (self.tokens and self.tokens.tokenizer, self.terms and self.terms.lookup)
-        return [part for part in parts if part is not None]
+        return [*([self.tokens.tokenizer] if self.tokens else []), *(self.terms.lookups if self.terms else [])]
 
     def save_to(self, folder: Path) -> None:
         """Writes the vocabularies that are the catalogue's own."""

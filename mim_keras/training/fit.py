@@ -17,9 +17,25 @@ from mim_keras.config import TrainingConfig
 log = logging.getLogger("mim")
 
 
-def optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
-    """Adam with the settings' learning rate and gradient clipping."""
-    return keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm or None)
+def optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimizers.Optimizer:
+    """Adam with the settings' learning rate, schedule and gradient clipping.
+
+    Args:
+        config: Of the stage.
+        steps: Of the whole training; what a schedule that falls must know.
+    """
+    rate: Any = config.learning_rate
+    if config.schedule == "cosine" and steps:
+        falling = max(1, steps - config.warmup_steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if config.warmup_steps else rate,
+            falling,
+            warmup_target=rate if config.warmup_steps else None,
+            warmup_steps=config.warmup_steps,
+        )
+    elif config.warmup_steps:
+        rate = keras.optimizers.schedules.PolynomialDecay(1e-9, config.warmup_steps, end_learning_rate=rate)
+    return keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
 
 
 def seeded(config: TrainingConfig) -> None:

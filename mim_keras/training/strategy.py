@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import tensorflow as tf
@@ -17,13 +18,24 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
         ConfigError: `multi_worker` without TF_CONFIG.
     """
     if config.strategy == "mirrored":
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirrored()
     if config.strategy == "multi_worker":
         if "TF_CONFIG" not in os.environ:
             raise ConfigError(
                 "strategy multi_worker needs the cluster in TF_CONFIG, which is not set. "
                 "Set it on every worker, or use one_device or mirrored."
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker()
     return tf.distribute.OneDeviceStrategy("/GPU:0" if tf.config.list_physical_devices("GPU") else "/CPU:0")
+
+
+# One of each in a process: two would give the same numbers to different collective operations.
+@functools.cache
+def _mirrored() -> tf.distribute.Strategy:
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+@functools.cache
+def _multi_worker() -> tf.distribute.Strategy:
+    return tf.distribute.MultiWorkerMirroredStrategy()

@@ -71,6 +71,8 @@ def run_pairs(data: Path, out: Path, items: Any, impressions: Any, args: Flags =
         "window_seconds": 10**7,
         "max_per_user": 50,
         "max_gap": 2,
+        "query_length": 3,
+        "hard": 2,
     }
     inputs = {"items": [items], "impressions": [impressions]}
     executor(PairExecutor, args).Do(inputs, {"pairs": [made]}, defaults | properties)
@@ -91,6 +93,6 @@ def read(made: Any, split: str) -> list[dict[str, Any]]:
             for name, feature in tf.train.Example.FromString(record).features.feature.items():
                 values = list(getattr(feature, feature.WhichOneof("kind")).value) if feature.WhichOneof("kind") else []
                 values = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
-                row[name] = values if name.startswith("history_") else values[0]
+                row[name] = values if name.startswith(("history_", "query_item", "hard_")) else values[0]
             rows.append(row)
     return rows

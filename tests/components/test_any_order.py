@@ -17,7 +17,7 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from components.examples import SPLITS, Columns, decode
 from components.history_gen import join
 from components.impression_gen import splits
-from components.pair_gen.executor import pairs_of_bucket
+from components.pair_gen.executor import PairsOfBucket
 
 # Few users, items, seconds and sequence numbers, so that ties are common.
 Row = tuple[int, int, int, int, int, int]  # user, item, timestamp, sequence, clicked, split
@@ -97,11 +97,45 @@ def test_pairs_do_not_depend_on_the_order(
     log: list[Row], chance: random.Random, gap: int, window: int, most: int
 ) -> None:
     def pairs(batches: list[Columns]) -> Counter[Any]:
-        (columns,) = pairs_of_bucket((0, batches), window, gap, most)
-        names = ("query_item_id", "item_id", "timestamp", "signal")
-        return Counter(zip(*(columns[name].to_pylist() for name in names), strict=True))
+        return plain_pairs(batches, {"window_seconds": window, "max_gap": gap, "max_per_user": most})
 
     assert pairs(in_batches(log, chance)) == pairs([columns_of(log)])
+
+
+@given(rows, st.randoms(use_true_random=False), st.integers(1, 3), st.integers(0, 3), st.integers(0, 4))
+@settings(max_examples=150, deadline=None)
+def test_pairs_of_impressions_equal_a_naive_pass(
+    log: list[Row], chance: random.Random, length: int, hard: int, most: int
+) -> None:
+    wanted = {"query_length": length, "hard": hard, "max_per_user": most}
+    assert plain_pairs(in_batches(log, chance), wanted) == naive_pairs(log, length, hard, most)
+
+
+def plain_pairs(batches: list[Columns], wanted: dict[str, int]) -> Counter[Any]:
+    """Query items, item, hard negatives and time of each pair."""
+    (columns,) = PairsOfBucket("hard" in wanted, wanted).process((0, batches))
+    names = ("query_item_ids", "item_id", "hard_item_ids", "timestamp")
+    values = zip(*(columns[name].to_pylist() for name in names), strict=True)
+    return Counter((tuple(query), item, tuple(near), time) for query, item, near, time in values)
+
+
+def naive_pairs(log: list[Row], length: int, hard: int, most: int) -> Counter[Any]:
+    """One user, one click after the other."""
+    found: Counter[Any] = Counter()
+    for user in {row[0] for row in log}:
+        moments = sorted((time, sequence, item, clicked) for u, item, time, sequence, clicked, _ in log if u == user)
+        pairs = []
+        for place, (time, sequence, item, clicked) in enumerate(moments):
+            query = [i for t, s, i, c in moments if c and (t, s) < (time, sequence)][-length:]
+            if clicked and query:
+                before = [i for *_, i, c in moments[:place] if not c]
+                after = [i for *_, i, c in moments[place:] if not c]
+                begin = max(0, min(len(before) - hard // 2, len(before) + len(after) - hard))
+                near = (before + after)[begin : begin + hard]
+                names = [tuple(f"i{i}".encode() for i in ids) for ids in (query, near)]
+                pairs.append((names[0], f"i{item}".encode(), names[1], time))
+        found.update(pairs[-most:] if most else pairs)
+    return found
 
 
 @given(rows, st.randoms(use_true_random=False))

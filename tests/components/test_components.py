@@ -131,8 +131,8 @@ def test_pairs_come_from_the_training_window(made: dict[str, Any]) -> None:
     assert all(row["query_text"] or row["query_image"] for row in read(made["pairs"], "train"))
     clicked = {(row["item_id"]) for row in impressions["train"] if row["clicked"]}
     for row in read(made["history_pairs"], "train"):
-        assert {row["query_item_id"], row["item_id"]} <= clicked
-        assert row["query_item_id"] != row["item_id"]
+        assert {*row["query_item_ids"], row["item_id"]} <= clicked
+        assert row["query_item_ids"] != [row["item_id"]]
 
 
 def test_profiles_are_joined_and_unknown_users_get_none(shop: Path, made: dict[str, Any], tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Trains a ranker on two logical CPU devices and on one, and compares; a process of its own, because logical
-devices must be set before TensorFlow starts."""
+"""Trains the ranker and stage 2 on two logical CPU devices and on one, and compares; a process of its own, because
+logical devices must be set before TensorFlow starts."""
 
 import os
 
@@ -10,7 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from mim_keras.ciubm import CiUBM, RankerShape
-from mim_keras.config import TrainingConfig, preset
+from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
+from mim_keras.csft import ABSENT, Csft
+from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.training.fit import fit
 from mim_keras.training.strategy import make_strategy
@@ -18,6 +21,7 @@ from mim_keras.training.strategy import make_strategy
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+BATCH = 32
 
 
 def train(strategy_name: str) -> list[np.ndarray]:
@@ -29,15 +33,49 @@ def train(strategy_name: str) -> list[np.ndarray]:
         model = CiUBM(preset("tiny").ciubm, RankerShape(users=3), columns)
         model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
     x = {
-        "item_row": rng.integers(1, 11, 32),
-        "history_rows": rng.integers(0, 11, (32, 8)),
-        "history_ages": rng.integers(0, 1000, (32, 8)),
-        "user_index": rng.integers(0, 3, 32),
+        "item_row": rng.integers(1, 11, BATCH),
+        "history_rows": rng.integers(0, 11, (BATCH, 8)),
+        "history_ages": rng.integers(0, 1000, (BATCH, 8)),
+        "user_index": rng.integers(0, 3, BATCH),
     }
-    y = rng.integers(0, 2, 32).astype("float32")
-    fit("ranker", model, tf.data.Dataset.from_tensor_slices((x, y)).batch(32), TrainingConfig(epochs=3))
+    y = rng.integers(0, 2, BATCH).astype("float32")
+    fit("ranker", model, tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH), TrainingConfig(epochs=3))
     return [variable.numpy() for variable in model.trainable_variables]
+
+
+def contrast(strategy_name: str) -> tuple[list[np.ndarray], list[float]]:
+    """Weights, the queue's content, and the loss of each epoch."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    config = preset("tiny").encoder
+    features = {
+        "image_features": rng.normal(size=(40, 32)).astype("float32"),
+        "text_features": rng.normal(size=(40, 16)).astype("float32"),
+        "image_mask": np.ones(40, "float32"),
+        "text_mask": np.ones(40, "float32"),
+    }
+    terms = (ContrastTerm(pools=("space", "time", "hard")), ContrastTerm("image", "text", ("space",), 8, 0.5))
+    settings = CsftConfig(terms=terms, queue_size=48, align_weight=0.0, modality_dropout=0.0, temperature=0.2)
+    log_q = np.log(rng.uniform(0.01, 0.1, 40)).astype("float32")
+    with make_strategy(TrainingConfig(strategy=strategy_name)).scope():
+        encoder = ItemEncoder(config, TextReader.fit(config, ["red mug", "blue lamp"])[0])
+        encoder.build()
+        encoder.freeze_towers()
+        model = Csft(encoder, settings, log_q, features, query_items=3)
+        model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    rows = rng.integers(0, 40, (BATCH, 6)).astype(np.int32)
+    rows[::3, 0] = ABSENT
+    x = {"rows": rows, "key": rng.integers(0, 20, BATCH).astype(np.int32)}
+    history = fit("csft", model, tf.data.Dataset.from_tensor_slices(x).batch(BATCH), TrainingConfig(epochs=3))
+    queue = [model.queues["joint"].vectors.numpy(), model.queues["joint"].rows.numpy()]
+    return [variable.numpy() for variable in model.trainable_variables] + queue, history["loss"]
 
 
 for one, two in zip(train("one_device"), train("mirrored"), strict=True):
     np.testing.assert_allclose(one, two, atol=1e-5)
+
+alone, alone_loss = contrast("one_device")
+together, together_loss = contrast("mirrored")
+for one, two in zip(alone, together, strict=True):
+    np.testing.assert_allclose(one, two, atol=1e-5)
+np.testing.assert_allclose(alone_loss, together_loss, rtol=1e-5)

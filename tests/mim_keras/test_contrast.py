@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from mim_keras.config import CsftConfig, preset
+from mim_keras.config import ContrastTerm, CsftConfig, preset
 from mim_keras.contrast.info_nce import alignment_loss, info_nce
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
-from mim_keras.csft import Csft
+from mim_keras.csft import ABSENT, Csft, unfair
 from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.encoders.text_reader import TextReader
 
 
 def test_info_nce_by_hand() -> None:
@@ -57,38 +58,89 @@ def test_queue_keeps_the_latest_in_order_over_its_edge() -> None:
     assert int(queue.next.numpy()) == 4
 
 
-@pytest.fixture
-def csft() -> Csft:
+def csft(levels: str = "one", query_items: int = 1, **changes: object) -> Csft:
     config = preset("tiny").encoder
-    encoder = ItemEncoder(config, 50)
+    encoder = ItemEncoder(config, TextReader.fit(config, ["red mug", "blue lamp"])[0])
     encoder.build()
-    settings = CsftConfig(queue_size=4, log_q=False, align_weight=0.0, modality_dropout=0.0, temperature=1.0)
-    return Csft(encoder, settings, np.zeros(10, "float32"))
+    plain = {"queue_size": 4, "log_q": False, "align_weight": 0.0, "modality_dropout": 0.0, "temperature": 1.0}
+    settings = CsftConfig(levels=levels, **{**plain, **changes})  # type: ignore[arg-type]
+    return Csft(encoder, settings, np.zeros(20, "float32"), query_items=query_items)
 
 
-def test_unfair_candidates(csft: Csft) -> None:
-    query_row, item_row = np.array([7, 7, 8]), np.array([1, 2, 1])
+def test_unfair_candidates() -> None:
+    query_rows, item_row, key = np.array([[7], [7], [8]]), np.array([1, 2, 1]), np.array([0, 0, 1])
     candidates = np.array([1, 2, 1, EMPTY, 7, 9])
-    unfair = keras.ops.convert_to_numpy(csft._unfair(query_row, item_row, candidates))
+    found = keras.ops.convert_to_numpy(unfair(query_rows, item_row, key, candidates, item_row, key))
     # query 7 led to 1 and 2; query 8 led to 1; 7 is a candidate itself; the fourth place is empty
-    np.testing.assert_array_equal(
-        unfair,
-        [
-            [True, True, True, True, True, False],
-            [True, True, True, True, True, False],
-            [True, False, True, True, False, False],
-        ],
-    )
+    expected = [
+        [True, True, True, True, True, False],
+        [True, True, True, True, True, False],
+        [True, False, True, True, False, False],
+    ]
+    np.testing.assert_array_equal(found, expected)
 
 
-def test_loss_counts_the_queue_and_pushes_after(csft: Csft) -> None:
-    z = np.eye(16, dtype="float32")
-    y_pred = {"query": {"joint": z[:2]}, "item": {"joint": z[:2], "image": z[:2], "text": z[:2]}}
-    x = {"query_row": np.array([8, 9]), "item_row": np.array([1, 2])}
-    first = float(csft.compute_loss(x, y_pred=y_pred, training=True))
+def test_nothing_of_a_history_is_its_negative() -> None:
+    query_rows = np.array([[ABSENT, 4, 5]])
+    found = unfair(query_rows, np.array([1]), np.array([0]), np.array([4, 5, 6]), np.array([1]), np.array([0]))
+    np.testing.assert_array_equal(found, [[True, True, False]])
+
+
+def views(vectors: np.ndarray) -> dict[str, np.ndarray]:
+    return {"joint": vectors, "image": vectors, "text": vectors}
+
+
+def test_loss_counts_the_queue_and_pushes_after() -> None:
+    model, z = csft(), np.eye(16, dtype="float32")
+    y_pred = {"query": views(z[:2]), "item": views(z[:2]), "hard": views(np.zeros((2, 0, 16), "float32"))}
+    x = {"rows": np.array([[8, 1], [9, 2]]), "key": np.array([0, 1])}
+    first = float(model.compute_loss(x, y_pred=y_pred, training=True))
     assert first == pytest.approx(np.log(np.e + 1) - 1, rel=1e-5)  # one in-batch negative at cosine 0
-    np.testing.assert_array_equal(csft.queue.rows.numpy()[:2], [1, 2])
-    x = {"query_row": np.array([6, 7]), "item_row": np.array([3, 4])}
-    second = float(csft.compute_loss(x, y_pred=y_pred, training=False))
+    np.testing.assert_array_equal(model.queues["joint"].rows.numpy()[:2], [1, 2])
+    x = {"rows": np.array([[6, 3], [7, 4]]), "key": np.array([2, 3])}
+    second = float(model.compute_loss(x, y_pred=y_pred, training=False))
     # now the queue holds rows 1 and 2: one at cosine 1, one at 0, beside the in-batch negative
     assert second == pytest.approx(np.log(2 * np.e + 2) - 1, rel=1e-5)
+
+
+def test_pools_are_terms_of_their_own_and_hard_negatives_belong_to_their_pair() -> None:
+    model, z = csft("pools", queue_size=0), np.eye(16, dtype="float32")
+    hard = np.stack([[z[0], z[5]], [z[5], z[6]]])
+    y_pred = {"query": views(z[:2]), "item": views(z[:2]), "hard": views(hard)}
+    # the first pair's hard negatives: one at cosine 1, and one place empty; the second's: two at cosine 0
+    x = {"rows": np.array([[8, 1, 11, ABSENT], [9, 2, 12, 13]]), "key": np.array([0, 1])}
+    by_hand = (np.log(2 * np.e) - 1 + np.log(np.e + 2) - 1) / 2 + 0.3 * (np.log(np.e + 1) - 1)
+    assert float(model.compute_loss(x, y_pred=y_pred)) == pytest.approx(by_hand, rel=1e-5)
+    x["rows"][0, 2] = 8  # what the query itself holds is no negative
+    by_hand = (0 + np.log(np.e + 2) - 1) / 2 + 0.3 * (np.log(np.e + 1) - 1)
+    assert float(model.compute_loss(x, y_pred=y_pred)) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_prefixes_are_vectors_of_their_own() -> None:
+    model = csft(terms=(ContrastTerm(dimension=4),))
+    z = np.random.default_rng(0).normal(size=(2, 16)).astype("float32")
+    y_pred = {"query": views(z), "item": views(z), "hard": views(np.zeros((2, 0, 16), "float32"))}
+    x = {"rows": np.array([[8, 1], [9, 2]]), "key": np.array([0, 1])}
+    short = z[:, :4] / np.linalg.norm(z[:, :4], axis=1, keepdims=True)
+    cosine = float(short[0] @ short[1])
+    assert float(model.compute_loss(x, y_pred=y_pred)) == pytest.approx(np.log(np.e + np.exp(cosine)) - 1, rel=1e-4)
+
+
+@pytest.mark.parametrize("table_rows", [5, 500], ids=["the table is projected", "the batch is projected"])
+def test_a_history_is_the_mean_of_its_vectors_whichever_way_they_are_made(table_rows: int) -> None:
+    rng = np.random.default_rng(1)
+    model = csft(query_items=3)
+    features = {
+        "image_features": rng.normal(size=(table_rows, 32)).astype("float32"),
+        "text_features": rng.normal(size=(table_rows, 16)).astype("float32"),
+        "image_mask": np.ones(table_rows, "float32"),
+        "text_mask": np.ones(table_rows, "float32"),
+    }
+    frozen = Csft(model.encoder, model.config, np.zeros(table_rows, "float32"), features, query_items=3)
+    rows = np.array([[ABSENT, 0, 3, 1, 2], [2, 1, 4, 0, ABSENT]])
+    found = frozen({"rows": rows, "key": np.array([0, 1])})
+    joint = keras.ops.convert_to_numpy(model.encoder.embed(features)["joint"])
+    np.testing.assert_allclose(found["query"]["joint"][0], (joint[0] + joint[3]) / 2, atol=1e-5)
+    np.testing.assert_allclose(found["query"]["joint"][1], joint[[2, 1, 4]].mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found["item"]["joint"], joint[[1, 0]], atol=1e-5)
+    np.testing.assert_allclose(found["hard"]["joint"][0, 0], joint[2], atol=1e-5)

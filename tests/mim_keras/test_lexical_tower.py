@@ -11,7 +11,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mim_keras.config import LexicalConfig, preset
-from mim_keras.encoders.lexical_tower import LexicalTerms, LexicalTower, fit_terms
+from mim_keras.encoders.lexical_tower import LexicalTerms, LexicalTower, block_widths, fit_terms
 from tests.mim_keras.layer_harness import check_layer
 
 TEXTS = [
@@ -23,43 +23,46 @@ TEXTS = [
     "green rug",
     "green lamp",
 ]
-CONFIG = LexicalConfig(terms=100, min_count=2, max_terms=6, width=3)
+CONFIG = LexicalConfig(terms=100, min_count=2, max_terms=6, width=3, tags=0)
 
 
-def features(texts: list[str], config: LexicalConfig = CONFIG) -> np.ndarray:
-    names, table = fit_terms(TEXTS, config)
-    tower = LexicalTower(config, len(names))
-    tower.build((None, config.max_terms))
+def features(texts: list[str], config: LexicalConfig = CONFIG, catalogue: list[str] = TEXTS) -> np.ndarray:
+    names, table = fit_terms(catalogue, config)
+    tower = LexicalTower(len(names), block_widths(names, config))
+    tower.build((None, config.max_terms), (None, config.max_terms))
     tower.fill(table)
-    return keras.ops.convert_to_numpy(tower(LexicalTerms(config, names)(texts)))
+    return keras.ops.convert_to_numpy(tower(*LexicalTerms(config, names)(texts)))
 
 
 def test_texts_lie_where_scikit_learn_puts_them() -> None:
     texts = [text for text in TEXTS if text]
     pattern = r"(?u)\b\w+\b"
-    tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=pattern).fit_transform(texts)
+    tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=pattern).fit_transform(texts)
     expected = TruncatedSVD(3, algorithm="arpack").fit_transform(tfidf)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     found = features(texts)
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-5)  # a direction has no sign
 
 
-def test_terms_are_those_of_enough_texts_and_each_counts_once() -> None:
+def test_terms_are_those_of_enough_texts_and_each_stands_once() -> None:
     names, table = fit_terms(TEXTS, CONFIG)
     assert set(names) == {"red", "blue", "striped", "mug", "lamp", "green", "red lamp"}
     assert table.shape == (len(names), 3)
-    read = LexicalTerms(CONFIG, names)
-    ids = read(["Red, RED mug!", "nothing known", ""]).numpy()
-    assert ids.shape == (3, 6)
-    assert {names[i - 1] for i in ids[0] if i} == {"red", "mug"}
-    assert sorted(ids[0])[-2:] == sorted({names.index("red") + 1, names.index("mug") + 1})
+    ids, weights = (values.numpy() for values in LexicalTerms(CONFIG, names)(["Red, RED mug!", "nothing known", ""]))
+    assert ids.shape == weights.shape == (3, 6)
+    found = {names[i - 1]: weight for i, weight in zip(ids[0], weights[0], strict=True) if i}
+    assert found == pytest.approx({"red": 1 + np.log(2), "mug": 1})
+    assert ids[0, 0] > ids[0, 1] > ids[0, 2] == 0
     assert not ids[1:].any()
+    assert not weights[1:].any()
 
 
 def test_a_text_too_long_keeps_its_rarest_terms() -> None:
     names, _ = fit_terms(TEXTS, CONFIG)
     text = ", ".join(name for name in names if " " not in name)
-    everything, few = (LexicalTerms(LexicalConfig(terms=100, max_terms=n), names)([text]).numpy()[0] for n in (20, 2))
+    everything, few = (
+        LexicalTerms(LexicalConfig(terms=100, max_terms=n), names)([text])[0].numpy()[0] for n in (20, 2)
+    )
     assert few.tolist() == sorted(everything, reverse=True)[:2]
 
 
@@ -67,8 +70,28 @@ def test_a_text_of_which_nothing_is_known_is_zero() -> None:
     assert not features(["quite other words", ""]).any()
 
 
+def test_each_field_of_tags_is_a_block_of_its_own() -> None:
+    config = LexicalConfig(terms=100, min_count=2, max_terms=8, width=3, tag_width=2)
+    tags = ["#Kitchen #by:ann #by:bo", "#by:cy", "#kitchen, #by:ann", "#by:bo", "#by:cy", "", "#x #by:bo"]
+    texts = [f"{text} {own}" for text, own in zip(TEXTS, tags, strict=True)]
+    names, _ = fit_terms(texts, config)
+    assert names[-4] == "#kitchen"
+    assert set(names[-3:]) == {"#by:ann", "#by:bo", "#by:cy"}
+    assert "kitchen" not in names
+    assert block_widths(names, config) == (3, 1, 2)  # words; one tag, a column of its own; three, in two directions
+    found = features(["red mug #kitchen, #by:ann", "#by:ann", "red mug", "#unknown"], config, texts)
+    np.testing.assert_allclose(np.linalg.norm(found[0, :3]), 1, atol=1e-6)
+    np.testing.assert_allclose(found[0, :3], found[2, :3], atol=1e-6)
+    assert found[0, 3] == 1
+    np.testing.assert_allclose(found[0, 4:], found[1, 4:], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found[1, 4:]), 1, atol=1e-6)
+    assert not found[1, :4].any()
+    assert not found[2, 3:].any()
+    assert not found[3].any()
+
+
 def test_a_small_catalogue_leaves_columns_empty() -> None:
-    wide = features(["red mug"], LexicalConfig(terms=100, min_count=2, max_terms=6, width=50))
+    wide = features(["red mug"], LexicalConfig(terms=100, min_count=2, max_terms=6, width=50, tags=0))
     assert wide.shape == (1, 50)
     assert not wide[:, 10:].any()
     np.testing.assert_allclose(np.linalg.norm(wide), 1, atol=1e-5)
@@ -76,7 +99,9 @@ def test_a_small_catalogue_leaves_columns_empty() -> None:
 
 def test_harness(tmp_path: Path) -> None:
     ids = np.array([[3, 1, 0], [2, 0, 0], [0, 0, 0]], "int32")
-    output = check_layer(lambda: LexicalTower(CONFIG, 3), {"term_ids": ids}, (), tmp_path)
+    weights = np.array([[1, 2, 0], [1, 0, 0], [0, 0, 0]], "float32")
+    inputs = {"term_ids": ids, "term_weights": weights}
+    output = check_layer(lambda: LexicalTower(3, (2, 1)), inputs, ("term_weights",), tmp_path)
     assert output.shape == (3, 3)
     assert not output[2].any()
 

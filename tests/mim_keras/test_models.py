@@ -259,3 +259,23 @@ def test_multi_worker_needs_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None
 def test_vocabulary_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no item of the catalogue has a title or a text"):
         make_vocabulary(["", ""], 10)
+
+
+def test_the_whole_table_is_projected_or_the_rows_alone_to_the_same_end(columns: ItemColumns) -> None:
+    model, x = ranker(columns), inputs(6)
+    assert L < model.items.rows <= 6 * L  # for six histories the table, for one its rows
+    one = {name: values[:1] for name, values in x.items()}
+    np.testing.assert_allclose(model(one)["ctr"].numpy(), model(x)["ctr"].numpy()[:1], atol=1e-6)
+
+
+def test_rows_that_a_batch_uses_are_held_small(columns: ItemColumns) -> None:
+    x = inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    norms = []
+    for weight in (0.0, 1.0):
+        model = ranker(columns, id_l2=weight)
+        model.compile(optimizer=keras.optimizers.Adam(0.02))
+        model.fit(tf.data.Dataset.from_tensors((x, y)).repeat(40), epochs=1, verbose=0)
+        norms.append(float(np.linalg.norm(model.id_embedding.embeddings.numpy())))
+    assert norms[1] < 0.5 * norms[0]
+    assert "penalty" not in model(x)

@@ -62,8 +62,8 @@ def test_enriched_layout_never_lets_time_run_against_the_order(tmp_path: Path) -
     )
     counts = import_movielens(source, tmp_path / "to")
     assert counts["left out: place in the user's order unknown"] == 1
-    assert rows(tmp_path / "to", "items")[0]["text"] == 'He said "no" Directed by J. Doe.'
-    assert rows(tmp_path / "to", "items")[1]["text"] is None
+    assert rows(tmp_path / "to", "items")[0]["text"] == 'He said "no" Directed by J. Doe. #genre:x #by:j.-doe'
+    assert rows(tmp_path / "to", "items")[1]["text"] == "#genre:y"
     own = [(r["timestamp"], r["item_id"]) for r in rows(tmp_path / "to", "impressions") if r["user_id"] == "1"]
     assert own == [(978300500, "2"), (978300500, "1")]
 

@@ -7,6 +7,7 @@ Layouts, found by the files that are there:
 * enriched: `interactions.tsv` with `seq`, or `ratings.csv`, beside `items.tsv` with plots and abstracts
 
 Any of them may be gzipped.  Posters are taken from `posters*/<movie id>.jpg`.  A rating of four or more is a click.
+Genres, years and people also stand in the text, as tags.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +114,7 @@ def _write_items(source: Path, folder: Path, items: list[dict[str, str]]) -> tup
         parts.append(f"With {row['actors']}." if row.get("actors") else None)
         poster = posters.get(row["movie_id"])
         genres = row.get("genres") or ""
+        parts.append(" ".join(_tags(row)) or None)
         columns["item_id"].append(row["movie_id"])
         columns["title"].append(row["title"])
         columns["text"].append(" ".join(part for part in parts if part) or None)
@@ -119,6 +122,17 @@ def _write_items(source: Path, folder: Path, items: list[dict[str, str]]) -> tup
         columns["image"].append(poster.read_bytes() if poster else None)
     write_table(folder, "items", columns)
     return len(items), sum(image is not None for image in columns["image"])
+
+
+def _tags(row: dict[str, str]) -> list[str]:
+    """What is known of a film for certain: `#genre:film-noir #from:1945` (five years) `#by:john-huston`."""
+    genres = [genre for genre in (row.get("genres") or "").split("|") if genre and "no genres" not in genre]
+    years = [row["year"]] if row.get("year") else re.findall(r"\((\d{4})\)\s*$", row["title"])
+    people = f"{row.get('director') or ''},{row.get('actors') or ''}".split(",")
+    tags = [("genre", genre) for genre in genres]
+    tags += [("from", str(int(year) // 5 * 5)) for year in years if year.isdigit()]
+    tags += [("by", person.strip()) for person in people if person.strip()]
+    return [f"#{field}:{name.lower().replace(' ', '-')}" for field, name in tags]
 
 
 def _write_impressions(source: Path, folder: Path, known_items: set[str]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
-from mim_keras.config import CiubmConfig, from_mapping
+from mim_keras.config import CiubmConfig, TrainingConfig, from_mapping
 from mim_keras.export import ItemRows, RankerServing, export_ranker, latest
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc, gauc, log_loss
@@ -53,11 +53,12 @@ def run_fn(fn_args: Any) -> None:
     def dataset(patterns: list[str], train: bool) -> tf.data.Dataset:
         return read_ranking_examples(patterns, transform, rows, config, context, train)
 
+    steps = training.epochs * count_steps(fn_args.train_files, training) if training.schedule != "constant" else None
     strategy = make_strategy(training)
     with strategy.scope():
         model = CiUBM(config, shape, columns)
         model.compile(
-            optimizer=optimizer(training),
+            optimizer=optimizer(training, steps),
             jit_compile=training.jit_compile,
             steps_per_execution=training.steps_per_execution,
         )
@@ -109,6 +110,7 @@ def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[
     return {
         "category": list(columns.category_names),
         "item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
+        "history item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
         "user": learned(USER_VOCABULARY, told["oov_buckets"]),
         **{f"context {place}": context(name) for place, name in enumerate(told["categorical_features"])},
     }
@@ -166,6 +168,14 @@ def read_ranking_examples(
         records = records.shuffle(SHUFFLE_ROWS, seed=config.training.seed)
     batches = records.batch(batch_size, drop_remainder=train)
     return batches.map(parse, tf.data.AUTOTUNE).prefetch(4)
+
+
+def count_steps(patterns: list[str], training: TrainingConfig) -> int:
+    """Steps of one epoch."""
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    records = tf.data.TFRecordDataset(files, "GZIP").batch(4096)
+    rows = int(records.reduce(np.int64(0), lambda n, batch: n + tf.size(batch, tf.int64)))
+    return max(1, rows // training.batch_size)
 
 
 def raw_examples(

@@ -31,6 +31,8 @@ def run_fn(fn_args: Any) -> None:
     table = catalogue.table(ContentReader(encoder_config, words))
     categories = catalogue.multi_hot()
 
+    rows = np.flatnonzero(~catalogue.held_out)
+    batch_size = min(training.batch_size, len(rows))
     with make_strategy(training).scope():
         encoder = ItemEncoder(encoder_config, words)
         encoder.build()
@@ -38,14 +40,12 @@ def run_fn(fn_args: Any) -> None:
             encoder.lexical_tower.fill(lexical)
             encoder.lexical_tower.trainable = False
         model = Pretraining(encoder, config, categories.shape[1])
-        model.compile(optimizer=optimizer(training), jit_compile=training.jit_compile)
-
-    rows = np.flatnonzero(~catalogue.held_out)
+        steps = training.epochs * (len(rows) // batch_size)
+        model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
 
     def read(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         return {**table.rows(batch), "category": tf.gather(categories, batch)}
 
-    batch_size = min(training.batch_size, len(rows))
     dataset = (
         tf.data.Dataset.from_tensor_slices(rows)
         .shuffle(len(rows), seed=training.seed)

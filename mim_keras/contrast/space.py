@@ -1,0 +1,42 @@
+"""Space negatives: what the other replicas hold at this very step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def gather_from_replicas(values: Any) -> Any:
+    """Rows of all replicas in one tensor, [B, ...] → [replicas · B, ...]; the rows themselves where there is one.
+
+    The gradient of every replica's loss reaches the replica that the row came from, so that a loss over gathered rows
+    is that of one device on the joined batch.
+
+    Source: SimCLR (2002.05709), global negatives.
+    """
+    if not replicas():
+        return values
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_gather(values, axis=0)
+
+
+def first_row_of_replica(rows: Any) -> Any:
+    """Where this replica's rows begin among those gathered, an int32 scalar."""
+    if not replicas():
+        return 0
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().replica_id_in_sync_group * rows
+
+
+def replicas() -> int:
+    """How many replicas train together; 0 where it is one alone, or the backend is not TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return 0
+    import tensorflow as tf
+
+    if not tf.distribute.in_cross_replica_context() and (n := tf.distribute.get_strategy().num_replicas_in_sync) > 1:
+        return int(n)
+    return 0

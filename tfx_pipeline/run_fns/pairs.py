@@ -1,0 +1,146 @@
+"""Reads the pairs that PairGen wrote, as rows of one content table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+from components.examples import DECODE_ROWS, Columns, concatenate, decode
+from mim_keras.csft import ABSENT
+from mim_keras.encoders.content import ContentReader, ContentTable
+from tfx_pipeline.run_fns.catalogue import Catalogue
+
+LISTS = ("query_item_ids", "hard_item_ids")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n pairs; rows are those of a content table.
+
+    Attributes:
+        query_rows: int [n, L]; `ABSENT` before the first where a query has fewer.
+        item_row: int [n].
+        hard_rows: int [n, K]; `ABSENT` after the last where a pair has fewer.
+        key: Pairs of one key share their positives, int [n].
+        is_intent: Whether the query was content of its own, bool [n].
+    """
+
+    query_rows: np.ndarray
+    item_row: np.ndarray
+    hard_rows: np.ndarray
+    key: np.ndarray
+    is_intent: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item_row)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """As `Csft` takes them, int32 [n, L + 1 + K]."""
+        return np.concatenate([self.query_rows, self.item_row[:, None], self.hard_rows], axis=1).astype(np.int32)
+
+
+def read_pairs(
+    patterns: tuple[list[str], list[str]], catalogue: Catalogue, reader: ContentReader
+) -> tuple[Pairs, Pairs, ContentTable]:
+    """Pairs of both splits, and their content table: the catalogue first, then each query's own content.
+
+    Raises:
+        ValueError: fewer than two training pairs.
+    """
+    place = {item_id: row for row, item_id in enumerate(catalogue.item_id)}
+    own = _OwnContent(catalogue)
+    splits = [_read_split(files) for files in patterns]
+    if not splits[0] or len(splits[0]["item_id"]) < 2:
+        made = len(splits[0]["item_id"]) if splits[0] else 0
+        raise ValueError(
+            f"C-SFT needs at least 2 training pairs; PairGen made {made}. "
+            "Widen data.pairs.window_seconds, or bring a longer click log or intents."
+        )
+    lengths = [max(_longest(split, name) for split in splits) for name in LISTS]
+    train, valid = (_pairs(split, place, own, max(1, lengths[0]), lengths[1]) for split in splits)
+    return train, valid, ContentTable(reader, *own.columns())
+
+
+def _read_split(patterns: list[str]) -> Columns:
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    decoder = ExamplesToRecordBatchDecoder(_schema().SerializeToString())
+    batches = tf.data.TFRecordDataset(files, "GZIP").batch(DECODE_ROWS).as_numpy_iterator()
+    parts = [decode(decoder, list(batch), lists=LISTS) for batch in batches]
+    return concatenate(parts) if parts else {}
+
+
+def _schema() -> schema_pb2.Schema:
+    """Told beforehand, since a feature without any value in a batch shows no type."""
+    texts = ("query_image", "query_text", "item_id", "user_id", *LISTS)
+    return schema_pb2.Schema(feature=[schema_pb2.Feature(name=name, type=schema_pb2.BYTES) for name in texts])
+
+
+def _longest(columns: Columns, name: str) -> int:
+    return int(np.diff(columns[name].offsets.to_numpy()).max(initial=0)) if columns else 0
+
+
+class _OwnContent:
+    """The catalogue's content, and behind it that of queries that are no item; each once."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._image, self._title, self._text = list(catalogue.image), list(catalogue.title), list(catalogue.text)
+        self._rows: dict[tuple[bytes, bytes], int] = {}
+
+    def row(self, image: bytes, text: bytes) -> int:
+        """Row of a query's picture and words."""
+        if (image, text) not in self._rows:
+            self._rows[image, text] = len(self._image)
+            self._image.append(image)
+            self._title.append(text)
+            self._text.append(b"")
+        return self._rows[image, text]
+
+    def columns(self) -> list[np.ndarray]:
+        """Pictures, titles and texts of all rows."""
+        columns = []
+        for values in (self._image, self._title, self._text):
+            column = np.empty(len(values), object)
+            column[:] = values
+            columns.append(column)
+        return columns
+
+
+def _pairs(columns: Columns, place: dict[bytes, int], own: _OwnContent, length: int, hard: int) -> Pairs:
+    count = len(columns["item_id"]) if columns else 0
+    query_rows = np.full((count, length), ABSENT, np.int32)
+    hard_rows = np.full((count, hard), ABSENT, np.int32)
+    item_row, is_intent = np.zeros(count, np.int32), np.zeros(count, bool)
+    if not count:
+        return Pairs(query_rows, item_row, hard_rows, np.zeros(0, np.int32), is_intent)
+    query_rows[:] = _laid_out(columns["query_item_ids"], place, length, at_end=True)
+    hard_rows[:] = _laid_out(columns["hard_item_ids"], place, hard, at_end=False)
+    item_row[:] = [place[item] for item in columns["item_id"].to_pylist()]
+    is_intent[:] = (query_rows == ABSENT).all(axis=1)
+    images, texts = columns["query_image"].to_pylist(), columns["query_text"].to_pylist()
+    for row in np.flatnonzero(is_intent):
+        query_rows[row, -1] = own.row(images[row], texts[row])
+    users = columns["user_id"].to_pylist()
+    codes: dict[object, int] = {}
+    keys = (users[row] or int(query_rows[row, -1]) for row in range(count))
+    key = np.array([codes.setdefault(value, len(codes)) for value in keys], np.int32)
+    return Pairs(query_rows, item_row, hard_rows, key, is_intent)
+
+
+def _laid_out(lists: pa.ListArray, place: dict[bytes, int], width: int, at_end: bool) -> np.ndarray:
+    """Lists of ids as a table of rows, int32 [n, width]."""
+    offsets, values = lists.offsets.to_numpy(), lists.values.to_pylist()
+    sizes = np.diff(offsets)
+    table = np.full((len(sizes), width), ABSENT, np.int32)
+    inside = np.arange(width)[None, :] < sizes[:, None]
+    rows = np.fromiter((place[value] for value in values[offsets[0] : offsets[-1]]), np.int32)
+    table[inside] = rows
+    if at_end:
+        shift = (np.arange(width)[None, :] + sizes[:, None]) % width
+        table = np.take_along_axis(table, shift, axis=1)
+    return table
