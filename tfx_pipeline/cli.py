@@ -151,6 +151,38 @@ def schema(root: Path, folder: Path) -> None:
         click.echo(str(path), err=True)
 
 
+@main.command()
+@_config
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False), help="Folder of the contract.")
+@click.option("--root", required=True, type=click.Path(file_okay=False), help="Where everything is written.")
+@click.option("--variants", default="", help="Names, comma-separated; all if not given.")
+@click.option("--seeds", default=5, show_default=True, help="How often each is trained; differences pair by seed.")
+@click.option("--reference", default="ids", show_default=True, help="The variant the others are held against.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@_set
+def ablate(
+    config: str,
+    data: str,
+    root: str,
+    variants: str,
+    seeds: int,
+    reference: str,
+    as_json: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure what each part of the method is worth: a table of variants with paired intervals over seeds."""
+    from tfx_pipeline.ablation.run import PAGE
+    from tfx_pipeline.ablation.run import ablate as run_ablation
+    from tfx_pipeline.ablation.variants import chosen
+    from tfx_pipeline.settings import Settings
+
+    wanted = chosen(variants)
+    if reference not in wanted:
+        reference = next(iter(wanted))
+    found = run_ablation(Settings.load(config, overrides), data, root, wanted, seeds, reference)
+    click.echo(json.dumps(found) if as_json else (Path(root) / PAGE).read_text())
+
+
 @main.command("compile")
 @_config
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))

@@ -82,8 +82,14 @@ class Places:
         return f"{self.root}/metadata.sqlite"
 
 
-def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
-    """The pipeline that `settings` describe, over the data and into the root that `places` name."""
+def create_pipeline(settings: Settings, places: Places, data_only: bool = False) -> tfx.dsl.Pipeline:
+    """The pipeline that `settings` describe, over the data and into the root that `places` name.
+
+    Args:
+        settings: What to do.
+        places: Where.
+        data_only: Only the components that make items, impressions, ranking examples and pairs.
+    """
     data, stages = settings.data, settings.stages
     common: dict[str, Any] = {
         "data": places.data,
@@ -286,34 +292,35 @@ def create_pipeline(settings: Settings, places: Places) -> tfx.dsl.Pipeline:
         page=places.report,
         code_fingerprint=code("report_gen"),
     )
+    everything = [
+        catalogue,
+        item_statistics,
+        item_schema,
+        item_check,
+        impression_gen,
+        history_gen,
+        pair_gen,
+        *stages_1_and_2,
+        exporter,
+        index,
+        push_encoder,
+        push_index,
+        example_statistics,
+        example_schema,
+        example_check,
+        transform,
+        *last_ranker,
+        ciubm,
+        baseline,
+        evaluator,
+        push_ranker,
+        *comparison,
+        report,
+    ]
     return tfx.dsl.Pipeline(
         pipeline_name=settings.name,
         pipeline_root=f"{places.root}/artifacts",
-        components=[
-            catalogue,
-            item_statistics,
-            item_schema,
-            item_check,
-            impression_gen,
-            history_gen,
-            pair_gen,
-            *stages_1_and_2,
-            exporter,
-            index,
-            push_encoder,
-            push_index,
-            example_statistics,
-            example_schema,
-            example_check,
-            transform,
-            *last_ranker,
-            ciubm,
-            baseline,
-            evaluator,
-            push_ranker,
-            *comparison,
-            report,
-        ],
+        components=[catalogue, impression_gen, history_gen, pair_gen] if data_only else everything,
         enable_cache=True,
         beam_pipeline_args=beam_flags(settings.beam_args),
     )

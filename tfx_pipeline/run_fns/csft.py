@@ -26,10 +26,8 @@ MEASURED_PAIRS = 4_000
 def run_fn(fn_args: Any) -> None:
     """Called by the Trainer; `custom_config` holds `csft` settings and the catalogue's folder."""
     config = from_mapping(CsftConfig, fn_args.custom_config["csft"])
-    training = config.training
-    seeded(training)
-    strategy = make_strategy(training)
-    with strategy.scope():
+    seeded(config.training)
+    with make_strategy(config.training).scope():
         encoder, words = ItemEncoder.load_from(Path(fn_args.base_model) / ENCODER_FOLDER)
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"])
     files = fn_args.train_files, fn_args.eval_files
@@ -37,23 +35,43 @@ def run_fn(fn_args: Any) -> None:
     items = len(catalogue.item_id)
     features = table.features(encoder)
     before = _measure(encoder, features, valid, items)
-
-    frozen = config.trainable == "head"
-    if frozen:
-        encoder.freeze_towers()
-    dataset = _dataset(train, None if frozen else table, config)
-    share = np.bincount(train.item_row, minlength=len(table)) + 1.0
-    with strategy.scope():
-        log_q = np.log(share / share.sum()).astype(np.float32)
-        model = Csft(encoder, config, log_q, features if frozen else None, train.query_rows.shape[1])
-        steps = training.epochs * int(dataset.cardinality())
-        model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
     logs = model_run_folder(fn_args.model_run_dir)
-    fit("csft", model, dataset, training, log_folder=logs)
-    after = _measure(encoder, features if frozen else table.features(encoder), valid, items)
+    tune(encoder, config, train, table, features, logs)
+    after = _measure(encoder, features if config.trainable == "head" else table.features(encoder), valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
+
+
+def tune(
+    encoder: ItemEncoder,
+    config: CsftConfig,
+    pairs: Pairs,
+    table: ContentTable,
+    features: dict[str, np.ndarray],
+    logs: Path | None = None,
+) -> None:
+    """Trains the encoder on pairs.
+
+    Args:
+        encoder: Of stage 1, or as it comes.
+        config: Of stage 2.
+        pairs: Of the training split.
+        table: The content that their rows name.
+        features: What the towers say of it.
+        logs: Where the curves go.
+    """
+    training, frozen = config.training, config.trainable == "head"
+    if frozen:
+        encoder.freeze_towers()
+    dataset = _dataset(pairs, None if frozen else table, config)
+    share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
+    with make_strategy(training).scope():
+        log_q = np.log(share / share.sum()).astype(np.float32)
+        model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1])
+        steps = training.epochs * int(dataset.cardinality())
+        model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
+    fit("csft", model, dataset, training, log_folder=logs)
 
 
 def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> tf.data.Dataset:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mim_keras.config import EncoderConfig, PretrainConfig, from_mapping
-from mim_keras.encoders.content import ContentReader
+from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export import CONTENT_BATCHES, export_encoder
@@ -24,21 +24,40 @@ def run_fn(fn_args: Any) -> None:
     """Called by the Trainer; `custom_config` holds `encoder` and `pretrain` settings and the catalogue's folder."""
     encoder_config = from_mapping(EncoderConfig, fn_args.custom_config["encoder"])
     config = from_mapping(PretrainConfig, fn_args.custom_config["pretrain"])
-    training = config.training
-    seeded(training)
+    seeded(config.training)
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"])
-    words, lexical = TextReader.fit(encoder_config, catalogue.words())
+    with make_strategy(config.training).scope():
+        encoder, words = new_encoder(encoder_config, catalogue)
     table = catalogue.table(ContentReader(encoder_config, words))
-    categories = catalogue.multi_hot()
+    untrained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
+    logs = model_run_folder(fn_args.model_run_dir)
+    pretrain(encoder, config, catalogue, table, logs)
+    trained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
+    log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
+    (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
+    export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
 
+
+def new_encoder(config: EncoderConfig, catalogue: Catalogue) -> tuple[ItemEncoder, TextReader]:
+    """An encoder as it comes, and what its towers for words read: the catalogue's own vocabulary."""
+    words, lexical = TextReader.fit(config, catalogue.words())
+    encoder = ItemEncoder(config, words)
+    encoder.build()
+    if encoder.lexical_tower is not None and lexical is not None:
+        encoder.lexical_tower.fill(lexical)
+        encoder.lexical_tower.trainable = False
+    return encoder, words
+
+
+def pretrain(
+    encoder: ItemEncoder, config: PretrainConfig, catalogue: Catalogue, table: ContentTable, logs: Path | None = None
+) -> None:
+    """Trains the encoder on the items that are not held out."""
+    training = config.training
+    categories = catalogue.multi_hot()
     rows = np.flatnonzero(~catalogue.held_out)
     batch_size = min(training.batch_size, len(rows))
     with make_strategy(training).scope():
-        encoder = ItemEncoder(encoder_config, words)
-        encoder.build()
-        if encoder.lexical_tower is not None and lexical is not None:
-            encoder.lexical_tower.fill(lexical)
-            encoder.lexical_tower.trainable = False
         model = Pretraining(encoder, config, categories.shape[1])
         steps = training.epochs * (len(rows) // batch_size)
         model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
@@ -53,10 +72,4 @@ def run_fn(fn_args: Any) -> None:
         .map(read, tf.data.AUTOTUNE)
         .prefetch(2)
     )
-    untrained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
-    logs = model_run_folder(fn_args.model_run_dir)
     fit("pretrain", model, dataset, training, log_folder=logs)
-    trained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
-    log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
-    (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
-    export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))

@@ -94,8 +94,10 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
         to_file.close()
 
 
-def run(settings: Settings, data: str, root: str) -> NodeTimes:
-    """Runs the pipeline; nodes whose inputs, settings and code did not change reuse their last result.
+def run(settings: Settings, data: str, root: str, data_only: bool = False) -> NodeTimes:
+    """Runs the pipeline, or with `data_only` its data components alone.
+
+    Nodes whose inputs, settings and code did not change reuse their last result.
 
     Raises:
         Whatever a node raises; what was done before it is kept and reused by the next run.
@@ -114,7 +116,7 @@ def run(settings: Settings, data: str, root: str) -> NodeTimes:
         encoder, ranker = last_models(places.metadata)
         places = replace(places, last_encoder=encoder, last_ranker=ranker)
         say(f"warm start: {f'encoder {encoder}, ranker {ranker}' if encoder else 'no earlier run, so from the first'}")
-    pipeline = create_pipeline(settings, places)
+    pipeline = create_pipeline(settings, places, data_only)
     pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(places.metadata)
     times = NodeTimes()
     with narrated(len(pipeline.components), times, Path(places.root) / "run.log"):

@@ -1,0 +1,45 @@
+"""The ablation on a small shop: the data once, the grid, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tfx_pipeline.ablation import train
+from tfx_pipeline.cli import main
+
+
+def test_ablate_measures_the_grid_and_resumes(
+    shop: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["ablate", "--config", str(tiny_config), "--data", str(shop), "--root", str(tmp_path)]
+    words += ["--seeds", "2", "--set", "data.split.new_items=5", "--json", "--variants"]
+    first = CliRunner().invoke(main, [*words, "ids,full"])
+    assert first.exit_code == 0, first.output
+    found = json.loads(first.stdout)
+    assert found["reference"] == "ids"
+    rows = {(row["variant"], row["slice"], row["figure"]): row for row in found["rows"]}
+    assert rows["full", "new", "gauc"]["seeds"] == 2
+    assert rows["full", "all", "auc"]["interval"] is not None
+    counts = found["results"]["full"]["1"]["test"]
+    assert counts["new"]["rows"] + counts["known"]["rows"] == counts["all"]["rows"]
+    assert 0.3 < counts["all"]["auc"] < 1
+    assert "| + stages 1 and 2: as configured | 2 |" in (tmp_path / "ablation.md").read_text()
+
+    measured: list[str] = []
+    measure = train.Bench.measure
+    monkeypatch.setattr(
+        train.Bench,
+        "measure",
+        lambda self, variant, seed: measured.append(variant.says) or measure(self, variant, seed),
+    )
+    second = CliRunner().invoke(main, [*words, "ids,full,stage1"])
+    assert second.exit_code == 0, second.output
+    assert set(measured) == {"+ stage 1"}
+    again = json.loads(second.stdout)["results"]
+    assert {name: again[name] for name in ("ids", "full")} == found["results"]
+    encoders = list((tmp_path / "ablation/encoders").glob("*/*"))
+    assert len(encoders) == 6  # as it comes, stage 1, stage 2, for each of two seeds

@@ -1,0 +1,75 @@
+"""The ablation's table by hand, its variants, and its inputs against what tf.Transform and HistoryGen mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import ttest_rel
+
+from mim_keras.config import ConfigError, preset
+from tfx_pipeline.ablation.inputs import _index_of, _laid_out, _learned
+from tfx_pipeline.ablation.table import interval, markdown, summary
+from tfx_pipeline.ablation.variants import GRID, chosen
+
+
+def found(value: float) -> dict:
+    return {"test": {"all": {"auc": value, "gauc": value - 0.1}}}
+
+
+RESULTS = {
+    "ids": {1: found(0.70), 2: found(0.72), 3: found(0.71)},
+    "full": {1: found(0.75), 2: found(0.76), 3: found(0.77)},
+    "hard": {2: found(0.74)},
+}
+
+
+def test_differences_are_paired_by_seed() -> None:
+    rows = {(row["variant"], row["figure"]): row for row in summary(RESULTS, "ids")}
+    full = rows["full", "auc"]
+    assert full["mean"] == pytest.approx(0.76)
+    assert full["difference"] == pytest.approx(0.05)
+    expected = ttest_rel([0.75, 0.76, 0.77], [0.70, 0.72, 0.71]).confidence_interval(0.95)
+    assert full["interval"] == pytest.approx((expected.low, expected.high))
+    assert rows["ids", "auc"]["difference"] is None
+    one = rows["hard", "auc"]
+    assert (one["difference"], one["interval"]) == (pytest.approx(0.02), None)
+
+
+def test_one_difference_has_no_interval() -> None:
+    assert interval([0.1]) is None
+    assert interval([0.1, 0.1]) == pytest.approx((0.1, 0.1))
+
+
+def test_the_page_has_a_line_a_variant() -> None:
+    says = {name: GRID[name].says for name in RESULTS}
+    page = markdown(summary(RESULTS, "ids"), says, "ids")
+    assert "| variant | seeds | all AUC | all GAUC |" in page
+    assert "| ids alone | 3 | 0.7100 | 0.6100 |" in page
+    assert "| stage 2 with hard negatives alone | 1 | 0.7400 (+0.0200) | 0.6400 (+0.0200) |" in page
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_every_variant_makes_settings_that_hold(name: str) -> None:
+    stages = GRID[name].settings(preset("base"), seed=3)
+    assert {stages.pretrain.training.seed, stages.csft.training.seed, stages.ciubm.training.seed} == {3}
+    for key, value in GRID[name].ciubm.items():
+        assert getattr(stages.ciubm, key) == value
+
+
+def test_variants_by_name() -> None:
+    assert list(chosen("full, ids")) == ["full", "ids"]
+    assert list(chosen("")) == list(GRID)
+    with pytest.raises(ConfigError, match=r"a variant is one of ids, .*; received fll"):
+        chosen("fll")
+
+
+def test_lists_become_a_table_of_the_latest() -> None:
+    lists = pa.array([[1, 2, 3], [], [4]], pa.list_(pa.int64()))
+    np.testing.assert_array_equal(_laid_out(lists, lists.values.to_numpy(), 2), [[2, 3], [0, 0], [4, 0]])
+
+
+def test_what_is_seen_often_enough_is_learned() -> None:
+    learned = _learned(pa.array([b"a", b"b", b"a", b"c", b"c"]), 2)
+    assert sorted(learned.to_pylist()) == [b"a", b"c"]
+    np.testing.assert_array_equal(_index_of(pa.array([b"b", b"a"]), pa.array([b"a", b"c"])), [-1, 0])

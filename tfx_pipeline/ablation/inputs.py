@@ -1,0 +1,150 @@
+"""The data that all variants share, in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+from components.examples import DECODE_ROWS, SPLITS, Columns, concatenate, decode
+from tfx_pipeline.run_fns.catalogue import Catalogue
+from tfx_pipeline.runners.lineage import newest, open_store
+from tfx_pipeline.settings import DataConfig
+
+LISTS = ("history_item_ids", "history_ages")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n ranking examples; items are places in the catalogue, from 1; 0 is padding.
+
+    Attributes:
+        item: int32 [n].
+        history, ages: int32 [n, L], the clicks first and padding behind.
+        user: Row of the user embedding, int32 [n].
+        label: float32 [n].
+        person: A code of the user, learned or not, int32 [n].
+        slices: Name of each slice → bool [n].
+    """
+
+    item: np.ndarray
+    history: np.ndarray
+    ages: np.ndarray
+    user: np.ndarray
+    label: np.ndarray
+    person: np.ndarray
+    slices: dict[str, np.ndarray]
+
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What `CiUBM` takes of some rows."""
+        return {
+            "item_row": self.item[rows],
+            "history_rows": self.history[rows],
+            "history_ages": self.ages[rows],
+            "user_index": self.user[rows],
+        }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every variant is trained on and measured by.
+
+    Attributes:
+        catalogue: All items.
+        splits: train, valid and test.
+        id_index: Row of each item's id embedding, int32 [items]; 0 for one not learned.
+        users: Rows of the user embedding.
+        pairs: Patterns of PairGen's files, of train and of valid.
+    """
+
+    catalogue: Catalogue
+    splits: dict[str, Rows]
+    id_index: np.ndarray
+    users: int
+    pairs: tuple[list[str], list[str]]
+
+
+def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
+    """Reads what the data components of a run below `root` made.
+
+    Which users and items are learned is decided as tf.Transform does it: those seen `vocabulary_min_count` times in
+    the training part.
+
+    Raises:
+        FileNotFoundError: they did not run there.
+    """
+    store = open_store(str(root / "metadata.sqlite"))
+    folders = {}
+    for node in ("CatalogueGen", "HistoryGen", "PairGen"):
+        artifact = newest(store, "Examples", node)
+        if artifact is None:
+            raise FileNotFoundError(f"{root} holds nothing that {node} made; the data components must run there first")
+        folders[node] = artifact.uri
+    catalogue = Catalogue.read(folders["CatalogueGen"])
+    columns = {split: _read(f"{folders['HistoryGen']}/Split-{split}/*") for split in SPLITS}
+    items = pa.array(list(catalogue.item_id), pa.binary())
+    train = columns["train"]
+    learned = _index_of(items, _learned(train["item_id"], data.vocabulary_min_count)) + 1
+    people = pc.unique(pa.concat_arrays([columns[split]["user_id"].cast(pa.binary()) for split in SPLITS]))
+    known_users = _learned(train["user_id"], data.vocabulary_min_count)
+
+    def rows(part: Columns) -> Rows:
+        history = part["history_item_ids"]
+        segment = part["segment"].to_pylist()
+        slices = {name: np.array([value == name.encode() for value in segment]) for name in ("cold", "tail", "rest")}
+        if "launched" in part:
+            new = pc.equal(part["launched"].cast(pa.binary()), b"new").to_numpy(zero_copy_only=False)
+            slices |= {"new": new, "known": ~new}
+        return Rows(
+            item=_index_of(part["item_id"], items) + 1,
+            history=_laid_out(history, _index_of(history.values, items) + 1, history_length),
+            ages=_laid_out(
+                part["history_ages"], part["history_ages"].values.to_numpy(zero_copy_only=False), history_length
+            ),
+            user=_index_of(part["user_id"], known_users) + 1,
+            label=part["clicked"].to_numpy(zero_copy_only=False).astype(np.float32),
+            person=_index_of(part["user_id"], people),
+            slices=slices,
+        )
+
+    return Inputs(
+        catalogue=catalogue,
+        splits={split: rows(columns[split]) for split in SPLITS},
+        id_index=learned,
+        users=len(known_users) + 1,
+        pairs=([f"{folders['PairGen']}/Split-train/*"], [f"{folders['PairGen']}/Split-valid/*"]),
+    )
+
+
+def _read(pattern: str) -> Columns:
+    decoder = ExamplesToRecordBatchDecoder()
+    only = ("user_id", "item_id", "clicked", "segment", "launched", *LISTS)
+    files = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP").batch(DECODE_ROWS)
+    return concatenate([decode(decoder, list(batch), LISTS, only) for batch in files.as_numpy_iterator()])
+
+
+def _learned(values: pa.Array, min_count: int) -> pa.Array:
+    counts = pc.value_counts(values.cast(pa.binary()))
+    return counts.field("values").filter(pc.greater_equal(counts.field("counts"), min_count))
+
+
+def _index_of(values: pa.Array, among: pa.Array) -> np.ndarray:
+    """Place of each value, int32 [n]; −1 for one that is not there."""
+    found = pc.fill_null(pc.index_in(values.cast(pa.binary()), value_set=among.cast(pa.binary())), -1)
+    return found.to_numpy(zero_copy_only=False).astype(np.int32)
+
+
+def _laid_out(lists: pa.ListArray, values: np.ndarray, width: int) -> np.ndarray:
+    """Lists as a table, int32 [n, width], the latest values of each, zeros behind."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    sizes = np.minimum(np.diff(offsets), width)
+    table = np.zeros((len(sizes), width), np.int32)
+    inside = np.arange(width)[None, :] < sizes[:, None]
+    source = (offsets[1:] - sizes)[:, None] + np.arange(width)[None, :]
+    table[inside] = values[source[inside]]
+    return table

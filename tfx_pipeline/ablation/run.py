@@ -1,0 +1,77 @@
+"""Runs the grid: the data once, then every variant with every seed; what is done is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mim_keras.config import to_mapping
+from tfx_pipeline.ablation.table import Results, markdown, summary
+from tfx_pipeline.ablation.variants import Variant
+from tfx_pipeline.runners import local
+from tfx_pipeline.settings import Settings
+
+FOLDER, RESULTS, PAGE = "ablation", "ablation.json", "ablation.md"
+
+
+def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant], seeds: int, reference: str) -> dict:
+    """Measures `variants` with seeds 1 to `seeds` and writes `ablation.json` and `ablation.md` below `root`.
+
+    Args:
+        settings: Of the run that the variants change.
+        data: Folder that meets the contract.
+        root: Where everything goes.
+        variants: By name.
+        seeds: How many.
+        reference: The variant that the others are held against.
+
+    Returns:
+        What `ablation.json` holds: `rows` (see `summary`), and `results`, every figure of every run.
+    """
+    local.run(settings, data, root, data_only=True)
+    from tfx_pipeline.ablation.inputs import read_inputs
+    from tfx_pipeline.ablation.train import Bench
+
+    folder = Path(root) / FOLDER
+    inputs = read_inputs(Path(root), settings.data, settings.stages.ciubm.history_length)
+    data_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
+    bench = Bench(inputs, settings.stages, folder / "encoders" / _name(data_made))
+    results: Results = {}
+    count, total = 0, seeds * len(variants)
+    for seed in range(1, seeds + 1):
+        for name, variant in variants.items():
+            count += 1
+            told = [data_made, variant.stages, to_mapping(variant.settings(settings.stages, seed))]
+            file = folder / f"{name}-{seed}-{_name(told)}.json"
+            if not file.is_file():
+                local.say(f"[{count:2d}/{total}] {variant.says}, seed {seed}")
+                with local.narrated(total, local.NodeTimes(), Path(root) / "run.log"):
+                    found = bench.measure(variant, seed)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_suffix(".part")
+                part.write_text(json.dumps(found, indent=2))
+                part.rename(file)
+                local.say(f"        {_line(found)}")
+            results.setdefault(name, {})[seed] = json.loads(file.read_text())
+    rows = summary(results, reference)
+    everything = {"rows": rows, "reference": reference, "results": results}
+    (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
+    says = {name: variant.says for name, variant in variants.items()}
+    (Path(root) / PAGE).write_text(markdown(rows, says, reference))
+    return everything
+
+
+def _name(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _line(found: dict[str, Any]) -> str:
+    parts = [
+        f"{split} {part} AUC {values['auc']:.4f} GAUC {values['gauc']:.4f}"
+        for split in ("valid", "test")
+        for part, values in found[split].items()
+        if part in ("all", "new", "known")
+    ]
+    return ", ".join(parts) + f"; {found['seconds']} s"

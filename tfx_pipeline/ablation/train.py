@@ -1,0 +1,170 @@
+"""Trains one variant with one seed, and measures it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
+from mim_keras.config import CiubmConfig, StagesConfig, to_mapping
+from mim_keras.encoders.content import ContentReader, ContentTable
+from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.item_table import ItemColumns
+from mim_keras.metrics.gauc import auc, gauc, log_loss
+from mim_keras.training.fit import fit, optimizer, seeded
+from mim_keras.training.strategy import make_strategy
+from serving.representation_center.snapshot import store_vectors
+from tfx_pipeline.ablation.inputs import Inputs, Rows
+from tfx_pipeline.ablation.variants import Variant
+from tfx_pipeline.run_fns.csft import tune
+from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
+from tfx_pipeline.run_fns.pretrain import new_encoder, pretrain
+
+EVALUATED_ROWS = 8192
+
+
+class Bench:
+    """Trains variants on the same inputs; what several of them need is made once and kept in `folder`."""
+
+    def __init__(self, inputs: Inputs, stages: StagesConfig, folder: Path) -> None:
+        self._inputs, self._stages, self._folder = inputs, stages, folder
+        self._read: tuple[Pairs, ContentTable] | None = None
+
+    def measure(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """Figures on valid and test, each over all rows and over each slice, and the seconds it took."""
+        begin = time.monotonic()
+        stages = variant.settings(self._stages, seed)
+        items = len(self._inputs.catalogue.item_id)
+        vectors, has_vector = np.zeros((items, 1), np.int8), np.zeros(items, bool)
+        if variant.stages != "none":
+            vectors, has_vector = self._vectors(self._encoder(variant, stages))
+        model = self._ranker(stages.ciubm, vectors, has_vector)
+        found = {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
+        keras.backend.clear_session()
+        return {**found, "seconds": round(time.monotonic() - begin, 1)}
+
+    # -- stages 1 and 2 ------------------------------------------------------------------------------------
+
+    def _encoder(self, variant: Variant, stages: StagesConfig) -> Path:
+        """Folder of the encoder that the variant's stages make."""
+        seed = stages.csft.training.seed
+        raw = self._made(("raw", to_mapping(stages.encoder), seed), lambda folder: self._raw(stages, folder))
+        base, told = raw, ("raw", seed)
+        if variant.stages in ("1", "1+2"):
+            told = ("1", to_mapping(stages.pretrain))  # type: ignore[assignment]
+            base = self._made((told, to_mapping(stages.encoder)), lambda folder: self._stage_1(stages, raw, folder))
+        if variant.stages in ("2", "1+2"):
+            before = base
+            key = (told, to_mapping(stages.encoder), to_mapping(stages.csft))
+            base = self._made(key, lambda folder: self._stage_2(stages, before, folder))
+        return base
+
+    def _made(self, key: Any, make: Callable[[Path], None]) -> Path:
+        """The folder that `make` filled for this key, now or before."""
+        folder = self._folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        if not folder.is_dir():
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            make(part)
+            part.rename(folder)
+        return folder
+
+    def _raw(self, stages: StagesConfig, folder: Path) -> None:
+        seeded(stages.pretrain.training)
+        encoder, words = new_encoder(stages.encoder, self._inputs.catalogue)
+        encoder.save_to(folder, words)
+
+    def _stage_1(self, stages: StagesConfig, base: Path, folder: Path) -> None:
+        seeded(stages.pretrain.training)
+        with make_strategy(stages.pretrain.training).scope():
+            encoder, words = ItemEncoder.load_from(base)
+        table = self._inputs.catalogue.table(ContentReader(encoder.config, words))
+        pretrain(encoder, stages.pretrain, self._inputs.catalogue, table)
+        encoder.save_to(folder, words)
+
+    def _stage_2(self, stages: StagesConfig, base: Path, folder: Path) -> None:
+        seeded(stages.csft.training)
+        with make_strategy(stages.csft.training).scope():
+            encoder, words = ItemEncoder.load_from(base)
+        pairs, table = self._pairs(ContentReader(encoder.config, words))
+        tune(encoder, stages.csft, pairs, table, table.features(encoder))
+        encoder.save_to(folder, words)
+
+    def _pairs(self, reader: ContentReader) -> tuple[Pairs, ContentTable]:
+        """Training pairs and their content; encoders of one configuration read both in the same way."""
+        if self._read is None:
+            pairs, _, table = read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
+            self._read = pairs, table
+        return self._read
+
+    def _vectors(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Every item's vector as a snapshot stores it, int8 [items, d], and whether it has one."""
+        encoder, words = ItemEncoder.load_from(folder)
+        joint = self._inputs.catalogue.table(ContentReader(encoder.config, words)).encode(encoder)["joint"]
+        return store_vectors(joint, "int8"), np.any(joint != 0, axis=1)
+
+    # -- stage 3 -------------------------------------------------------------------------------------------
+
+    def _ranker(self, config: CiubmConfig, vectors: np.ndarray, has_vector: np.ndarray) -> CiUBM:
+        training, train = config.training, self._inputs.splits["train"]
+        seeded(training)
+        columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
+        batch = min(training.batch_size, len(train.item))
+        steps = len(train.item) // batch
+        with make_strategy(training).scope():
+            model = CiUBM(config, RankerShape(self._inputs.users), columns)
+            model.compile(
+                optimizer=optimizer(training, training.epochs * steps),
+                jit_compile=training.jit_compile,
+                steps_per_execution=training.steps_per_execution,
+            )
+        fit("ciubm", model, _batches(train, batch, config), training)
+        return model
+
+
+def _batches(rows: Rows, batch: int, config: CiubmConfig) -> tf.data.Dataset:
+    chance = np.random.default_rng(config.training.seed)
+
+    def shuffled() -> Any:
+        order = chance.permutation(len(rows.item))
+        for begin in range(0, len(order) - batch + 1, batch):
+            own = order[begin : begin + batch]
+            yield rows.inputs(own), rows.label[own]
+
+    one = rows.inputs(np.arange(1))
+    inputs = {name: tf.TensorSpec([batch, *values.shape[1:]], tf.int32) for name, values in one.items()}
+    signature = (inputs, tf.TensorSpec([batch], tf.float32))
+    dataset = tf.data.Dataset.from_generator(shuffled, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(rows.item) // batch))
+    if config.id_dropout:
+        dataset = dataset.map(lambda x, y: (hide_some_ids(x, config.id_dropout), y))
+    return dataset.prefetch(4)
+
+
+def figures(model: CiUBM, rows: Rows) -> dict[str, dict[str, float]]:
+    """AUC, GAUC, LogLoss and rows, over `all` and over each slice."""
+    call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
+    places = np.arange(len(rows.item))
+    parts = [places[begin : begin + EVALUATED_ROWS] for begin in range(0, len(places), EVALUATED_ROWS)]
+    score = np.concatenate([call(rows.inputs(part)).numpy() for part in parts])
+    found = {}
+    for name, keep in {"all": np.ones(len(places), bool), **rows.slices}.items():
+        if keep.any():
+            label, person = rows.label[keep], rows.person[keep]
+            found[name] = {
+                "auc": auc(label, score[keep]),
+                "gauc": gauc(person, label, score[keep]),
+                "logloss": log_loss(label, score[keep]),
+                "rows": int(keep.sum()),
+            }
+    return found

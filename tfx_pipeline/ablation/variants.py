@@ -1,0 +1,72 @@
+"""Which variants are compared, each a change of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mim_keras.config import ConfigError, StagesConfig, from_mapping, to_mapping
+
+STAGES = ("none", "raw", "1", "2", "1+2")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        says: What it is, for a reader.
+        stages: Which stages made the vectors: none (there are none), raw (the encoder as it comes), 1, 2, 1+2.
+        csft, ciubm: Settings that differ from the run's.
+    """
+
+    says: str
+    stages: str = "1+2"
+    csft: Mapping[str, Any] = field(default_factory=dict)
+    ciubm: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, base: StagesConfig, seed: int) -> StagesConfig:
+        """The run's settings with this variant's changes, every stage seeded with `seed`."""
+        csft = from_mapping(type(base.csft), {**to_mapping(base.csft), **self.csft})
+        ciubm = from_mapping(type(base.ciubm), {**to_mapping(base.ciubm), **self.ciubm})
+        stages = replace(base, csft=csft, ciubm=ciubm)
+        return replace(stages, **{name: _seeded(getattr(stages, name), seed) for name in ("pretrain", "csft", "ciubm")})
+
+
+def _seeded(stage: Any, seed: int) -> Any:
+    return replace(stage, training=replace(stage.training, seed=seed))
+
+
+NO_CONTENT = {"modal": False, "fusion": False}
+GRID: dict[str, Variant] = {
+    "ids": Variant("ids alone", "none", ciubm=NO_CONTENT),
+    "raw": Variant("+ vectors of the encoder as it comes", "raw"),
+    "stage1": Variant("+ stage 1", "1"),
+    "stage2": Variant("stage 2 without stage 1", "2"),
+    "full": Variant("+ stages 1 and 2: as configured"),
+    "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"pools": ["batch"]}]}),
+    "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"pools": ["hard"]}]}),
+    "time": Variant(
+        "stage 2 with the queue too",
+        csft={"queue_size": 4096, "terms": [{"pools": ["hard"]}, {"pools": ["batch", "time"], "weight": 0.3}]},
+    ),
+    "no_ids": Variant("without ids", ciubm={"ids": False}),
+    "attention": Variant("with attention", ciubm={"attention": True}),
+    "simtier": Variant("with SimTier", ciubm={"simtier": True}),
+    "all_interests": Variant(
+        "with attention, SimTier and SA-TA", ciubm={"attention": True, "simtier": True, "fusion": True}
+    ),
+}
+
+
+def chosen(names: str) -> dict[str, Variant]:
+    """Variants by their names, comma-separated; all where there is none.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(GRID)
+    if unknown := [name for name in wanted if name not in GRID]:
+        raise ConfigError(f"a variant is one of {', '.join(GRID)}; received {', '.join(unknown)}. Choose of these.")
+    return {name: GRID[name] for name in wanted}
