@@ -22,6 +22,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impressions", type=int, default=1_000_000)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--source", default="history", choices=("history", "impressions"))
     arguments = parser.parse_args(words)
     from benchmarks.click_log import impressions_of, run_component, write_click_log
     from components.pair_gen.executor import Executor as Pairs
@@ -35,10 +36,12 @@ def main(words: list[str] | None = None) -> None:
         properties = {
             **common,
             "spans": "{}",
-            "source": "history",
+            "source": arguments.source,
             "window_seconds": 30 * 86_400,
             "max_gap": 2,
             "max_per_user": 200,
+            "query_length": 20,
+            "hard": 16,
         }
         inputs = {"items": items, "impressions": impressions}
         _, seconds = run_component(Pairs, inputs, ("pairs", out / "pairs"), properties)
@@ -48,7 +51,8 @@ def main(words: list[str] | None = None) -> None:
                 count += sum(len(batch) for batch in read_records(handle, str(path)))
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     details = {"pairs": count, "seconds": round(seconds, 2), "peak_gib": peak}
-    publish(f"pairs_{data.name}" if arguments.data else "pairs", round(count / seconds), "pairs/s", TARGET, details)
+    parts = ["pairs", data.name if arguments.data else "", arguments.source if arguments.source != "history" else ""]
+    publish("_".join(filter(None, parts)), round(count / seconds), "pairs/s", TARGET, details)
 
 
 if __name__ == "__main__":

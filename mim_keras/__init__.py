@@ -10,9 +10,11 @@ from typing import Any
 _PLACES = {
     "CiUBM": "mim_keras.ciubm",
     "Csft": "mim_keras.csft",
+    "ItemColumns": "mim_keras.item_table",
     "ItemEncoder": "mim_keras.encoders.item_encoder",
     "ItemTable": "mim_keras.item_table",
     "Pretraining": "mim_keras.pretrain",
+    "RankerShape": "mim_keras.ciubm",
     "preset": "mim_keras.config",
 }
 __all__ = sorted(_PLACES)

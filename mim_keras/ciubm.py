@@ -18,6 +18,7 @@ from mim_keras.interest.sim_tier import SimTier
 from mim_keras.interest.target_attention import TargetAttention
 from mim_keras.item_table import PADDING_ROW, ItemColumns, ItemTable
 from mim_keras.training.replicas import share_of
+from mim_keras.training.stage_model import StageModel
 
 AGE_BUCKETS = 32  # an age of s seconds falls in bucket ⌊log2(s + 1)⌋
 CATEGORY_DIM = 8
@@ -37,7 +38,7 @@ class RankerShape:
     context: tuple[int, ...] = ()
 
 
-class CiUBM(keras.Model):
+class CiUBM(StageModel):
     """ids and content of a user's history against a target item → probability of a click.
 
     Every interest is a part of its own: the mean of what was clicked and its product with the target, by ids and by
@@ -109,7 +110,7 @@ class CiUBM(keras.Model):
         embedding = ops.concatenate(parts, axis=-1)  # (H, L, D)
         history = {"embedding": embedding, "mask": mask, "mean": mean_over(embedding, mask)}
         if config.modal:
-            has_vector = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0) > 0)
+            has_vector = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0))
             compressed = self._of_rows(self.history_compression, "vectors", rows)  # (H, L, P)
             history |= {
                 "has_vector": has_vector,

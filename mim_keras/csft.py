@@ -15,12 +15,13 @@ from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.contrast.space import first_row_of_replica, gather_from_replicas
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.training.replicas import share_of
+from mim_keras.training.stage_model import StageModel
 
 _USUAL_BATCH = 1024  # taken for granted where a graph does not say
 ABSENT = -1  # stands where a pair has fewer query items or hard negatives than others
 
 
-class Csft(keras.Model):
+class Csft(StageModel):
     """Contrast of pairs: what a user meant or had clicked, against the item it led to.
 
     L = Σ_l w_l · L_l + w_0 · L_align, one L_l for each of the settings' terms: InfoNCE between a view of the query and

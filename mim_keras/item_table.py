@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from mim_keras.training.replicas import several_workers
+
 INT8_SCALE = 127.0
 PADDING_ROW = 0  # stands for no item at all, and for an item the table lacks
 
@@ -65,6 +67,8 @@ class ItemTable(keras.layers.Layer):
         self.scale = 1 / INT8_SCALE if columns.vectors.dtype == np.int8 else 1.0
 
         def frozen(name: str, values: np.ndarray) -> Any:
+            if several_workers() and values.dtype == np.int8:
+                values = values.astype(np.float16)  # whole numbers as they are: TensorFlow sends no int8 to workers
             weight = self.add_weight(
                 shape=values.shape,
                 dtype=str(values.dtype),
@@ -77,8 +81,8 @@ class ItemTable(keras.layers.Layer):
             return weight
 
         self.vectors = frozen("vectors", columns.vectors)
-        self.has_vector = frozen("has_vector", columns.has_vector.astype(np.uint8))
-        self.category_table = frozen("categories", columns.categories)
+        self.has_vector = frozen("has_vector", columns.has_vector.astype(bool))
+        self.category_table = frozen("categories", columns.categories.astype(bool))
         self.id_index = frozen("id_index", columns.id_index)
 
     @property
@@ -95,7 +99,7 @@ class ItemTable(keras.layers.Layer):
     def call(self, rows: Any) -> dict[str, Any]:
         return {
             "vector": self.of("vectors", rows),
-            "has_vector": ops.take(self.has_vector, rows, axis=0) > 0,
+            "has_vector": ops.take(self.has_vector, rows, axis=0),
             "categories": self.of("categories", rows),
             "id_index": ops.take(self.id_index, rows, axis=0),
         }

@@ -12,9 +12,10 @@ from mim_keras.config import PretrainConfig
 from mim_keras.contrast.info_nce import alignment_loss
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.training.replicas import share_of
+from mim_keras.training.stage_model import StageModel
 
 
-class Pretraining(keras.Model):
+class Pretraining(StageModel):
     """L_pre = L_align + weight · CE(category), over an `ItemEncoder`.
 
     Args:

@@ -74,13 +74,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         pairs = []
         if not files:
+            against_seen = source == "impressions"
             only = ("user_id", "item_id", "timestamp", "sequence", "clicked")
             pairs.append(
                 pipeline
                 | "Train" >> ReadExamples(impressions, "train", only=only)
+                | "Needed" >> beam.Map(_needed, against_seen)
                 | "ByUser" >> beam.ParDo(KeyByBucket("user_id", user_buckets(example_files(impressions))))
                 | "Group" >> beam.GroupByKey()
-                | "PairsOfUsers" >> beam.ParDo(PairsOfBucket(source == "impressions", exec_properties))
+                | "PairsOfUsers" >> beam.ParDo(PairsOfBucket(against_seen, exec_properties))
             )
         if files:
             checked = (
@@ -128,6 +130,11 @@ def _intents(good: Columns) -> Columns:
     }
 
 
+def _needed(impressions: Columns, against_seen: bool) -> Columns:
+    """Of impressions, the clicks, unless what was not clicked is asked for too."""
+    return impressions if against_seen else take(impressions, impressions["clicked"].to_numpy() == 1)
+
+
 class PairsOfBucket(beam.DoFn):
     """(bucket, its users' training impressions) → pairs.
 
@@ -142,9 +149,7 @@ class PairsOfBucket(beam.DoFn):
         self._settings = {name: settings[name] for name in (*names, "max_per_user")}
 
     def process(self, group: tuple[int, Iterable[Columns]]) -> Iterator[Columns]:
-        columns = concatenate(group[1])
-        if not self._against_seen:
-            columns = take(columns, columns["clicked"].to_numpy(zero_copy_only=False) == 1)
+        columns = concatenate(_needed(batch, self._against_seen) for batch in group[1])
         user, item = ranks(columns["user_id"]), ranks(columns["item_id"])
         timestamp, sequence, clicked = (
             columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence", "clicked")

@@ -29,13 +29,12 @@ class NegativeQueue(keras.layers.Layer):
         self.size, self.dim = size, dim
 
     def build(self, input_shape: Any = None) -> None:
-        # One replica's view is enough: every replica pushes its own batch over the same variable's copy.
-        options = {"trainable": False, "aggregation": "only_first_replica"}
-        self.vectors = self.add_weight(shape=(self.size, self.dim), initializer="zeros", name="vectors", **options)
-        self.rows = self.add_weight(
-            shape=(self.size,), initializer=keras.initializers.Constant(EMPTY), dtype="int32", name="rows", **options
-        )
-        self.next = self.add_weight(shape=(), initializer="zeros", dtype="int32", name="next", **options)
+        # Every replica pushes what all replicas hold, into a copy of its own: the copies stay equal without a word.
+        options = {"trainable": False, "aggregation": "only_first_replica", "synchronization": "on_read"}
+        empty = keras.initializers.Constant(EMPTY)
+        self.vectors = keras.Variable("zeros", (self.size, self.dim), name="vectors", **options)
+        self.rows = keras.Variable(empty, (self.size,), dtype="int32", name="rows", **options)
+        self.next = keras.Variable("zeros", (), dtype="int32", name="next", **options)
 
     def push(self, vectors: Any, rows: Any) -> None:
         batch = ops.shape(vectors)[0]

@@ -15,11 +15,17 @@ def gather_from_replicas(values: Any) -> Any:
 
     Source: SimCLR (2002.05709), global negatives.
     """
-    if not replicas():
+    if not (count := replicas()):
         return values
     import tensorflow as tf
 
-    return tf.distribute.get_replica_context().all_gather(values, axis=0)
+    context = tf.distribute.get_replica_context()
+    # Each puts its rows into its own part of nothing, and the sum is everyone's.  TensorFlow's all_gather would move
+    # less, but under MultiWorkerMirroredStrategy it asks a tensor for its device, which a graph does not tell.
+    own = tf.one_hot(context.replica_id_in_sync_group, count, dtype=values.dtype)
+    parts = tf.reshape(own, [count, *[1] * values.shape.rank]) * values[None]
+    joined = tf.reshape(parts, [count * tf.shape(values)[0], *values.shape[1:]])
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, joined)
 
 
 def first_row_of_replica(rows: Any) -> Any:

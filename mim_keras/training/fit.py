@@ -129,3 +129,4 @@ def _build(model: keras.Model, train: tf.data.Dataset) -> None:
     batch = next(iter(train))
     with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
         model(batch[0] if isinstance(batch, tuple) else batch)
+        model.optimizer.build(model.trainable_variables)

@@ -19,3 +19,12 @@ def share_of(loss: Any) -> Any:
 
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return loss / replicas if replicas > 1 else loss
+
+
+def several_workers(strategy: Any = None) -> bool:
+    """Whether several processes train together, by MultiWorkerMirroredStrategy: `strategy`, or that of this scope."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(strategy or tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)

@@ -1,0 +1,94 @@
+"""One of two processes that train all three stages together; writes its weights to the file it is told."""
+
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
+from mim_keras.csft import Csft
+from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.encoders.text_reader import TextReader
+from mim_keras.item_table import ItemColumns
+from mim_keras.pretrain import Pretraining
+from mim_keras.training.fit import fit
+from mim_keras.training.strategy import make_strategy
+
+BATCH, ROWS = 16, 32
+out, strategy_name = sys.argv[1:]
+training = TrainingConfig(epochs=2, strategy=strategy_name)
+strategy = make_strategy(training)  # first of all: the workers find one another before anything else is done
+keras.utils.set_random_seed(0)
+rng = np.random.default_rng(0)
+config = preset("tiny")
+losses = []
+
+
+def train(stage: str, model: keras.Model, examples: object) -> None:
+    losses.extend(fit(stage, model, tf.data.Dataset.from_tensor_slices(examples).batch(BATCH), training)["loss"])
+
+
+with strategy.scope():
+    encoder = ItemEncoder(config.encoder, TextReader.fit(config.encoder, ["red mug", "blue lamp"])[0])
+    encoder.build()
+    pretraining = Pretraining(encoder, config.pretrain)
+    pretraining.compile(optimizer=keras.optimizers.SGD(0.05), jit_compile=False)
+size = config.encoder.image.size
+content = {
+    "image": rng.uniform(size=(ROWS, size, size, 3)).astype("float32"),
+    "image_mask": np.ones(ROWS, "float32"),
+    "token_ids": rng.integers(1, 8, (ROWS, 12)).astype("int32"),
+    "token_mask": np.ones((ROWS, 12), bool),
+    "text_mask": np.ones(ROWS, "float32"),
+}
+# Stage 1 contrasts the batch of each replica, so that two halves are not one whole: equal weights, other than alone.
+if strategy_name == "multi_worker":
+    train("pretrain", pretraining, content)
+    aligned = [variable.numpy() for variable in encoder.trainable_variables]
+    encoder.set_weights([0 * weight + 0.05 for weight in encoder.get_weights()])
+else:
+    aligned = []
+    encoder.set_weights([0 * weight + 0.05 for weight in encoder.get_weights()])
+
+features = {
+    "image_features": rng.normal(size=(40, 32)).astype("float32"),
+    "text_features": rng.normal(size=(40, 16)).astype("float32"),
+    "image_mask": np.ones(40, "float32"),
+    "text_mask": np.ones(40, "float32"),
+}
+terms = (ContrastTerm(pools=("space", "time", "hard")),)
+settings = CsftConfig(terms=terms, queue_size=24, align_weight=0.0, modality_dropout=0.0, temperature=0.2)
+with strategy.scope():
+    encoder.freeze_towers()
+    heads = np.random.default_rng(1)
+    for variable in encoder.trainable_variables:
+        variable.assign(heads.normal(size=variable.shape) * 0.1)
+    csft = Csft(encoder, settings, np.zeros(40, "float32"), features, query_items=2)
+    csft.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+rows = rng.integers(0, 40, (ROWS, 5)).astype(np.int32)
+train("csft", csft, {"rows": rows, "key": rng.integers(0, 20, ROWS).astype(np.int32)})
+
+vectors = rng.integers(-20, 20, (10, 8)).astype(np.int8)
+columns = ItemColumns.assemble(vectors, np.ones(10, bool), [[]] * 10, np.arange(1, 11))
+keras.utils.set_random_seed(2)
+with strategy.scope():
+    ranker = CiUBM(config.ciubm, RankerShape(users=3), columns)
+    ranker.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+x = {
+    "item_row": rng.integers(1, 11, ROWS),
+    "history_rows": rng.integers(0, 11, (ROWS, 8)),
+    "history_ages": rng.integers(0, 1000, (ROWS, 8)),
+    "user_index": rng.integers(0, 3, ROWS),
+}
+train("ciubm", ranker, (x, rng.integers(0, 2, ROWS).astype("float32")))
+
+trained = [variable.numpy() for model in (csft, ranker) for variable in model.trainable_variables]
+queue = [csft.queues["joint"].vectors.numpy(), csft.queues["joint"].rows.numpy()]
+arrays = {f"aligned{i}": value for i, value in enumerate(aligned)}
+arrays |= {f"trained{i}": value for i, value in enumerate([*trained, *queue])}
+np.savez(out, losses=np.array(losses[-4:]), **arrays)
