@@ -280,6 +280,7 @@ class CsftConfig:
     trainable: str = "all"  # all | head (frozen towers, features computed once per item)
     modality_dropout: float = 0.15  # chance to hide one modality of an item in training
     max_steps_per_epoch: int = 0  # 0: every pair, every epoch
+    max_cosine: float = 0.9  # mean cosine of two items above which training stops, as collapsed; 1: never
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3, batch_size=256))
 
     @property
@@ -291,6 +292,7 @@ class CsftConfig:
         require(self.levels in LEVELS, f"csft.levels is one of {tuple(LEVELS)}", self.levels, "Choose one.")
         require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
+        require(0 < self.max_cosine <= 1, "csft.max_cosine is in (0, 1]", self.max_cosine, "0.9 is usual.")
         require(self.hard >= 0, "csft.hard must not be negative", self.hard, "0 switches it off.")
         require(self.trainable in ("all", "head"), "csft.trainable is all or head", self.trainable, "Choose one.")
         require(

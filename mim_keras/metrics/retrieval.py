@@ -27,3 +27,18 @@ def mean_pairwise_cosine(vectors: np.ndarray) -> float:
     n = len(vectors)
     total = np.square(vectors.sum(axis=0)).sum() - np.square(vectors).sum()
     return float(total / max(n * (n - 1), 1))
+
+
+def effective_rank(vectors: np.ndarray) -> float:
+    """How many directions vectors [n, d] really use: exp of the entropy of their covariance's spectrum, 1 to d.
+
+    Source: Roy and Vetterli 2007, The effective rank; as a measure of collapse RankMe (2210.02885).
+    """
+    centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0)
+    strength = np.linalg.svd(centred, compute_uv=False)
+    total = strength.sum()
+    if total < 1e-9:
+        return 1.0
+    share = strength / total
+    share = share[share > 1e-12]
+    return float(np.exp(-np.sum(share * np.log(share))))

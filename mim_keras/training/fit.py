@@ -89,6 +89,7 @@ def fit(
     measure: Callable[[], dict[str, float]] | None = None,
     monitor: str = "",
     log_folder: Path | None = None,
+    watch: keras.callbacks.Callback | None = None,
 ) -> dict[str, list[float]]:
     """Trains a compiled `model` and returns its figures, one list a name.
 
@@ -100,12 +101,15 @@ def fit(
         measure: Gives validation figures; called after each epoch.
         monitor: Name of the figure to stop on and to keep the best weights by; higher is better.
         log_folder: Where TensorBoard's events and `history.json` go.
+        watch: Looks on, before the progress line is written.
     """
     if not model.built:
         _build(model, train)
     callbacks: list[keras.callbacks.Callback] = []
     if measure is not None:
         callbacks.append(ValidationFigures(measure))
+    if watch is not None:
+        callbacks.append(watch)
     callbacks.append(Progress(stage, config.epochs))
     if monitor and config.patience:
         callbacks.append(

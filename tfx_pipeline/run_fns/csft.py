@@ -15,6 +15,7 @@ from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
 from mim_keras.metrics.retrieval import mean_pairwise_cosine, recall_at
+from mim_keras.training.collapse import CollapseAlarm
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
@@ -71,7 +72,11 @@ def tune(
         model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1])
         steps = training.epochs * int(dataset.cardinality())
         model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
-    fit("csft", model, dataset, training, log_folder=logs)
+
+    def vectors() -> np.ndarray:
+        return embed(encoder, features) if frozen else table.encode(encoder)["joint"]
+
+    fit("csft", model, dataset, training, log_folder=logs, watch=CollapseAlarm(vectors, config.max_cosine))
 
 
 def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> tf.data.Dataset:
@@ -107,17 +112,21 @@ def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> 
     return dataset.map(read, tf.data.AUTOTUNE).prefetch(2)
 
 
+def embed(encoder: ItemEncoder, features: dict[str, np.ndarray], rows: int = 4096) -> np.ndarray:
+    """The joint vectors of features, [n, d], so many rows at a time."""
+    parts = [
+        encoder.embed({name: values[begin : begin + rows] for name, values in features.items()})["joint"].numpy()
+        for begin in range(0, len(features["text_mask"]), rows)
+    ]
+    return np.concatenate(parts)
+
+
 def _measure(encoder: ItemEncoder, features: dict[str, np.ndarray], pairs: Pairs, items: int) -> dict[str, float]:
     """Recall@10 of held-out pairs over the whole catalogue, and the collapse alarm.
 
     A query of several items is the mean of their vectors.
     """
-    joint = np.concatenate(
-        [
-            encoder.embed({name: values[begin : begin + 4096] for name, values in features.items()})["joint"].numpy()
-            for begin in range(0, len(features["text_mask"]), 4096)
-        ]
-    )
+    joint = embed(encoder, features)
     figures = {"mean_pairwise_cosine": mean_pairwise_cosine(joint[:items]), "chance": 10 / items}
     for name, keep in (("intents", pairs.is_intent), ("histories", ~pairs.is_intent)):
         rows, item = pairs.query_rows[keep][:MEASURED_PAIRS], pairs.item_row[keep][:MEASURED_PAIRS]
