@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import struct
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io import fileio
-from apache_beam.options.value_provider import StaticValueProvider
 from google_crc32c import value as crc32c
 
 from components.metrics import counter
+from components.sharded_files import write_sharded
 
 BATCH_RECORDS, BATCH_BYTES = 16_384, 8 << 20
 _HEAD, _SUM = struct.Struct("<QI"), struct.Struct("<I")
@@ -91,11 +90,9 @@ def _read_file(file: fileio.ReadableFile) -> Iterator[list[bytes]]:
 class WriteRecords(beam.PTransform):
     """Lists of records → gzipped TFRecord files, one for each bundle of work.
 
-    Not by Beam's FileBasedSink: that takes a side input, so that on Flink every record would first go through Java.
-
     Args:
         prefix: Of the files' paths.
-        unfinished: Folder on the same file system for files that are being written; not one that others read.
+        unfinished: As `write_sharded` takes it.
     """
 
     def __init__(self, prefix: str, unfinished: str) -> None:
@@ -104,16 +101,7 @@ class WriteRecords(beam.PTransform):
         self._unfinished = unfinished
 
     def expand(self, records: beam.PCollection[list[bytes]]) -> beam.PCollection:
-        return records | "Write" >> fileio.WriteToFiles(
-            path=self._folder,
-            file_naming=functools.partial(_file_name, self._name),
-            temp_directory=StaticValueProvider(str, self._unfinished),
-            sink=_Sink,
-        )
-
-
-def _file_name(name: str, _window: Any, _pane: Any, shard: int, shards: int, *_: Any) -> str:
-    return f"{name}-{shard:05d}-of-{shards:05d}.gz"
+        return records | "Write" >> write_sharded(self._folder, self._name, ".gz", self._unfinished, _Sink)
 
 
 class _Sink(fileio.FileSink):

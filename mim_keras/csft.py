@@ -10,10 +10,11 @@ import numpy as np
 from keras import ops
 
 from mim_keras.config import ContrastTerm, CsftConfig
-from mim_keras.contrast.info_nce import alignment_loss, info_nce
+from mim_keras.contrast.info_nce import alignment_loss, fair_logits, info_nce
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.contrast.space import first_row_of_replica, gather_from_replicas
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
+from mim_keras.encoders.normalise import normalise
 from mim_keras.training.replicas import share_of
 from mim_keras.training.stage_model import StageModel
 
@@ -109,27 +110,22 @@ class Csft(StageModel):
     def _views_of_rows(self, pairs: dict[str, Any], rows: Any, training: bool) -> Views:
         """Each view of every row, [B, M, d]."""
         batch, count = ops.shape(rows)[0], rows.shape[1]
-        known_batch = rows.shape[0] or _USUAL_BATCH
-        places = ops.maximum(rows, 0)
-        if not self.features:
-            content = {name: pairs[name] for name in self._content_names(pairs)}
-            flat = {name: ops.reshape(value, (-1, *value.shape[2:])) for name, value in content.items()}
-            views = self.encoder(self._hide_a_modality(flat) if training else flat)
-            return {name: ops.reshape(value, (batch, count, -1)) for name, value in views.items()}
+        places, project = ops.maximum(rows, 0), self.encoder.embed
         # The whole table is projected where that is less work than the rows of the batch, one by one.
-        table_rows = next(iter(self.features.values())).shape[0]
-        if table_rows <= known_batch * count:
-            table: Content = {name: ops.convert_to_tensor(value) for name, value in self.features.items()}
-            views = self.encoder.embed(self._hide_a_modality(table) if training else table)
+        whole = bool(self.features) and self.log_q.shape[0] <= (rows.shape[0] or _USUAL_BATCH) * count
+        if not self.features:
+            content = {name: value for name, value in pairs.items() if name not in ("rows", "key")}
+            content = {name: ops.reshape(value, (-1, *value.shape[2:])) for name, value in content.items()}
+            project = self.encoder
+        elif whole:
+            content = {name: ops.convert_to_tensor(value) for name, value in self.features.items()}
+        else:
+            flat = ops.reshape(places, (-1,))
+            content = {name: ops.take(value, flat, axis=0) for name, value in self.features.items()}
+        views: Views = project(self._hide_a_modality(content) if training else content)
+        if whole:
             return {name: ops.take(value, places, axis=0) for name, value in views.items()}
-        flat_places = ops.reshape(places, (-1,))
-        table = {name: ops.take(value, flat_places, axis=0) for name, value in self.features.items()}
-        views = self.encoder.embed(self._hide_a_modality(table) if training else table)
         return {name: ops.reshape(value, (batch, count, -1)) for name, value in views.items()}
-
-    @staticmethod
-    def _content_names(pairs: dict[str, Any]) -> list[str]:
-        return [name for name in pairs if name not in ("rows", "key")]
 
     def _hide_a_modality(self, content: Content) -> Content:
         """Hides the picture or the words of some rows that have both, so that each can stand alone."""
@@ -197,9 +193,7 @@ class Csft(StageModel):
             hard_rows = rows[:, self.query_items + 1 :]  # (B, K)
             hard = _prefix(y_pred["hard"][term.item], size)
             near = ops.sum(query[:, None, :] * hard, axis=-1) * scale
-            if (
-                self.config.log_q
-            ):  # as if each were drawn as often as the item, so that the two are compared as they are
+            if self.config.log_q:  # as if drawn as often as the item, so that the two are compared as they are
                 near = near - ops.take(self.log_q, item_row)[:, None]
             no_negative = ops.logical_or(hard_rows == ABSENT, hard_rows == item_row[:, None])
             no_negative = ops.logical_or(no_negative, ops.any(hard_rows[..., None] == query_rows[:, None, :], axis=-1))
@@ -249,11 +243,9 @@ def _prefix(vectors: Any, size: int) -> Any:
     """The first `size` dimensions; shorter than all, scaled to length one again (Matryoshka, 2205.13147)."""
     if size == vectors.shape[-1]:
         return vectors
-    part = vectors[..., :size]
-    return part * ops.rsqrt(ops.maximum(ops.sum(ops.square(part), axis=-1, keepdims=True), 1e-12))
+    return normalise(vectors[..., :size])
 
 
 def _hits(logits: Any, own: Any, blocked: Any) -> Any:
-    width = ops.shape(logits)[1]
-    fair = ops.where(ops.logical_and(blocked, ops.one_hot(own, width) < 0.5), -1e9, logits)
+    fair = fair_logits(logits, own, blocked)
     return ops.cast(ops.argmax(fair, axis=-1) == ops.cast(own, "int32"), "float32")

@@ -111,6 +111,7 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
             "metrics.py",
             "new_items.py",
             "records.py",
+            "sharded_files.py",
             component,
         )
         formats = "serving/representation_center/snapshot.py"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +9,10 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io import fileio
-from apache_beam.options.value_provider import StaticValueProvider
 from apache_beam.transforms.window import GlobalWindows
 
 from components.metrics import counter
+from components.sharded_files import write_sharded
 
 ROWS_A_GROUP = 16_384
 
@@ -24,7 +23,7 @@ class WriteShards(beam.PTransform):
     Args:
         folder: Of the files.
         name: Their names begin with.
-        unfinished: Folder on the same file system for files that are being written.
+        unfinished: As `write_sharded` takes it.
     """
 
     def __init__(self, folder: str, name: str, unfinished: str) -> None:
@@ -32,17 +31,9 @@ class WriteShards(beam.PTransform):
         self._folder, self._name, self._unfinished = folder, name, unfinished
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection:
-        return (
-            tables
-            | "Gather" >> beam.ParDo(_Gather(ROWS_A_GROUP))
-            | "Write"
-            >> fileio.WriteToFiles(
-                path=self._folder,
-                file_naming=functools.partial(_file_name, self._name),
-                temp_directory=StaticValueProvider(str, self._unfinished),
-                sink=_Sink,
-            )
-        )
+        gathered = tables | "Gather" >> beam.ParDo(_Gather(ROWS_A_GROUP))
+        name = f"shard-{self._name}"
+        return gathered | "Write" >> write_sharded(self._folder, name, ".parquet", self._unfinished, _Sink)
 
 
 class _Gather(beam.DoFn):
@@ -65,10 +56,6 @@ class _Gather(beam.DoFn):
     def finish_bundle(self) -> Iterator[Any]:
         if self._waiting:
             yield GlobalWindows.windowed_value(pa.concat_tables(self._waiting).combine_chunks())
-
-
-def _file_name(name: str, _window: Any, _pane: Any, shard: int, shards: int, *_: Any) -> str:
-    return f"shard-{name}-{shard:05d}-of-{shards:05d}.parquet"
 
 
 class _Sink(fileio.FileSink):

@@ -22,12 +22,18 @@ def info_nce(logits: Any, positive: Any, blocked: Any | None = None, weights: An
     """
     own = ops.one_hot(positive, ops.shape(logits)[1], dtype=logits.dtype)  # (B, N)
     if blocked is not None:
-        logits = ops.where(ops.logical_and(blocked, own < 0.5), BLOCKED, logits)
+        logits = fair_logits(logits, positive, blocked)
     loss = ops.logsumexp(logits, axis=-1) - ops.sum(own * logits, axis=-1)  # (B,)
     if weights is None:
         return ops.mean(loss)
     weights = ops.cast(weights, loss.dtype)
     return ops.sum(loss * weights) / ops.maximum(ops.sum(weights), 1.0)
+
+
+def fair_logits(logits: Any, positive: Any, blocked: Any) -> Any:
+    """The logits [B, N], very small where a candidate is blocked and not the positive."""
+    own = ops.one_hot(positive, ops.shape(logits)[1])
+    return ops.where(ops.logical_and(blocked, own < 0.5), BLOCKED, logits)
 
 
 def alignment_loss(image: Any, text: Any, both: Any, scale: Any) -> Any:

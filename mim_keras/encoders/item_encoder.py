@@ -12,6 +12,7 @@ from keras import ops
 from mim_keras.config import EncoderConfig, from_mapping, to_mapping
 from mim_keras.encoders.image_tower import ImageTower
 from mim_keras.encoders.lexical_tower import LexicalTower, block_widths
+from mim_keras.encoders.normalise import normalise
 from mim_keras.encoders.projection_head import ProjectionHead
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.encoders.text_tower import TextTower
@@ -19,11 +20,6 @@ from mim_keras.encoders.text_tower import TextTower
 VIEWS = ("image", "text", "joint")
 Content = dict[str, Any]
 Views = dict[str, Any]
-
-
-def normalise(x: Any) -> Any:
-    """Scales vectors [..., d] to length one; a zero vector stays zero."""
-    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 class ItemEncoder(keras.Model):

@@ -56,3 +56,8 @@ def log_loss(label: np.ndarray, score: np.ndarray) -> float:
     """Mean binary cross-entropy of probabilities."""
     p = np.clip(np.asarray(score, np.float64), 1e-7, 1 - 1e-7)
     return float(-np.mean(np.where(np.asarray(label) > 0.5, np.log(p), np.log1p(-p))))
+
+
+def ranking_figures(user: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    """`auc`, `gauc` and `logloss` of the same rows."""
+    return {"auc": auc(label, score), "gauc": gauc(user, label, score), "logloss": log_loss(label, score)}

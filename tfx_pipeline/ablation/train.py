@@ -19,7 +19,7 @@ from mim_keras.config import CiubmConfig, StagesConfig, to_mapping
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.item_table import ItemColumns
-from mim_keras.metrics.gauc import auc, gauc, log_loss
+from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.fit import fit, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from serving.representation_center.snapshot import store_vectors
@@ -160,11 +160,6 @@ def figures(model: CiUBM, rows: Rows) -> dict[str, dict[str, float]]:
     found = {}
     for name, keep in {"all": np.ones(len(places), bool), **rows.slices}.items():
         if keep.any():
-            label, person = rows.label[keep], rows.person[keep]
-            found[name] = {
-                "auc": auc(label, score[keep]),
-                "gauc": gauc(person, label, score[keep]),
-                "logloss": log_loss(label, score[keep]),
-                "rows": int(keep.sum()),
-            }
+            measured = ranking_figures(rows.person[keep], rows.label[keep], score[keep])
+            found[name] = {**measured, "rows": int(keep.sum())}
     return found

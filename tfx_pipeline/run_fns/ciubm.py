@@ -14,7 +14,7 @@ from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
 from mim_keras.config import CiubmConfig, TrainingConfig, from_mapping
 from mim_keras.export import ItemRows, RankerServing, export_ranker, latest
 from mim_keras.item_table import ItemColumns
-from mim_keras.metrics.gauc import auc, gauc, log_loss
+from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from mim_keras.training.warm_start import load_weights, save_weights
@@ -107,10 +107,11 @@ def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[
             return ["", *(f"bucket {place}" for place in range(1, bucket_size(told)))]
         return learned(name, told["oov_buckets"])
 
+    items = learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1]
     return {
         "category": list(columns.category_names),
-        "item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
-        "history item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
+        "item": items,
+        "history item": items,
         "user": learned(USER_VOCABULARY, told["oov_buckets"]),
         **{f"context {place}": context(name) for place, name in enumerate(told["categorical_features"])},
     }
@@ -208,8 +209,7 @@ def measure(model: CiUBM, dataset: tf.data.Dataset) -> dict[str, float]:
         users.append(inputs["user_index"].numpy())
         labels.append(label.numpy())
         scores.append(call(inputs).numpy())
-    user, label, score = np.concatenate(users), np.concatenate(labels), np.concatenate(scores)
-    return {"auc": auc(label, score), "gauc": gauc(user, label, score), "logloss": log_loss(label, score)}
+    return ranking_figures(np.concatenate(users), np.concatenate(labels), np.concatenate(scores))
 
 
 def curves(model_run: str) -> dict[str, list[float]]:
