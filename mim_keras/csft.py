@@ -10,16 +10,15 @@ import numpy as np
 from keras import ops
 
 from mim_keras.config import ContrastTerm, CsftConfig
+from mim_keras.contrast.candidates import ABSENT, Candidates
 from mim_keras.contrast.info_nce import alignment_loss, fair_logits, info_nce
-from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
-from mim_keras.contrast.space import first_row_of_replica, gather_from_replicas
+from mim_keras.contrast.negative_queue import NegativeQueue
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.encoders.normalise import normalise
 from mim_keras.training.replicas import share_of
 from mim_keras.training.stage_model import StageModel
 
 _USUAL_BATCH = 1024  # taken for granted where a graph does not say
-ABSENT = -1  # stands where a pair has fewer query items or hard negatives than others
 
 
 class Csft(StageModel):
@@ -91,20 +90,25 @@ class Csft(StageModel):
     # -- vectors -------------------------------------------------------------------------------------------
 
     def call(self, pairs: dict[str, Any], training: bool = False) -> dict[str, Views]:
-        """Views of the `query` [B, d], the `item` [B, d] and the `hard` negatives [B, K, d]."""
+        """Views of the `query` [B, d], the `item` [B, d] and the `hard` negatives [B, K, d], those that terms use."""
         rows = ops.cast(pairs["rows"], "int32")
         views = self._views_of_rows(pairs, rows, training)
         length = self.query_items
         present = ops.cast(rows[:, :length] != ABSENT, "float32")[..., None]  # (B, L, 1)
         query = {}
-        for name, vectors in views.items():
+        for name in sorted({term.query for term in self.config.all_terms}):
+            vectors = views[name]
             mean = ops.sum(vectors[:, :length] * ops.cast(present, vectors.dtype), axis=1)
             mean = mean / ops.cast(ops.maximum(ops.sum(present, axis=1), 1.0), vectors.dtype)
             query[name] = self.seekers[name](mean) if name in self.seekers else mean
+        items = {term.item for term in self.config.all_terms}
+        near = {term.item for term in self.config.all_terms if "hard" in term.pools}
+        if self.config.align_weight:
+            items |= {"image", "text"}
         return {
             "query": query,
-            "item": {name: vectors[:, length] for name, vectors in views.items()},
-            "hard": {name: vectors[:, length + 1 :] for name, vectors in views.items()},
+            "item": {name: views[name][:, length] for name in sorted(items)},
+            "hard": {name: views[name][:, length + 1 :] for name in sorted(near)},
         }
 
     def _views_of_rows(self, pairs: dict[str, Any], rows: Any, training: bool) -> Views:
@@ -148,11 +152,17 @@ class Csft(StageModel):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         rows, key = ops.cast(x["rows"], "int32"), ops.cast(x["key"], "int32")
+        item_row = rows[:, self.query_items]
+        candidates = Candidates(
+            rows[:, : self.query_items], item_row, key, y_pred["item"], self.queues, self.log_q.shape[0]
+        )
         loss = 0.0
         for position, term in enumerate(self.config.all_terms):
-            logits, own, blocked = self._logits(term, rows, key, y_pred)
+            logits, blocked = self._logits(term, rows, y_pred, candidates)
+            own = ops.zeros_like(item_row)
             if position == 0:
-                self.hit_tracker.update_state(_hits(logits, own, blocked))
+                fair = fair_logits(logits, own, blocked)
+                self.hit_tracker.update_state(ops.cast(ops.argmax(fair, axis=-1) == 0, "float32"))
             loss = loss + term.weight * info_nce(logits, own, blocked)
         if self.config.align_weight:
             views = y_pred["item"]
@@ -161,64 +171,37 @@ class Csft(StageModel):
             loss = loss + self.config.align_weight * alignment_loss(views["image"], views["text"], both, scale)
         if training:
             for view, queue in self.queues.items():
-                queue.push(gather_from_replicas(y_pred["item"][view]), gather_from_replicas(rows[:, self.query_items]))
+                queue.push(candidates.everywhere(view), candidates.everywhere("row"))
         return share_of(loss)
 
-    def _logits(self, term: ContrastTerm, rows: Any, key: Any, y_pred: dict[str, Views]) -> tuple[Any, Any, Any]:
-        """Logits [B, N + K], the column of each query's item, int [B], and who is no fair negative, bool [B, N + K]."""
+    def _logits(
+        self, term: ContrastTerm, rows: Any, y_pred: dict[str, Views], candidates: Candidates
+    ) -> tuple[Any, Any]:
+        """Logits [B, 1 + N + K], of each query's item first, and who is no fair negative, bool [B, 1 + N + K]."""
         size = term.dimension or self.encoder.config.embedding_dim
         query, item = _prefix(y_pred["query"][term.query], size), _prefix(y_pred["item"][term.item], size)
         query_rows, item_row = rows[:, : self.query_items], rows[:, self.query_items]
-        batch = ops.shape(item_row)[0]
         scale = ops.exp(ops.minimum(self.log_scale, math.log(100.0)))
-        own = ops.arange(batch)
-        candidates, candidate_rows, pair_rows, pair_keys = item, item_row, item_row, key
-        if "space" in term.pools:
-            own = own + first_row_of_replica(batch)
-            candidates, candidate_rows = gather_from_replicas(item), gather_from_replicas(item_row)
-            pair_rows, pair_keys = candidate_rows, gather_from_replicas(key)
-        if "time" in term.pools and self.queues:
-            queue = self.queues[term.item]
-            waiting = _prefix(ops.cast(ops.convert_to_tensor(queue.vectors), item.dtype), size)
-            candidates = ops.concatenate([candidates, waiting], axis=0)  # (N, d)
-            candidate_rows = ops.concatenate([candidate_rows, ops.convert_to_tensor(queue.rows)], axis=0)
-        logits = ops.matmul(query, ops.transpose(candidates)) * scale  # (B, N)
-        if self.config.log_q:
-            logits = logits - ops.take(self.log_q, ops.maximum(candidate_rows, 0))[None, :]
-        blocked = unfair(query_rows, item_row, key, candidate_rows, pair_rows, pair_keys)
-        if not {"batch", "space"} & set(term.pools):
-            shared = ops.arange(ops.shape(candidate_rows)[0]) < batch
-            blocked = ops.logical_or(blocked, shared[None, :])
+        own_q = ops.take(self.log_q, item_row)[:, None] if self.config.log_q else 0.0
+        logits = [ops.sum(query * item, axis=-1, keepdims=True) * scale - own_q]
+        blocked = [ops.zeros_like(item_row[:, None], dtype="bool")]
+        pools = tuple(pool for pool in term.pools if pool != "hard" and (pool != "time" or self.queues))
+        if pools:
+            others = _prefix(candidates.vectors(term.item, pools), size)
+            far = ops.matmul(query, ops.transpose(others)) * scale  # (B, N)
+            if self.config.log_q:
+                far = far - ops.take(self.log_q, ops.maximum(candidates.rows(pools), 0))[None, :]
+            logits.append(far)
+            blocked.append(candidates.unfair(pools))
         if "hard" in term.pools and rows.shape[1] > self.query_items + 1:
             hard_rows = rows[:, self.query_items + 1 :]  # (B, K)
             hard = _prefix(y_pred["hard"][term.item], size)
-            near = ops.sum(query[:, None, :] * hard, axis=-1) * scale
-            if self.config.log_q:  # as if drawn as often as the item, so that the two are compared as they are
-                near = near - ops.take(self.log_q, item_row)[:, None]
+            # corrected as if drawn as often as the item, so that the two are compared as they are
+            logits.append(ops.sum(query[:, None, :] * hard, axis=-1) * scale - own_q)
             no_negative = ops.logical_or(hard_rows == ABSENT, hard_rows == item_row[:, None])
-            no_negative = ops.logical_or(no_negative, ops.any(hard_rows[..., None] == query_rows[:, None, :], axis=-1))
-            logits = ops.concatenate([logits, near], axis=1)
-            blocked = ops.concatenate([blocked, no_negative], axis=1)
-        return ops.cast(logits, "float32"), own, blocked
-
-
-def unfair(query_rows: Any, item_row: Any, key: Any, candidate_rows: Any, pair_rows: Any, pair_keys: Any) -> Any:
-    """True where a candidate is no negative of a query, bool [B, N].
-
-    Args:
-        query_rows: Items of the queries, int [B, L]; `ABSENT` where there are fewer.
-        item_row: The items, int [B].
-        key: Of the queries, int [B].
-        candidate_rows: int [N]; `EMPTY` for a place of the queue nothing was pushed into.
-        pair_rows, pair_keys: Items and keys of all pairs of this step, int [P].
-    """
-    same_item = item_row[:, None] == candidate_rows[None, :]
-    empty = ops.broadcast_to(candidate_rows[None, :] == EMPTY, ops.shape(same_item))
-    itself = ops.any(query_rows[:, :, None] == candidate_rows[None, None, :], axis=1)
-    # the item of any pair of this step that has the same key, wherever it stands among the candidates
-    same_key = ops.cast(key[:, None] == pair_keys[None, :], "float32")  # (B, P)
-    positive = ops.matmul(same_key, ops.cast(pair_rows[:, None] == candidate_rows[None, :], "float32")) > 0
-    return same_item | empty | itself | positive
+            itself = ops.any(hard_rows[..., None] == query_rows[:, None, :], axis=-1)
+            blocked.append(ops.logical_or(no_negative, itself))
+        return ops.cast(ops.concatenate(logits, axis=1), "float32"), ops.concatenate(blocked, axis=1)
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -244,8 +227,3 @@ def _prefix(vectors: Any, size: int) -> Any:
     if size == vectors.shape[-1]:
         return vectors
     return normalise(vectors[..., :size])
-
-
-def _hits(logits: Any, own: Any, blocked: Any) -> Any:
-    fair = fair_logits(logits, own, blocked)
-    return ops.cast(ops.argmax(fair, axis=-1) == ops.cast(own, "int32"), "float32")

@@ -28,15 +28,6 @@ def gather_from_replicas(values: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, joined)
 
 
-def first_row_of_replica(rows: Any) -> Any:
-    """Where this replica's rows begin among those gathered, an int32 scalar."""
-    if not replicas():
-        return 0
-    import tensorflow as tf
-
-    return tf.distribute.get_replica_context().replica_id_in_sync_group * rows
-
-
 def replicas() -> int:
     """How many replicas train together; 0 where it is one alone, or the backend is not TensorFlow."""
     if keras.backend.backend() != "tensorflow":

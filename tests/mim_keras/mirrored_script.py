@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from mim_keras.ciubm import CiUBM, RankerShape
 from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
-from mim_keras.csft import ABSENT, Csft
+from mim_keras.contrast.candidates import ABSENT
+from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mim_keras.config import ContrastTerm, CsftConfig, preset
+from mim_keras.contrast.candidates import ABSENT, unfair
 from mim_keras.contrast.info_nce import alignment_loss, info_nce
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
-from mim_keras.csft import ABSENT, Csft, unfair
+from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 
@@ -70,7 +71,7 @@ def csft(levels: str = "one", query_items: int = 1, **changes: object) -> Csft:
 def test_unfair_candidates() -> None:
     query_rows, item_row, key = np.array([[7], [7], [8]]), np.array([1, 2, 1]), np.array([0, 0, 1])
     candidates = np.array([1, 2, 1, EMPTY, 7, 9])
-    found = keras.ops.convert_to_numpy(unfair(query_rows, item_row, key, candidates, item_row, key))
+    found = keras.ops.convert_to_numpy(unfair(query_rows, key, candidates, item_row, key, 20))
     # query 7 led to 1 and 2; query 8 led to 1; 7 is a candidate itself; the fourth place is empty
     expected = [
         [True, True, True, True, True, False],
@@ -80,9 +81,20 @@ def test_unfair_candidates() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_unfair_candidates_of_many_against_every_comparison(rng: np.random.Generator) -> None:
+    batch, places, rows = 40, 60, 25
+    query_rows = rng.integers(-1, rows, (batch, 5))
+    item_row, key = rng.integers(0, rows, batch), rng.integers(0, 12, batch)
+    candidates = rng.integers(-1, rows, places)
+    found = keras.ops.convert_to_numpy(unfair(query_rows, key, candidates, item_row, key, rows))
+    for b in range(batch):
+        own = {*query_rows[b], *item_row[key == key[b]], EMPTY}
+        np.testing.assert_array_equal(found[b], [row in own for row in candidates])
+
+
 def test_nothing_of_a_history_is_its_negative() -> None:
     query_rows = np.array([[ABSENT, 4, 5]])
-    found = unfair(query_rows, np.array([1]), np.array([0]), np.array([4, 5, 6]), np.array([1]), np.array([0]))
+    found = unfair(query_rows, np.array([0]), np.array([4, 5, 6]), np.array([1]), np.array([0]), 20)
     np.testing.assert_array_equal(found, [[True, True, False]])
 
 
@@ -129,7 +141,7 @@ def test_prefixes_are_vectors_of_their_own() -> None:
 @pytest.mark.parametrize("table_rows", [5, 500], ids=["the table is projected", "the batch is projected"])
 def test_a_history_is_the_mean_of_its_vectors_whichever_way_they_are_made(table_rows: int) -> None:
     rng = np.random.default_rng(1)
-    model = csft(query_items=3)
+    model = csft("pools", query_items=3, queue_size=0)
     features = {
         "image_features": rng.normal(size=(table_rows, 32)).astype("float32"),
         "text_features": rng.normal(size=(table_rows, 16)).astype("float32"),

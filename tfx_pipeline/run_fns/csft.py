@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from mim_keras.config import CsftConfig, from_mapping
-from mim_keras.csft import ABSENT, Csft
+from mim_keras.contrast.candidates import ABSENT
+from mim_keras.csft import Csft
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder

@@ -11,7 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.examples import DECODE_ROWS, Columns, concatenate, decode
-from mim_keras.csft import ABSENT
+from mim_keras.contrast.candidates import ABSENT
 from mim_keras.encoders.content import ContentReader, ContentTable
 from tfx_pipeline.run_fns.catalogue import Catalogue
 
