@@ -2,6 +2,7 @@
 # make test   set-up, lint, types, the whole test suite
 # make setup  the environment alone; a no-op when nothing changed
 # make flink  Apache Flink and Beam's job server, which some tests and benchmarks start
+# make peer   PyTorch and FuxiCTR in .venv/peer, for `mim bench train` alone (about 5 GB)
 # make lock   requirements.lock again, from the ranges in setup.py
 # make bench  the pipeline's benchmark (others: mim bench NAME), into benchmarks/results
 
@@ -11,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := setup
-.PHONY: setup redis flink run test lint lock bench clean
+.PHONY: setup redis flink peer run test lint lock bench clean
 
 setup:
 	@bash environment/setup.sh
@@ -25,6 +26,9 @@ run: setup
 flink: setup
 	@bash environment/flink.sh .venv
 
+peer: setup
+	@bash environment/peer.sh .venv
+
 redis: setup
 	@bash environment/redis.sh .venv
 
@@ -37,6 +41,7 @@ lint: setup
 lock: setup
 	@$(BIN)/uv pip compile environment/tools.in --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --quiet -o environment/tools.lock
 	@$(BIN)/uv pip compile setup.py --all-extras --python-version 3.11 --python-platform x86_64-manylinux_2_40 --generate-hashes --no-annotate --no-header --upgrade --quiet -o requirements.lock
+	@$(BIN)/uv pip compile environment/peer.in --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header --upgrade --quiet -o environment/peer.lock
 
 bench: setup
 	@$(BIN)/python -m benchmarks.pipeline --config sample --data $(ROOT)/bench/sample

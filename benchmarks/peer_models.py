@@ -1,0 +1,103 @@
+"""The peers of `benchmarks/train.py`: FuxiCTR's published layers, loader and training step, as its own models put them
+together; runs where `make peer` put PyTorch.
+
+    peer_models.py din|dcn ROWS.npz SECONDS
+
+As its defaults and the published comparisons have them: Adam 1e-3, gradients clipped to a norm of 10, ids of 16,
+hidden layers of 256, 128 and 64; DIN's activation unit one layer of 64 with Dice; three full cross layers beside the
+hidden ones, over the mean of the history.
+"""
+
+import json
+import sys
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
+from fuxictr.pytorch.layers import CrossNetV2, DIN_Attention, FeatureEmbeddingDict, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import nn
+
+BATCH, DIM, WARM_STEPS, CLIP = 1024, 16, 20, 10.0
+HIDDEN = [256, 128, 64]
+
+
+def feature_map(rows: np.lib.npyio.NpzFile) -> FeatureMap:
+    """Ids of user and item, the item's genres, and the history, which shares the items' table."""
+    made = FeatureMap("rows", ".")
+    encoder = "layers.MaskedAveragePooling()"
+
+    def sequence(name: str, **further: object) -> dict:
+        size = {"max_len": rows[name].shape[1], "vocab_size": int(rows[name].max()) + 1}
+        return {"type": "sequence", "source": "", "padding_idx": 0, **size, **further}
+
+    def single(name: str) -> dict:
+        return {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": int(rows[name].max()) + 1}
+
+    history = {"share_embedding": "item", "feature_encoder": None}
+    made.features = OrderedDict(
+        user=single("user"),
+        item={**single("item"), "vocab_size": len(rows["genres_of"])},
+        genre=sequence("genre", feature_encoder=encoder),
+        history=sequence("history", **(history if KIND == "din" else {**history, "feature_encoder": encoder})),
+    )
+    made.labels, made.num_fields = ["clicked"], 4
+    made.set_column_index()
+    return made
+
+
+class Peer(BaseModel):
+    """Embeddings, then DIN's attention and hidden layers, or a cross network beside them."""
+
+    def __init__(self, features: FeatureMap) -> None:
+        super().__init__(features, metrics=["AUC"], model_root="", verbose=0)
+        self.embedding_layer = FeatureEmbeddingDict(features, DIM)
+        width = 4 * DIM
+        if KIND == "din":
+            self.attention = DIN_Attention(DIM, attention_units=[64], hidden_activations="Dice")
+            self.deep = MLP_Block(width, HIDDEN, output_dim=1, output_activation=self.output_activation)
+        else:
+            self.cross, self.deep = CrossNetV2(width, 3), MLP_Block(width, HIDDEN)
+            self.out = nn.Linear(width + HIDDEN[-1], 1)
+        self.compile("adam", "binary_crossentropy", 1e-3)
+        self.model_to_device()
+        self._max_gradient_norm = CLIP
+
+    def forward(self, inputs: dict) -> dict:
+        x = self.get_inputs(inputs)
+        embedded = self.embedding_layer(x)
+        if KIND == "din":
+            mask = x["history"].long() != 0
+            embedded["history"] = self.attention(embedded["item"], embedded["history"], mask)
+            together = self.embedding_layer.dict2tensor(embedded, flatten_emb=True)
+            return {"y_pred": self.deep(together)}
+        together = self.embedding_layer.dict2tensor(embedded, flatten_emb=True)
+        both = torch.cat([self.cross(together), self.deep(together)], dim=-1)
+        return {"y_pred": self.output_activation(self.out(both))}
+
+
+def main(file: str, seconds: float) -> float:
+    """Rows a second."""
+    torch.manual_seed(0)
+    features = feature_map(np.load(file))
+    model = Peer(features)
+    model.train()
+    step, started = 0, 0.0
+    while True:
+        for batch in NpzDataLoader(features, file, batch_size=BATCH, shuffle=True):
+            if len(batch["clicked"]) < BATCH:
+                continue
+            model.train_step(batch)
+            step += 1
+            if step == WARM_STEPS:
+                started = time.monotonic()
+            elif started and time.monotonic() - started > seconds:
+                return (step - WARM_STEPS) * BATCH / (time.monotonic() - started)
+
+
+KIND = sys.argv[1]
+if __name__ == "__main__":
+    print(json.dumps({"rows_per_second": main(sys.argv[2], float(sys.argv[3]))}))
