@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 import keras_rs
-import tensorflow as tf
 from keras import ops
 
 from mim_keras.config import CiubmConfig
-from mim_keras.interest.masked import dot, mean_over
+from mim_keras.interest.activation_unit import ActivationUnit
+from mim_keras.interest.history_attention import attend
+from mim_keras.interest.masked import dot, means
 from mim_keras.interest.modal_attention import ModalAttention
 from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
 from mim_keras.interest.sim_tier import SimTier
@@ -55,7 +56,7 @@ class CiUBM(StageModel):
     Call takes a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int
     [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
     optionally `item_vector` float [B, d], used instead of the table's vector, and `hide_id` bool [B] (see
-    `hide_some_ids`).  Returns `ctr`, `logit` and,
+    `training.batches`).  Returns `ctr`, `logit` and,
     where the modal module is on, `modal_logit`, each [B]; in training `penalty`, a scalar.
 
     Source: MIM (2502.00321); the modules' forms as each of them says.
@@ -74,7 +75,8 @@ class CiUBM(StageModel):
             self.history_id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
             self.user_embedding = embedding(shape.users, config.user_dim, embeddings_initializer=_small())
             if config.attention:
-                self.id_attention = TargetAttention(config.id_dim)
+                kind = ActivationUnit if config.activation_unit else TargetAttention
+                self.id_attention = kind(config.id_dim)
         if config.modal:
             self.compression = dense(config.modal_dim, use_bias=False)
             self.history_compression = dense(config.modal_dim, use_bias=False)
@@ -90,6 +92,21 @@ class CiUBM(StageModel):
         self.dropouts = [keras.layers.Dropout(config.dropout) for _ in config.hidden]
         self.out = dense(1)
         self.loss_tracker = keras.metrics.Mean("logloss")
+        self._build_attention()
+        self._compressed = config.modal_dim if config.modal else 0  # of a click's features, the first so many
+
+    def _build_attention(self) -> None:
+        """Attention is asked in steps, not called, so that nothing builds it by itself."""
+        config, clicks = self.config, (None, None)
+        ids = config.id_dim if config.ids else 0
+        target, click = (None, ids + CATEGORY_DIM), (None, None, ids + 2 * CATEGORY_DIM)
+        compressed = (None, None, config.modal_dim)
+        if config.ids and config.attention:
+            self.id_attention.build(target, click, clicks)
+        if config.modal and config.attention:
+            self.modal_attention.build((None, config.modal_dim), compressed, click, clicks, clicks)
+        if config.modal and config.fusion:
+            self.fused_attention.build(target, click, clicks, clicks)
 
     # -- the two halves of a prediction -------------------------------------------------------------------
 
@@ -104,31 +121,36 @@ class CiUBM(StageModel):
         mask = rows != PADDING_ROW
         bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
         age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
-        id_index = ops.take(self.items.id_index, rows, axis=0)
-        parts = [self.history_id_embedding(id_index)] if config.ids else []
-        parts += [self._of_rows(self.category_projection, "categories", rows), age]
-        embedding = ops.concatenate(parts, axis=-1)  # (H, L, D)
-        history = {"embedding": embedding, "mask": mask, "mean": mean_over(embedding, mask)}
+        clicks = ops.concatenate([self._of_clicks(rows), age], axis=-1)  # (H, L, P + D)
+        history = {"clicks": clicks, "mask": mask}
         if config.modal:
-            has_vector = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0))
-            compressed = self._of_rows(self.history_compression, "vectors", rows)  # (H, L, P)
-            history |= {
-                "has_vector": has_vector,
-                "compressed": compressed,
-                "compressed_mean": mean_over(compressed, has_vector),
-            }
+            history["has_vector"] = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0))
+            mean, compressed_mean = means([mask, history["has_vector"]], clicks)
+            history |= {"mean": mean[:, self._compressed :], "compressed_mean": compressed_mean[:, : self._compressed]}
             if config.compares:
                 history["vector"] = self.items.of("vectors", rows)
-            if config.attention:
-                history["values"] = ops.concatenate([compressed, embedding], axis=-1)
+        else:
+            history["mean"] = means([mask], clicks)[0]
         return history
 
-    def _of_rows(self, layer: Any, column: str, rows: Any) -> Any:
-        """`layer` of a column of the item table at some rows: of the whole table first, where that is less work."""
+    def _of_clicks(self, rows: Any) -> Any:
+        """What is learned of each clicked item, side by side: its compressed vector, its id, its categories.
+
+        Of the whole item table first, where that is less work; the rows are then looked up, and their gradients added
+        up, once for all.
+        """
         batch, length = rows.shape
-        if batch is not None and length is not None and self.items.rows <= batch * length:
-            return ops.take(layer(self.items.of(column)), rows, axis=0)
-        return layer(self.items.of(column, rows))
+        whole = batch is not None and length is not None and self.items.rows <= batch * length
+        wanted = None if whole else rows
+        parts = []
+        if self.config.modal:
+            parts.append(self.history_compression(self.items.of("vectors", wanted)))
+        if self.config.ids:
+            id_index = self.items.id_index if whole else ops.take(self.items.id_index, rows, axis=0)
+            parts.append(self.history_id_embedding(ops.convert_to_tensor(id_index)))
+        parts.append(self.category_projection(self.items.of("categories", wanted)))
+        learned = ops.concatenate(parts, axis=-1)
+        return ops.take(learned, rows, axis=0) if whole else learned
 
     def score(
         self,
@@ -167,13 +189,25 @@ class CiUBM(StageModel):
             used = [own, user, liked]
         e_t = ops.concatenate(target, axis=-1)  # (B, D_t)
         parts.append(e_t)
-        if config.ids and config.attention:
-            parts.append(self.id_attention(e_t, history["embedding"], mask))
         result = {}
+        modal, attentions = [], []  # attentions: layer, queries, likenesses, positions that count
         if config.modal:
-            modal, fused = self._modal_interest(history, found, item_vector, e_t)
-            result["modal_logit"] = self.modal_head(modal)[:, 0]
-            parts += [modal, *fused]
+            modal, similarity, counts = self._likeness(history, found, item_vector)
+            if config.attention:
+                queries = self.modal_attention.ask(modal[0], further=history["clicks"].shape[-1] - self._compressed)
+                attentions.append((self.modal_attention, queries, similarity, counts))
+            if config.fusion:
+                attentions.append((self.fused_attention, self.fused_attention.ask(e_t), similarity, mask))
+        if config.ids and config.attention and not config.activation_unit:
+            attentions.append((self.id_attention, self.id_attention.ask(e_t), None, mask))
+        elif config.ids and config.attention:
+            parts.append(self.id_attention(e_t, history["clicks"][..., self._compressed :], mask))
+        answers = attend(attentions, history["clicks"]) if attentions else []
+        if config.modal:
+            if config.attention:
+                modal.append(answers.pop(0))
+            result["modal_logit"] = self.modal_head(ops.concatenate(modal, axis=-1))[:, 0]
+        parts += modal + answers
         for position, layer in enumerate(self.context_embeddings):
             assert context is not None
             shared.append(layer(context[:, position]))
@@ -191,9 +225,9 @@ class CiUBM(StageModel):
             result["penalty"] = config.id_l2 * sum(squares)
         return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
 
-    def _modal_interest(
-        self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None, e_t: Any
-    ) -> tuple[Any, list[Any]]:
+    def _likeness(self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None) -> tuple:
+        """Content's features of each target, [B, ·] each, the compressed vector first; and, where parts compare, its
+        likeness to every click, [B, L], and where both have a vector, bool [B, L]."""
         config, vector, has_vector = self.config, found["vector"], found["has_vector"]
         if item_vector is not None:
             given = ops.any(item_vector != 0, axis=-1)
@@ -202,19 +236,13 @@ class CiUBM(StageModel):
         present = ops.cast(has_vector, vector.dtype)[:, None]
         p_t = self.compression(vector) * present
         liked = history["compressed_mean"]
-        everyone = ops.broadcast_to(liked, ops.shape(p_t))
-        modal, fused = [p_t, everyone, p_t * liked, present], []
+        features, similarity, counts = [p_t, ops.broadcast_to(liked, ops.shape(p_t)), p_t * liked, present], None, None
         if config.compares:
-            similarity = dot(vector, history["vector"])  # (B, L); vectors have length one
-            counts = ops.logical_and(history["has_vector"], has_vector[:, None])  # (B, L)
-            if config.attention:
-                values = history["compressed"], history["values"]
-                modal.append(self.modal_attention(p_t, *values, similarity, counts))
+            similarity = dot(vector, history["vector"])  # vectors have length one
+            counts = ops.logical_and(history["has_vector"], has_vector[:, None])
             if config.simtier:
-                modal.append(self.sim_tier(similarity, counts))
-            if config.fusion:
-                fused.append(self.fused_attention(e_t, history["embedding"], similarity, history["mask"]))
-        return ops.concatenate(modal, axis=-1), fused
+                features.append(self.sim_tier(similarity, counts))
+        return features, similarity, counts
 
     def keyed_tables(self) -> dict[str, Any]:
         """Variables whose rows stand for things of the data: `category`, `item`, `user`, `context 0`, …"""
@@ -251,16 +279,6 @@ class CiUBM(StageModel):
         if "penalty" in y_pred:
             loss = loss + y_pred["penalty"]
         return share_of(loss)
-
-
-def hide_some_ids(inputs: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Adds `hide_id`, true for a random share `rate` of the targets; for the training input, in `Dataset.map`.
-
-    Drawn outside the model because XLA, on a CPU, draws the number again for every position that uses it,
-    which made a training step three times slower.
-    """
-    draw = tf.random.uniform(tf.shape(inputs["item_row"]))
-    return {**inputs, "hide_id": draw < rate}
 
 
 def _small() -> keras.initializers.Initializer:

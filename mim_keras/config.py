@@ -317,10 +317,12 @@ class CiubmConfig:
     id_l2: float = 0.0  # weight of the squares of the id rows that a batch uses
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
     attention: bool = True  # attention of the target over the history, by ids and by content
+    activation_unit: bool = False  # by ids with DIN's small network, instead of a scaled product
     modal: bool = True  # the target's own vector, what the history's vectors have in common, attention, SimTier
     simtier: bool = True  # histogram of likenesses
     fusion: bool = True  # SA-TA
     ids: bool = True  # id embeddings of items and the user
+    rows_in_memory: int = 4_000_000  # training rows up to which all are kept as numbers; more are read each epoch
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
     )
@@ -331,6 +333,7 @@ class CiubmConfig:
         return self.modal and (self.attention or self.simtier or self.fusion)
 
     def __post_init__(self) -> None:
+        require(self.rows_in_memory >= 0, "ciubm.rows_in_memory is 0 or more", self.rows_in_memory, "0 keeps none.")
         require(self.id_l2 >= 0, "ciubm.id_l2 is 0 or more", self.id_l2, "0.1 is a beginning.")
         require(self.history_length >= 1, "ciubm.history_length must be at least 1", self.history_length, "Raise it.")
         require(
@@ -343,6 +346,13 @@ class CiubmConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"ciubm.{name} is in [0, 1)", value, "Lower it.")
         require(self.modal or self.ids, "one of ciubm.modal and ciubm.ids must be on", (self.modal, self.ids), "")
+
+
+# Models of others, made of the same parts, to be compared with.
+COMPARISONS: dict[str, dict[str, Any]] = {
+    "din": {"modal": False, "fusion": False, "simtier": False, "activation_unit": True, "cross_layers": 0},
+    "dcn": {"modal": False, "fusion": False, "simtier": False, "attention": False},
+}
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from mim_keras.interest.masked import dot, masked_softmax, weighted_sum
+from mim_keras.interest.history_attention import HistoryAttention
+from mim_keras.interest.masked import masked_softmax
 
 
 @keras.saving.register_keras_serializable("mim")
-class SemanticAwareTargetAttention(keras.layers.Layer):
+class SemanticAwareTargetAttention(HistoryAttention):
     """logits = b1·dot + b2·cos/τ + b3·dot·cos/τ per head; u = Σ softmax(logits)_k W_v e_k, heads side by side.
 
     Args:
@@ -31,11 +32,10 @@ class SemanticAwareTargetAttention(keras.layers.Layer):
     """
 
     def __init__(self, heads: int, dim: int, temperature: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dim, **kwargs)
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads; received dim={dim}, heads={heads}. Change one of them.")
-        self.heads, self.dim, self.temperature = heads, dim, temperature
-        self.query, self.key, self.value = (keras.layers.Dense(dim, use_bias=False) for _ in range(3))
+        self.heads, self.temperature = heads, temperature
 
     def build(self, target_shape: tuple, history_shape: tuple, similarity_shape: tuple, present_shape: tuple) -> None:
         self.query.build(target_shape)
@@ -48,20 +48,27 @@ class SemanticAwareTargetAttention(keras.layers.Layer):
             shape=(self.heads,), initializer=keras.initializers.Constant(1 / self.temperature), name="scale"
         )
 
-    def call(self, target: Any, history: Any, similarity: Any, present: Any) -> Any:
+    def ask(self, target: Any) -> Any:
         width = self.dim // self.heads
-        query, key, value = self.query(target), self.key(history), self.value(history)
-        heads = []
-        for h in range(self.heads):
-            part = slice(h * width, (h + 1) * width)
-            by_id = dot(query[..., part], key[..., part]) / math.sqrt(width)  # (B, L)
-            near = similarity * ops.cast(self.scale[h], similarity.dtype)
-            logits = self.by_id[h] * by_id + self.by_content[h] * near + self.by_both[h] * by_id * near
-            heads.append(weighted_sum(masked_softmax(logits, present), value[..., part]))
-        return ops.concatenate(heads, axis=-1)
+        query = ops.reshape(self.query(target), (-1, self.heads, width)) / math.sqrt(width)
+        return ops.einsum("bhw,dhw->bhd", query, self._by_head(self.key))
 
-    def compute_output_shape(self, target_shape: tuple, *further: tuple) -> tuple:
-        return (target_shape[0], self.dim)
+    def weigh(self, dots: Any, similarity: Any, present: Any) -> Any:
+        scale, by_id, by_content, by_both = (
+            ops.cast(ops.convert_to_tensor(value), dots.dtype)[:, None]
+            for value in (self.scale, self.by_id, self.by_content, self.by_both)
+        )
+        near = similarity[:, None, :] * scale  # (B, heads, L)
+        return masked_softmax(by_id * dots + by_content * near + by_both * dots * near, present[:, None, :])
+
+    def tell(self, gathered: Any) -> Any:
+        return ops.reshape(ops.einsum("bhd,dhw->bhw", gathered, self._by_head(self.value)), (-1, self.dim))
+
+    def _by_head(self, layer: Any) -> Any:
+        return ops.reshape(layer.kernel, (-1, self.heads, self.dim // self.heads))  # (D', heads, width)
+
+    def call(self, target: Any, history: Any, similarity: Any, present: Any) -> Any:
+        return self.attend(target, history, similarity, present)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "heads": self.heads, "dim": self.dim, "temperature": self.temperature}
+        return {**super().get_config(), "heads": self.heads, "temperature": self.temperature}

@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 import keras
+from keras import ops
 
-from mim_keras.interest.masked import dot, masked_softmax, weighted_sum
+from mim_keras.interest.history_attention import HistoryAttention
+from mim_keras.interest.masked import masked_softmax
 
 
 @keras.saving.register_keras_serializable("mim")
-class TargetAttention(keras.layers.Layer):
+class TargetAttention(HistoryAttention):
     """a_k = (W_q e_t)·(W_k e_k)/√d; u = Σ softmax(a)_k W_v e_k.
 
     Args:
@@ -30,22 +32,20 @@ class TargetAttention(keras.layers.Layer):
     Source: DIN (1706.06978) in the scaled dot-product form of the search-based models that followed it.
     """
 
-    def __init__(self, dim: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.query, self.key, self.value = (keras.layers.Dense(dim, use_bias=False) for _ in range(3))
-
     def build(self, target_shape: tuple, history_shape: tuple, present_shape: tuple) -> None:
         self.query.build(target_shape)
         self.key.build(history_shape)
         self.value.build(history_shape)
 
+    def ask(self, target: Any) -> Any:
+        query = self.query(target) / math.sqrt(self.dim)
+        return ops.matmul(query, ops.transpose(self.key.kernel))[:, None, :]
+
+    def weigh(self, dots: Any, similarity: Any, present: Any) -> Any:
+        return masked_softmax(dots, present[:, None, :])
+
+    def tell(self, gathered: Any) -> Any:
+        return self.value(gathered[:, 0])
+
     def call(self, target: Any, history: Any, present: Any) -> Any:
-        logits = dot(self.query(target), self.key(history)) / math.sqrt(self.dim)  # (B, L)
-        return weighted_sum(masked_softmax(logits, present), self.value(history))
-
-    def compute_output_shape(self, target_shape: tuple, history_shape: tuple, present_shape: tuple) -> tuple:
-        return (target_shape[0], self.dim)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dim": self.dim}
+        return self.attend(target, history, None, present)

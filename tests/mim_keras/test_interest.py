@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+from mim_keras.interest.activation_unit import ActivationUnit
+from mim_keras.interest.history_attention import attend
 from mim_keras.interest.masked import masked_softmax
 from mim_keras.interest.modal_attention import ModalAttention
 from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
@@ -24,7 +26,7 @@ def inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {
         "target": rng.normal(size=(B, D)).astype("float32"),
         "history": rng.normal(size=(B, L, D)).astype("float32"),
-        "values": rng.normal(size=(B, L, 2 * D)).astype("float32"),
+        "further": rng.normal(size=(B, L, 2 * D)).astype("float32"),
         "similarity": rng.uniform(-1, 1, (B, L)).astype("float32"),
         "present": present,
     }
@@ -42,7 +44,8 @@ def softmax_where(logits: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 LAYERS = {
     "target": (lambda: TargetAttention(4), ("target", "history", "present")),
-    "modal": (lambda: ModalAttention(4), ("target", "history", "values", "similarity", "present")),
+    "modal": (lambda: ModalAttention(4), ("target", "history", "further", "similarity", "present")),
+    "activation_unit": (lambda: ActivationUnit(4, 5), ("target", "history", "present")),
     "sa_ta": (lambda: SemanticAwareTargetAttention(2, 4), ("target", "history", "similarity", "present")),
     "sim_tier": (lambda: SimTier(), ("similarity", "present")),
 }
@@ -62,7 +65,7 @@ def test_padding_never_counts(name: str, inputs: dict[str, np.ndarray], rng: np.
     layer = make()
     before = keras.ops.convert_to_numpy(layer(**pick(inputs, *names)))
     changed = {key: value.copy() for key, value in inputs.items()}
-    for key in ("history", "values", "similarity"):
+    for key in ("history", "further", "similarity"):
         noise = rng.uniform(-1, 1, changed[key].shape).astype("float32")
         absent = ~inputs["present"]
         changed[key][absent] = noise[absent]
@@ -103,12 +106,45 @@ def test_target_attention_by_numpy(inputs: dict[str, np.ndarray]) -> None:
 
 def test_modal_attention_by_numpy(inputs: dict[str, np.ndarray]) -> None:
     layer = ModalAttention(4, temperature=0.5)
-    output = layer(**pick(inputs, "target", "history", "values", "similarity", "present"))
+    output = layer(**pick(inputs, "target", "history", "further", "similarity", "present"))
     query, key, value = (layer.query.kernel.numpy(), layer.key.kernel.numpy(), layer.value.kernel.numpy())
     logits = inputs["similarity"] / 0.5
     logits = logits + np.einsum("bd,bld->bl", inputs["target"] @ query, inputs["history"] @ key) / 2.0
     weights = softmax_where(logits, inputs["present"])
-    np.testing.assert_allclose(output, np.einsum("bl,bld->bd", weights, inputs["values"] @ value), rtol=1e-4, atol=1e-5)
+    clicks = np.concatenate([inputs["history"], inputs["further"]], axis=-1)
+    np.testing.assert_allclose(output, np.einsum("bl,bld->bd", weights, clicks @ value), rtol=1e-4, atol=1e-5)
+
+
+def test_activation_unit_is_a_network_over_all_four(inputs: dict[str, np.ndarray]) -> None:
+    layer = ActivationUnit(4, 5)
+    named = pick(inputs, "target", "history", "present")
+    layer(**named)
+    layer.slope.assign([0.0, 0.1, 0.2, 0.3, -0.4])
+    layer.bias.assign(0.7)
+    q, k = inputs["target"] @ layer.query.kernel.numpy(), inputs["history"] @ layer.key.kernel.numpy()
+    of_target, of_click, of_both = (w.numpy() for w in (layer.of_target.kernel, layer.of_click, layer.of_both))
+    # q A + k C + (q ∘ k) D as the network [q; k; q − k; q ∘ k] W with the difference's weights nought
+    q = np.repeat(q[:, None], L, axis=1)
+    x = np.concatenate([q, k, q - k, q * k], -1) @ np.concatenate([of_target, of_click, 0 * of_click, of_both])
+    x = np.where(x > 0, x, layer.slope.numpy() * x) @ layer.weight.numpy() + 0.7
+    np.testing.assert_allclose(layer(**named), np.einsum("bl,bld->bd", x * inputs["present"], k), rtol=1e-4, atol=1e-5)
+
+
+def test_several_kinds_share_the_passes_over_the_clicks(inputs: dict[str, np.ndarray]) -> None:
+    target, modal, fused = TargetAttention(4), ModalAttention(4), SemanticAwareTargetAttention(2, 4)
+    expected = [
+        target(**pick(inputs, "target", "history", "present")),
+        modal(**{**pick(inputs, "target", "history", "similarity", "present"), "further": inputs["history"]}),
+        fused(**pick(inputs, "target", "history", "similarity", "present")),
+    ]
+    clicks = np.concatenate([inputs["history"]] * 2, axis=-1)
+    similarity, present = inputs["similarity"], inputs["present"]
+    asked = [target.ask(inputs["target"]), modal.ask(inputs["target"], further=D), fused.ask(inputs["target"])]
+    kinds = [
+        (layer, queries, similarity, present) for layer, queries in zip((target, modal, fused), asked, strict=True)
+    ]
+    for one, other in zip(attend(kinds, clicks), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_sa_ta_by_numpy(inputs: dict[str, np.ndarray]) -> None:
