@@ -78,6 +78,9 @@ class Csft(StageModel):
             self.log_align_scale = self.add_weight(
                 shape=(), initializer=keras.initializers.Constant(math.log(1 / 0.07)), name="log_align_scale"
             )
+        self.chance = keras.random.SeedGenerator(
+            config.training.seed
+        )  # of its own, so that a checkpoint holds its state
         self.hit_tracker = keras.metrics.Mean("hit_at_1")
 
     def _frozen(self, name: str, values: np.ndarray) -> Any:
@@ -135,7 +138,7 @@ class Csft(StageModel):
         """Hides the picture or the words of some rows that have both, so that each can stand alone."""
         if not self.config.modality_dropout:
             return content
-        draw = keras.random.uniform(ops.shape(content["image_mask"]))
+        draw = keras.random.uniform(ops.shape(content["image_mask"]), seed=self.chance)
         both = content["image_mask"] * content["text_mask"]
         rate = self.config.modality_dropout / 2
         hide_image = both * ops.cast(draw < rate, "float32")

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from mim_keras.config import TrainingConfig
+from mim_keras.training.checkpoints import Checkpoints, passed_over
 
 log = logging.getLogger("mim")
 
@@ -90,6 +91,7 @@ def fit(
     monitor: str = "",
     log_folder: Path | None = None,
     watch: keras.callbacks.Callback | None = None,
+    checkpoints: tuple[Path, object] | None = None,
 ) -> dict[str, list[float]]:
     """Trains a compiled `model` and returns its figures, one list a name.
 
@@ -102,6 +104,9 @@ def fit(
         monitor: Name of the figure to stop on and to keep the best weights by; higher is better.
         log_folder: Where TensorBoard's events and `history.json` go.
         watch: Looks on, before the progress line is written.
+        checkpoints: Folder and what must be the same (`Checkpoints`): a training that was cut off goes on after the
+            last epoch that was whole, and its figures are those of one that was not.  `train` must then be a dataset
+            whose randomness is seeded.
     """
     if not model.built:
         _build(model, train)
@@ -111,16 +116,31 @@ def fit(
     if watch is not None:
         callbacks.append(watch)
     callbacks.append(Progress(stage, config.epochs))
+    early = None
     if monitor and config.patience:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                f"val_{monitor}", mode="max", patience=config.patience, restore_best_weights=True
-            )
+        early = keras.callbacks.EarlyStopping(
+            f"val_{monitor}", mode="max", patience=config.patience, restore_best_weights=True
         )
+        callbacks.append(early)
+    done, keeper = 0, None
+    before: dict[str, list[float]] = {}
+    if checkpoints is not None:
+        keeper = Checkpoints(*checkpoints, early)
+        with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
+            done, before = keeper.restore(model)
+        if done:
+            log.info("%s: goes on after epoch %d of %d, from its checkpoint", stage, done, config.epochs)
+            passed_over(train, done)
+        callbacks.append(keeper)
     if log_folder is not None:
         callbacks.append(keras.callbacks.TensorBoard(str(log_folder), update_freq="epoch", write_graph=False))
-    history = model.fit(train, epochs=config.epochs, verbose=0, callbacks=callbacks, shuffle=False).history
-    figures = {name: [float(value) for value in values] for name, values in history.items()}
+    history = model.fit(
+        train, epochs=config.epochs, initial_epoch=done, verbose=0, callbacks=callbacks, shuffle=False
+    ).history
+    names = [*before, *(name for name in history if name not in before)]
+    figures = {name: [*before.get(name, []), *map(float, history.get(name, []))] for name in names}
+    if keeper is not None:
+        keeper.clear()
     if log_folder is not None:
         log_folder.mkdir(parents=True, exist_ok=True)
         (log_folder / "history.json").write_text(json.dumps(figures, indent=2))

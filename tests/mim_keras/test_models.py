@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
+from mim_keras.ciubm import CiUBM, RankerShape
 from mim_keras.config import ConfigError, TrainingConfig, preset
 from mim_keras.encoders.content import ContentReader
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -20,6 +20,7 @@ from mim_keras.export import ItemRows, RankerServing, export_encoder, export_ran
 from mim_keras.export_extras import FACTS
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc
+from mim_keras.training.batches import hide_some_ids
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.importers.sample_pictures import draw_picture
 
@@ -141,7 +142,7 @@ def test_a_hidden_id_is_an_unknown_id(columns: ItemColumns) -> None:
     model.items.id_index.assign(np.zeros_like(columns.id_index))
     unknown = model.score(history, x["item_row"], x["user_index"])["ctr"].numpy()
     np.testing.assert_allclose(hidden, unknown, atol=1e-6)
-    rate = tf.reduce_mean(tf.cast(hide_some_ids({"item_row": tf.zeros(20_000)}, 0.3)["hide_id"], tf.float32))
+    rate = tf.reduce_mean(tf.cast(hide_some_ids({"item_row": tf.zeros(20_000)}, 0.3, [1, 2])["hide_id"], tf.float32))
     assert 0.28 < float(rate) < 0.32
 
 

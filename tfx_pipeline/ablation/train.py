@@ -14,12 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
+from mim_keras.ciubm import CiUBM, RankerShape
 from mim_keras.config import CiubmConfig, StagesConfig, to_mapping
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
+from mim_keras.training.batches import ranking_batches
 from mim_keras.training.fit import fit, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from serving.representation_center.snapshot import store_vectors
@@ -128,27 +129,9 @@ class Bench:
                 jit_compile=training.jit_compile,
                 steps_per_execution=training.steps_per_execution,
             )
-        fit("ciubm", model, _batches(train, batch, config), training)
+        inputs = train.inputs(np.arange(len(train.item)))
+        fit("ciubm", model, ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout), training)
         return model
-
-
-def _batches(rows: Rows, batch: int, config: CiubmConfig) -> tf.data.Dataset:
-    chance = np.random.default_rng(config.training.seed)
-
-    def shuffled() -> Any:
-        order = chance.permutation(len(rows.item))
-        for begin in range(0, len(order) - batch + 1, batch):
-            own = order[begin : begin + batch]
-            yield rows.inputs(own), rows.label[own]
-
-    one = rows.inputs(np.arange(1))
-    inputs = {name: tf.TensorSpec([batch, *values.shape[1:]], tf.int32) for name, values in one.items()}
-    signature = (inputs, tf.TensorSpec([batch], tf.float32))
-    dataset = tf.data.Dataset.from_generator(shuffled, output_signature=signature)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(rows.item) // batch))
-    if config.id_dropout:
-        dataset = dataset.map(lambda x, y: (hide_some_ids(x, config.id_dropout), y))
-    return dataset.prefetch(4)
 
 
 def figures(model: CiUBM, rows: Rows) -> dict[str, dict[str, float]]:

@@ -10,19 +10,19 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from mim_keras.ciubm import CiUBM, RankerShape, hide_some_ids
-from mim_keras.config import CiubmConfig, TrainingConfig, from_mapping
-from mim_keras.export import ItemRows, RankerServing, export_ranker, latest
+from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.config import CiubmConfig, from_mapping
+from mim_keras.export import ItemRows, RankerServing, export_ranker
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
-from tfx_pipeline.preprocessing import ITEM_VOCABULARY, LABEL, USER_VOCABULARY, bucket_size, index_size
+from tfx_pipeline.preprocessing import ITEM_VOCABULARY, USER_VOCABULARY, bucket_size, index_size
 from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
+from tfx_pipeline.run_fns.ranking_examples import read_ranking_examples, training_examples
 
-SHUFFLE_ROWS = 200_000
 WARM_FOLDER = "Format-Weights"  # beside the SavedModel, for the next warm start; never pushed
 WARM_UP_ROWS = 64
 
@@ -50,19 +50,19 @@ def run_fn(fn_args: Any) -> None:
     )
     rows = ItemRows(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
 
-    def dataset(patterns: list[str], train: bool) -> tf.data.Dataset:
-        return read_ranking_examples(patterns, transform, rows, config, context, train)
-
-    steps = training.epochs * count_steps(fn_args.train_files, training) if training.schedule != "constant" else None
+    spec = transform.transformed_feature_spec()
+    train, steps = training_examples(fn_args.train_files, spec, rows, config, context)
     strategy = make_strategy(training)
     with strategy.scope():
         model = CiUBM(config, shape, columns)
         model.compile(
-            optimizer=optimizer(training, steps),
+            optimizer=optimizer(training, training.epochs * steps),
             jit_compile=training.jit_compile,
             steps_per_execution=training.steps_per_execution,
         )
-    valid = dataset(fn_args.eval_files, train=False)
+    valid = read_ranking_examples(
+        fn_args.eval_files, spec, rows, config, context, train=False, batch_size=training.batch_size
+    )
     keys = row_keys(transform, columns, told)
     if fn_args.base_model:
         with strategy.scope():
@@ -73,7 +73,7 @@ def run_fn(fn_args: Any) -> None:
     figures = fit(
         "ciubm",
         model,
-        dataset(fn_args.train_files, train=True),
+        train,
         training,
         measure=lambda: measure(model, valid),
         monitor="gauc",
@@ -129,54 +129,6 @@ def item_columns(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTran
     own = dict(zip((item_id.decode() for item_id in catalogue.item_id), catalogue.categories, strict=True))
     categories = [own.get(item_id, []) for item_id in snapshot.item_ids]
     return ItemColumns.assemble(snapshot.vectors, snapshot.modalities > 0, categories, id_index)
-
-
-def read_ranking_examples(
-    patterns: list[str],
-    transform: tft.TFTransformOutput,
-    rows: ItemRows,
-    config: CiubmConfig,
-    context: tuple[str, ...],
-    train: bool,
-) -> tf.data.Dataset:
-    """Transformed tf.Examples → (inputs of `CiUBM`, labels float32 [B]).
-
-    In training, records are shuffled before they are parsed, which costs little, and whole batches are parsed
-    at once.
-    """
-    spec = transform.transformed_feature_spec()
-    length = config.history_length
-
-    def parse(serialised: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        parsed = tf.io.parse_example(serialised, spec)
-        inputs = {
-            "item_row": rows(parsed["item_id"][:, 0]),
-            "history_rows": rows(latest(parsed["history_item_ids"], length, "")),
-            "history_ages": latest(parsed["history_ages"], length, 0),
-            "user_index": tf.cast(parsed["user_index"][:, 0], tf.int32),
-        }
-        if context:
-            inputs["context"] = tf.concat([tf.cast(parsed[f"{name}_index"], tf.int32) for name in context], axis=1)
-        if train and config.id_dropout:
-            inputs = hide_some_ids(inputs, config.id_dropout)
-        return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
-
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    records = tf.data.TFRecordDataset(files, "GZIP")
-    batch_size = config.training.batch_size
-    if train:  # batches of one size are compiled once; a table smaller than a batch is one batch
-        batch_size = min(batch_size, int(records.take(batch_size).reduce(0, lambda n, _: n + 1)))
-        records = records.shuffle(SHUFFLE_ROWS, seed=config.training.seed)
-    batches = records.batch(batch_size, drop_remainder=train)
-    return batches.map(parse, tf.data.AUTOTUNE).prefetch(4)
-
-
-def count_steps(patterns: list[str], training: TrainingConfig) -> int:
-    """Steps of one epoch."""
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    records = tf.data.TFRecordDataset(files, "GZIP").batch(4096)
-    rows = int(records.reduce(np.int64(0), lambda n, batch: n + tf.size(batch, tf.int64)))
-    return max(1, rows // training.batch_size)
 
 
 def raw_examples(

@@ -16,6 +16,7 @@ from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
 from mim_keras.metrics.retrieval import mean_pairwise_cosine, recall_at
+from mim_keras.training.batches import with_seeds
 from mim_keras.training.collapse import CollapseAlarm
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
@@ -87,11 +88,12 @@ def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> 
     hard = min(config.hard, pairs.hard_rows.shape[1])
     items = pairs.query_rows.shape[1] + 1
 
-    def read(rows: tf.Tensor, key: tf.Tensor) -> dict[str, Any]:
+    def read(pair: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> dict[str, Any]:
         """Of the hard negatives that PairGen found, others in every epoch."""
+        rows, key = pair
         if pairs.hard_rows.shape[1] > hard:
             found = rows[:, items:]
-            draw = tf.random.uniform(tf.shape(found)) - tf.cast(found == ABSENT, tf.float32)
+            draw = tf.random.stateless_uniform(tf.shape(found), seed) - tf.cast(found == ABSENT, tf.float32)
             chosen = tf.gather(found, tf.math.top_k(draw, hard, sorted=False).indices, batch_dims=1)
             rows = tf.concat([rows[:, :items], chosen], axis=1)
         batch: dict[str, Any] = {"rows": rows, "key": key}
@@ -110,7 +112,7 @@ def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> 
     )
     if config.max_steps_per_epoch:
         dataset = dataset.take(config.max_steps_per_epoch)
-    return dataset.map(read, tf.data.AUTOTUNE).prefetch(2)
+    return with_seeds(dataset, training.seed).map(read, tf.data.AUTOTUNE).prefetch(2)
 
 
 def embed(encoder: ItemEncoder, features: dict[str, np.ndarray], rows: int = 4096) -> np.ndarray:
