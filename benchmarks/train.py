@@ -139,7 +139,7 @@ def one(name: str, folder: Path, seconds: float) -> float:
     from mim_keras.export import ItemRows
     from mim_keras.item_table import ItemColumns
     from mim_keras.training.fit import optimizer
-    from tfx_pipeline.run_fns.ranking_examples import read_ranking_examples, training_examples
+    from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 
     name, _, streamed = name.partition(" ")
     compared = {**COMPARISONS[name], "hidden": PEER_HIDDEN} if name in COMPARISONS else {}
@@ -151,17 +151,16 @@ def one(name: str, folder: Path, seconds: float) -> float:
     spec |= {"item_id": scalar([1], tf.string), "history_ages": several(tf.int64)}
     spec |= {"history_item_ids": several(tf.string)}
     rows = ItemRows(ids, folder / "item_ids.txt")
-    files = [f"{folder}/rows-*.gz"]
+    examples = RankingExamples([f"{folder}/rows-*.gz"], spec, rows, config)
     if name == "input":
-        dataset = read_ranking_examples(files, spec, rows, config, (), train=True, batch_size=BATCH)
         count, started = 0, 0.0
-        for count, _ in enumerate(dataset.repeat()):
+        for count, _ in enumerate(examples.streamed().dataset.repeat()):
             if count == WARM_STEPS:
                 started = time.monotonic()
             if started and time.monotonic() - started > seconds:
                 break
         return (count - WARM_STEPS) * BATCH / (time.monotonic() - started)
-    dataset, _ = training_examples(files, spec, rows, config, ())
+    dataset = examples.for_training().dataset
     rng = np.random.default_rng(1)
     vectors = rng.integers(-40, 41, (ITEMS, WIDTH)).astype(np.int8)
     genres = np.load(folder / "rows.npz")["genres_of"][1:]

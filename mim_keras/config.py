@@ -188,11 +188,13 @@ class TrainingConfig:
     steps_per_execution: int = 1
     patience: int = 0  # epochs without a better validation figure before stopping; 0: train all epochs
     seed: int = 7
+    deterministic: bool = False  # the same numbers to the last bit each time, by operations that may be slower
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs must be at least 1", self.epochs, "Raise it.")
         require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size, "Raise it.")
         require(self.learning_rate > 0, "learning_rate must be positive", self.learning_rate, "Raise it.")
+        require(self.seed >= 1, "seed must be at least 1", self.seed, "Any other number will do.")
         schedules = ("constant", "cosine")
         require(self.schedule in schedules, f"schedule must be one of {schedules}", self.schedule, "Choose one.")
         require(self.warmup_steps >= 0, "warmup_steps is 0 or more", self.warmup_steps, "0 leaves it out.")

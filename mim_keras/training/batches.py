@@ -1,19 +1,63 @@
-"""Rows in memory as shuffled batches, and randomness that a resumed training draws again."""
+"""Shuffled batches whose order and draws are those of the epoch, whenever and however often it is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+_APART = 1_000_003  # between the seeds of two epochs
 
-def with_seeds(dataset: tf.data.Dataset, seed: int) -> tf.data.Dataset:
-    """Pairs each element with a seed of its own, int64 [2], for stateless random operations: others in each epoch, and
-    the same ones whenever the same epoch is trained."""
-    return tf.data.Dataset.zip(
-        dataset, tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True)
-    )
+
+class Epochs:
+    """A dataset that is another one in each epoch, and the same one whenever that epoch is trained.
+
+    A dataset that shuffles anew each time it is begun would not do: a training that goes on from a checkpoint does
+    not know how often Keras had begun it before.
+
+    Args:
+        make: Seed, int64 [] → the batches of an epoch; whatever is random in it follows from the seed alone, which
+            for a shuffle also means `reshuffle_each_iteration=False`.
+        seed: Of the training.
+        steps: Batches of an epoch.
+
+    Raises:
+        ValueError: TensorFlow's global seed is 0.
+
+    Attributes:
+        dataset: Of the epoch that `begin` named last; of the first one before that.
+        steps: As given.
+    """
+
+    def __init__(self, make: Callable[[tf.Tensor], tf.data.Dataset], seed: int, steps: int) -> None:
+        with tf.device("/CPU:0"):
+            self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        now = tf.data.Dataset.from_tensors(np.int64(0)).map(lambda _: self._epoch.read_value())
+        try:
+            batches = now.flat_map(lambda epoch: make(seed + _APART * epoch))
+        except tf.errors.OperatorNotAllowedInGraphError as error:
+            raise ValueError(
+                "the order of an epoch needs a global seed other than 0, which TensorFlow compares with its own; "
+                "it was set to 0. Call keras.utils.set_random_seed with another number."
+            ) from error
+        self.dataset = batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
+        self.steps = steps
+
+    def begin(self, epoch: int) -> None:
+        """From here on the dataset is that of `epoch`, counted from 0."""
+        self._epoch.assign(epoch)
+
+
+def with_seeds(dataset: tf.data.Dataset, seed: tf.Tensor) -> tf.data.Dataset:
+    """Pairs each element with a seed of its own, int64 [2], for stateless random operations."""
+    return tf.data.Dataset.zip(dataset, tf.data.Dataset.random(seed=seed).batch(2, drop_remainder=True))
+
+
+def shuffled(dataset: tf.data.Dataset, rows: int, seed: tf.Tensor, batch_size: int) -> tf.data.Dataset:
+    """Whole batches of the dataset's elements, shuffled among `rows` of them."""
+    shuffle = dataset.shuffle(rows, seed=seed, reshuffle_each_iteration=False)
+    return shuffle.batch(batch_size, drop_remainder=True)
 
 
 def hide_some_ids(inputs: dict[str, tf.Tensor], rate: float, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -28,7 +72,7 @@ def hide_some_ids(inputs: dict[str, tf.Tensor], rate: float, seed: tf.Tensor) ->
 
 def ranking_batches(
     inputs: Mapping[str, np.ndarray], label: np.ndarray, batch_size: int, seed: int, id_dropout: float = 0.0
-) -> tf.data.Dataset:
+) -> Epochs:
     """Whole shuffled batches of (`CiUBM`'s input, labels), in another order each epoch.
 
     Args:
@@ -45,5 +89,8 @@ def ranking_batches(
         batch = {name: tf.gather(values, rows) for name, values in columns.items()}
         return hide_some_ids(batch, id_dropout, draw) if id_dropout else batch, tf.gather(labels, rows)
 
-    rows = tf.data.Dataset.range(len(label)).shuffle(len(label), seed=seed).batch(batch_size, drop_remainder=True)
-    return with_seeds(rows, seed).map(of, tf.data.AUTOTUNE).prefetch(4)
+    def make(epoch: tf.Tensor) -> tf.data.Dataset:
+        rows = shuffled(tf.data.Dataset.range(len(label)), len(label), epoch, batch_size)
+        return with_seeds(rows, epoch).map(of, tf.data.AUTOTUNE)
+
+    return Epochs(make, seed, len(label) // batch_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from keras import ops
 
 FILE = "checkpoint.npz"
+_ALL = 1 << 30  # epochs
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -38,7 +38,8 @@ class Checkpoints(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> tuple[int, dict[str, list[float]]]:
         """Sets a built and compiled model to the checkpoint; returns how many epochs were done, and their figures.
 
-        None, where there is no checkpoint or it is of another training.
+        None, where there is no checkpoint or it is of another training; more than any settings ask for, where the
+        training had stopped early.
         """
         if not self._file.is_file():
             return 0, {}
@@ -52,7 +53,8 @@ class Checkpoints(keras.callbacks.Callback):
                 variable.assign(values[f"variable {place}"])
             self._best = [values[f"best {place}"] for place in range(facts["best"])]
         self._history, self._stopping = facts["history"], facts["stopping"]
-        return facts["epochs"], {name: list(figures) for name, figures in self._history.items()}
+        stopped = bool(self._stopping.get("stopped_epoch"))
+        return _ALL if stopped else facts["epochs"], {name: list(values) for name, values in self._history.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._early is not None and self._history:  # Keras has just set it back
@@ -88,12 +90,6 @@ class Checkpoints(keras.callbacks.Callback):
         """Takes the file away, once what was trained is kept elsewhere."""
         if _is_first_worker():
             self._file.unlink(missing_ok=True)
-
-
-def passed_over(dataset: Iterable[Any], epochs: int) -> None:
-    """Begins `dataset` so many times: one that shuffles anew for each epoch then goes on with the order of the next."""
-    for _ in range(epochs):
-        next(iter(dataset))
 
 
 def _state(model: keras.Model) -> list[Any]:

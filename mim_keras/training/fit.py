@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 
 from mim_keras.config import TrainingConfig
-from mim_keras.training.checkpoints import Checkpoints, passed_over
+from mim_keras.training.batches import Epochs
+from mim_keras.training.checkpoints import Checkpoints
 
 log = logging.getLogger("mim")
 
@@ -42,6 +43,8 @@ def optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimiz
 def seeded(config: TrainingConfig) -> None:
     """Seeds every generator and sets the precision policy; call before a model is made."""
     keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.mixed_precision)
 
 
@@ -85,7 +88,7 @@ class Progress(keras.callbacks.Callback):
 def fit(
     stage: str,
     model: keras.Model,
-    train: tf.data.Dataset,
+    train: Epochs | tf.data.Dataset,
     config: TrainingConfig,
     measure: Callable[[], dict[str, float]] | None = None,
     monitor: str = "",
@@ -98,19 +101,22 @@ def fit(
     Args:
         stage: Name for progress lines.
         model: Compiled under the strategy it is to run on.
-        train: Batches.
+        train: Batches; `Epochs` where they are random.
         config: Epochs and patience.
         measure: Gives validation figures; called after each epoch.
         monitor: Name of the figure to stop on and to keep the best weights by; higher is better.
         log_folder: Where TensorBoard's events and `history.json` go.
         watch: Looks on, before the progress line is written.
         checkpoints: Folder and what must be the same (`Checkpoints`): a training that was cut off goes on after the
-            last epoch that was whole, and its figures are those of one that was not.  `train` must then be a dataset
-            whose randomness is seeded.
+            last epoch that was whole, and its figures are those of one that was not.
     """
-    if not model.built:
-        _build(model, train)
     callbacks: list[keras.callbacks.Callback] = []
+    dataset = train
+    if isinstance(train, Epochs):
+        dataset = train.dataset
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.begin(epoch)))
+    if not model.built:
+        _build(model, dataset)
     if measure is not None:
         callbacks.append(ValidationFigures(measure))
     if watch is not None:
@@ -128,14 +134,14 @@ def fit(
         keeper = Checkpoints(*checkpoints, early)
         with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
             done, before = keeper.restore(model)
+        done = min(done, config.epochs)
         if done:
             log.info("%s: goes on after epoch %d of %d, from its checkpoint", stage, done, config.epochs)
-            passed_over(train, done)
         callbacks.append(keeper)
     if log_folder is not None:
         callbacks.append(keras.callbacks.TensorBoard(str(log_folder), update_freq="epoch", write_graph=False))
     history = model.fit(
-        train, epochs=config.epochs, initial_epoch=done, verbose=0, callbacks=callbacks, shuffle=False
+        dataset, epochs=config.epochs, initial_epoch=done, verbose=0, callbacks=callbacks, shuffle=False
     ).history
     names = [*before, *(name for name in history if name not in before)]
     figures = {name: [*before.get(name, []), *map(float, history.get(name, []))] for name in names}

@@ -4,38 +4,81 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.ports import free_port
 
 SCRIPT = Path(__file__).parent / "workers_script.py"
 
 
-def start(out: Path, strategy: str, task: dict | None = None) -> subprocess.Popen:
+def start(out: Path, strategy: str, *words: str, task: dict | None = None) -> subprocess.Popen:
     env = {**os.environ, **({"TF_CONFIG": json.dumps(task)} if task else {})}
+    command = [sys.executable, str(SCRIPT), str(out), strategy, *words]
     with out.with_suffix(".log").open("w") as log:
-        return subprocess.Popen([sys.executable, str(SCRIPT), str(out), strategy], env=env, stdout=log, stderr=log)
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
 
-def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+def start_two(folder: Path, *words: tuple[str, ...]) -> list[subprocess.Popen]:
+    """Two workers, the last arguments of each in `words`; their results are worker0.npz and worker1.npz."""
     addresses = [f"localhost:{free_port()}" for _ in range(2)]
-    processes = {"alone": start(tmp_path / "alone.npz", "one_device")}
-    for index in range(2):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        processes[f"worker{index}"] = start(tmp_path / f"worker{index}.npz", "multi_worker", task)
+    return [
+        start(
+            folder / f"worker{index}.npz",
+            "multi_worker",
+            *words[index],
+            task={"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}},
+        )
+        for index in range(2)
+    ]
+
+
+def wait(processes: list[subprocess.Popen], folder: Path) -> None:
     try:
-        for name, process in processes.items():
-            assert process.wait(240) == 0, (tmp_path / f"{name}.log").read_text()[-3000:]
+        for process in processes:
+            assert process.wait(240) == 0, "\n".join(log.read_text()[-3000:] for log in folder.glob("*.log"))
     finally:
-        for process in processes.values():
+        for process in processes:
             process.kill()
-    alone, first, second = (np.load(tmp_path / f"{name}.npz") for name in processes)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.lib.npyio.NpzFile, np.lib.npyio.NpzFile]:
+    """What two workers come to that nothing befalls."""
+    folder = tmp_path_factory.mktemp("two")
+    wait(start_two(folder, (), ()), folder)
+    return np.load(folder / "worker0.npz"), np.load(folder / "worker1.npz")
+
+
+def test_two_processes_train_to_the_weights_of_one(two: tuple, tmp_path: Path) -> None:
+    wait([start(tmp_path / "alone.npz", "one_device")], tmp_path)
+    alone, (first, second) = np.load(tmp_path / "alone.npz"), two
     assert any(name.startswith("aligned") for name in first.files)
     for name in first.files:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     for name in (name for name in alone.files if not name.startswith("aligned")):
         np.testing.assert_allclose(alone[name], first[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("stage", ["csft", "ciubm"])
+def test_both_go_on_from_the_checkpoint_after_one_was_killed(two: tuple, stage: str, tmp_path: Path) -> None:
+    places = str(tmp_path / "checkpoints")
+    processes = start_two(tmp_path, (places,), (places, stage))
+    try:
+        assert processes[1].wait(240) == -signal.SIGKILL, (tmp_path / "worker1.log").read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [path.parent.name for path in Path(places).rglob("*.npz")] == [stage]
+    wait(start_two(tmp_path, (places,), (places,)), tmp_path)
+    for index, whole in enumerate(two):
+        assert f"{stage}: goes on after epoch 1 of 2" in (tmp_path / f"worker{index}.log").read_text()
+        resumed = np.load(tmp_path / f"worker{index}.npz")
+        for name in whole.files:
+            np.testing.assert_allclose(resumed[name], whole[name], atol=1e-6, err_msg=name)

@@ -1,7 +1,16 @@
-"""One of two processes that train all three stages together; writes its weights to the file it is told."""
+"""One of two processes that train all three stages together; writes its weights to the file it is told.
 
+    workers_script.py OUT.npz STRATEGY [CHECKPOINTS [STAGE]]
+
+With STAGE the process kills itself in the middle of that stage's second epoch.
+"""
+
+import logging
 import os
+import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -16,21 +25,36 @@ from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.pretrain import Pretraining
+from mim_keras.training.batches import Epochs, shuffled
 from mim_keras.training.fit import fit
 from mim_keras.training.strategy import make_strategy
 
+logging.basicConfig(level=logging.INFO)
 BATCH, ROWS = 16, 32
-out, strategy_name = sys.argv[1:]
+out, strategy_name, checkpoints, dies_in = [*sys.argv[1:], "", ""][:4]
 training = TrainingConfig(epochs=2, strategy=strategy_name)
 strategy = make_strategy(training)  # first of all: the workers find one another before anything else is done
-keras.utils.set_random_seed(0)
+keras.utils.set_random_seed(1)
 rng = np.random.default_rng(0)
 config = preset("tiny")
 losses = []
 
 
+class Dies(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def train(stage: str, model: keras.Model, examples: object) -> None:
-    losses.extend(fit(stage, model, tf.data.Dataset.from_tensor_slices(examples).batch(BATCH), training)["loss"])
+    rows = tf.data.Dataset.from_tensor_slices(examples)
+    batches = Epochs(lambda seed: shuffled(rows, ROWS, seed, BATCH), training.seed, ROWS // BATCH)
+    place = (Path(checkpoints) / stage, stage) if checkpoints else None
+    watch = Dies() if stage == dies_in else None
+    losses.extend(fit(stage, model, batches, training, watch=watch, checkpoints=place)["loss"])
 
 
 with strategy.scope():

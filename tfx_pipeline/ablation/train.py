@@ -121,16 +121,16 @@ class Bench:
         seeded(training)
         columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
         batch = min(training.batch_size, len(train.item))
-        steps = len(train.item) // batch
+        inputs = train.inputs(np.arange(len(train.item)))
+        batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout)
         with make_strategy(training).scope():
             model = CiUBM(config, RankerShape(self._inputs.users), columns)
             model.compile(
-                optimizer=optimizer(training, training.epochs * steps),
+                optimizer=optimizer(training, training.epochs * batches.steps),
                 jit_compile=training.jit_compile,
                 steps_per_execution=training.steps_per_execution,
             )
-        inputs = train.inputs(np.arange(len(train.item)))
-        fit("ciubm", model, ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout), training)
+        fit("ciubm", model, batches, training)
         return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -94,8 +93,3 @@ def cross_modal_recall(
         "text_to_image": recall_at(text, image, own, k),
         "chance": min(1.0, k / max(len(image), 1)),
     }
-
-
-def model_run_folder(model_run_dir: str) -> Path:
-    """Where a run function writes its curves."""
-    return Path(model_run_dir) / "logs"

@@ -20,8 +20,9 @@ from mim_keras.training.strategy import make_strategy
 from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
 from tfx_pipeline.preprocessing import ITEM_VOCABULARY, USER_VOCABULARY, bucket_size, index_size
-from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
-from tfx_pipeline.run_fns.ranking_examples import read_ranking_examples, training_examples
+from tfx_pipeline.run_fns.catalogue import Catalogue
+from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
+from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 
 WARM_FOLDER = "Format-Weights"  # beside the SavedModel, for the next warm start; never pushed
 WARM_UP_ROWS = 64
@@ -51,18 +52,16 @@ def run_fn(fn_args: Any) -> None:
     rows = ItemRows(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
 
     spec = transform.transformed_feature_spec()
-    train, steps = training_examples(fn_args.train_files, spec, rows, config, context)
+    train = RankingExamples(fn_args.train_files, spec, rows, config, context).for_training()
     strategy = make_strategy(training)
     with strategy.scope():
         model = CiUBM(config, shape, columns)
         model.compile(
-            optimizer=optimizer(training, training.epochs * steps),
+            optimizer=optimizer(training, training.epochs * train.steps),
             jit_compile=training.jit_compile,
             steps_per_execution=training.steps_per_execution,
         )
-    valid = read_ranking_examples(
-        fn_args.eval_files, spec, rows, config, context, train=False, batch_size=training.batch_size
-    )
+    valid = RankingExamples(fn_args.eval_files, spec, rows, config, context).in_order(training.batch_size)
     keys = row_keys(transform, columns, told)
     if fn_args.base_model:
         with strategy.scope():
@@ -78,6 +77,7 @@ def run_fn(fn_args: Any) -> None:
         measure=lambda: measure(model, valid),
         monitor="gauc",
         log_folder=model_run_folder(fn_args.model_run_dir),
+        checkpoints=checkpoints_of(fn_args, "ciubm"),
     )
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
     save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)

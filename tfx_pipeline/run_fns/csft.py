@@ -16,12 +16,13 @@ from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
 from mim_keras.metrics.retrieval import mean_pairwise_cosine, recall_at
-from mim_keras.training.batches import with_seeds
+from mim_keras.training.batches import Epochs, shuffled, with_seeds
 from mim_keras.training.collapse import CollapseAlarm
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
-from tfx_pipeline.run_fns.catalogue import Catalogue, model_run_folder
+from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
+from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
 
 MEASURED_PAIRS = 4_000
 
@@ -39,7 +40,7 @@ def run_fn(fn_args: Any) -> None:
     features = table.features(encoder)
     before = _measure(encoder, features, valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
-    tune(encoder, config, train, table, features, logs)
+    tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
     after = _measure(encoder, features if config.trainable == "head" else table.features(encoder), valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
@@ -53,6 +54,7 @@ def tune(
     table: ContentTable,
     features: dict[str, np.ndarray],
     logs: Path | None = None,
+    checkpoints: tuple[Path, object] | None = None,
 ) -> None:
     """Trains the encoder on pairs.
 
@@ -63,25 +65,26 @@ def tune(
         table: The content that their rows name.
         features: What the towers say of it.
         logs: Where the curves go.
+        checkpoints: See `fit`.
     """
     training, frozen = config.training, config.trainable == "head"
     if frozen:
         encoder.freeze_towers()
-    dataset = _dataset(pairs, None if frozen else table, config)
+    batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
     with make_strategy(training).scope():
         log_q = np.log(share / share.sum()).astype(np.float32)
         model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1])
-        steps = training.epochs * int(dataset.cardinality())
-        model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
+        model.compile(optimizer=optimizer(training, training.epochs * batches.steps), jit_compile=training.jit_compile)
 
     def vectors() -> np.ndarray:
         return embed(encoder, features) if frozen else table.encode(encoder)["joint"]
 
-    fit("csft", model, dataset, training, log_folder=logs, watch=CollapseAlarm(vectors, config.max_cosine))
+    watch = CollapseAlarm(vectors, config.max_cosine)
+    fit("csft", model, batches, training, log_folder=logs, watch=watch, checkpoints=checkpoints)
 
 
-def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> tf.data.Dataset:
+def _batches(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> Epochs:
     """Batches of `Csft`'s input; with the rows' content, where the towers are trained."""
     training = config.training
     batch_size = min(training.batch_size, len(pairs))
@@ -105,14 +108,14 @@ def _dataset(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> 
             }
         return batch
 
-    dataset = (
-        tf.data.Dataset.from_tensor_slices((pairs.rows, pairs.key))
-        .shuffle(len(pairs), seed=training.seed)
-        .batch(batch_size, drop_remainder=True)
-    )
-    if config.max_steps_per_epoch:
-        dataset = dataset.take(config.max_steps_per_epoch)
-    return with_seeds(dataset, training.seed).map(read, tf.data.AUTOTUNE).prefetch(2)
+    everything = tf.data.Dataset.from_tensor_slices((pairs.rows, pairs.key))
+    steps = min(len(pairs) // batch_size, config.max_steps_per_epoch or len(pairs))
+
+    def make(epoch: tf.Tensor) -> tf.data.Dataset:
+        batches = shuffled(everything, len(pairs), epoch, batch_size).take(steps)
+        return with_seeds(batches, epoch).map(read, tf.data.AUTOTUNE)
+
+    return Epochs(make, training.seed, steps)
 
 
 def embed(encoder: ItemEncoder, features: dict[str, np.ndarray], rows: int = 4096) -> np.ndarray:

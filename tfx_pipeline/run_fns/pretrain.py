@@ -15,9 +15,11 @@ from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export import CONTENT_BATCHES, export_encoder
 from mim_keras.pretrain import Pretraining
+from mim_keras.training.batches import Epochs, shuffled
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
-from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall, model_run_folder
+from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall
+from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
 
 
 def run_fn(fn_args: Any) -> None:
@@ -31,7 +33,7 @@ def run_fn(fn_args: Any) -> None:
     table = catalogue.table(ContentReader(encoder_config, words))
     untrained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
     logs = model_run_folder(fn_args.model_run_dir)
-    pretrain(encoder, config, catalogue, table, logs)
+    pretrain(encoder, config, catalogue, table, logs, checkpoints_of(fn_args, "pretrain"))
     trained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
     log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
     (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
@@ -50,7 +52,12 @@ def new_encoder(config: EncoderConfig, catalogue: Catalogue) -> tuple[ItemEncode
 
 
 def pretrain(
-    encoder: ItemEncoder, config: PretrainConfig, catalogue: Catalogue, table: ContentTable, logs: Path | None = None
+    encoder: ItemEncoder,
+    config: PretrainConfig,
+    catalogue: Catalogue,
+    table: ContentTable,
+    logs: Path | None = None,
+    checkpoints: tuple[Path, object] | None = None,
 ) -> None:
     """Trains the encoder on the items that are not held out."""
     training = config.training
@@ -65,11 +72,9 @@ def pretrain(
     def read(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         return {**table.rows(batch), "category": tf.gather(categories, batch)}
 
-    dataset = (
-        tf.data.Dataset.from_tensor_slices(rows)
-        .shuffle(len(rows), seed=training.seed)
-        .batch(batch_size, drop_remainder=True)
-        .map(read, tf.data.AUTOTUNE)
-        .prefetch(2)
-    )
-    fit("pretrain", model, dataset, training, log_folder=logs)
+    def make(epoch: tf.Tensor) -> tf.data.Dataset:
+        everything = tf.data.Dataset.from_tensor_slices(rows)
+        return shuffled(everything, len(rows), epoch, batch_size).map(read, tf.data.AUTOTUNE)
+
+    batches = Epochs(make, training.seed, len(rows) // batch_size)
+    fit("pretrain", model, batches, training, log_folder=logs, checkpoints=checkpoints)

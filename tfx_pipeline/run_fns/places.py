@@ -1,0 +1,21 @@
+"""Where a Trainer's run function keeps what is not its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def model_run_folder(model_run_dir: str) -> Path:
+    """Curves and figures, in the ModelRun artifact."""
+    return Path(model_run_dir) / "logs"
+
+
+def checkpoints_of(fn_args: Any, stage: str) -> tuple[Path, object]:
+    """The folder of a stage's checkpoints, and what a checkpoint must agree with to be gone on from.
+
+    Each execution has a ModelRun folder of its own; this one is theirs together, so that an execution finds what one
+    before it left when it was killed.  The artifacts' folders tell whether it is the same training.
+    """
+    told = [fn_args.custom_config, fn_args.train_files, fn_args.base_model, fn_args.transform_graph_path]
+    return Path(fn_args.model_run_dir).parent.parent / "checkpoints" / stage, told
