@@ -12,6 +12,7 @@ from keras import ops
 from mim_keras.config import CiubmConfig
 from mim_keras.interest.activation_unit import ActivationUnit
 from mim_keras.interest.history_attention import attend
+from mim_keras.interest.long_history import CosineSearch, looked_up
 from mim_keras.interest.masked import dot, means
 from mim_keras.interest.modal_attention import ModalAttention
 from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
@@ -43,7 +44,8 @@ class CiUBM(StageModel):
     """ids and content of a user's history against a target item → probability of a click.
 
     Every interest is a part of its own: the mean of what was clicked and its product with the target, by ids and by
-    content; attention by ids, by content and by both; the histogram of likenesses.  A cross network and a deep one,
+    content; attention by ids, by content and by both; the histogram of likenesses.  Attention looks at the whole
+    history, or at the part of it that a search finds to be most like the target.  A cross network and a deep one,
     side by side, make the logit of them.
 
     The history is encoded once (`encode_history`) and may be shared by many targets (`score`).
@@ -85,6 +87,8 @@ class CiUBM(StageModel):
                 self.modal_attention = ModalAttention(config.modal_dim)
             if config.simtier:
                 self.sim_tier = SimTier(config.simtier_bins)
+            if config.search:
+                self.search = CosineSearch(config.search)
             if config.fusion:
                 self.fused_attention = SemanticAwareTargetAttention(config.heads, config.id_dim)
         self.crosses = [keras_rs.layers.FeatureCross(projection_dim=32) for _ in range(config.cross_layers)]
@@ -174,7 +178,7 @@ class CiUBM(StageModel):
         """
         config = self.config
         found = self.items(item_row)
-        mask = history["mask"]
+        mask, looked_at = history["mask"], history["clicks"]  # by the parts that attend
         target = [self.category_projection(found["categories"])]
         clicks = ops.sum(ops.cast(mask, history["mean"].dtype), axis=1, keepdims=True)
         shared = [history["mean"], ops.log(1.0 + clicks)]  # (H, ·): the same for every target
@@ -193,16 +197,20 @@ class CiUBM(StageModel):
         modal, attentions = [], []  # attentions: layer, queries, likenesses, positions that count
         if config.modal:
             modal, similarity, counts = self._likeness(history, found, item_vector)
+            if config.search:
+                places = self.search(similarity, mask)
+                mask, looked_at, counts = (looked_up(values, places) for values in (mask, looked_at, counts))
+                similarity = ops.take_along_axis(similarity, places, axis=1)
             if config.attention:
-                queries = self.modal_attention.ask(modal[0], further=history["clicks"].shape[-1] - self._compressed)
+                queries = self.modal_attention.ask(modal[0], further=looked_at.shape[-1] - self._compressed)
                 attentions.append((self.modal_attention, queries, similarity, counts))
             if config.fusion:
                 attentions.append((self.fused_attention, self.fused_attention.ask(e_t), similarity, mask))
         if config.ids and config.attention and not config.activation_unit:
             attentions.append((self.id_attention, self.id_attention.ask(e_t), None, mask))
         elif config.ids and config.attention:
-            parts.append(self.id_attention(e_t, history["clicks"][..., self._compressed :], mask))
-        answers = attend(attentions, history["clicks"]) if attentions else []
+            parts.append(self.id_attention(e_t, looked_at[..., self._compressed :], mask))
+        answers = attend(attentions, looked_at) if attentions else []
         if config.modal:
             if config.attention:
                 modal.append(answers.pop(0))

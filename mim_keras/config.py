@@ -323,6 +323,7 @@ class CiubmConfig:
     modal: bool = True  # the target's own vector, what the history's vectors have in common, attention, SimTier
     simtier: bool = True  # histogram of likenesses
     fusion: bool = True  # SA-TA
+    search: int = 0  # attention sees so many clicks of the history, those most like the target; 0: all of them
     ids: bool = True  # id embeddings of items and the user
     rows_in_memory: int = 4_000_000  # training rows up to which all are kept as numbers; more are read each epoch
     training: TrainingConfig = field(
@@ -332,11 +333,20 @@ class CiubmConfig:
     @property
     def compares(self) -> bool:
         """Whether a part needs the target's likeness to every click."""
-        return self.modal and (self.attention or self.simtier or self.fusion)
+        return self.modal and (self.attention or self.simtier or self.fusion or self.search > 0)
 
     def __post_init__(self) -> None:
         require(self.rows_in_memory >= 0, "ciubm.rows_in_memory is 0 or more", self.rows_in_memory, "0 keeps none.")
         require(self.id_l2 >= 0, "ciubm.id_l2 is 0 or more", self.id_l2, "0.1 is a beginning.")
+        searches = self.modal and (self.attention or self.fusion)
+        require(self.search >= 0, "ciubm.search is 0 or more", self.search, "0 looks at the whole history.")
+        require(
+            not self.search or searches,
+            "ciubm.search looks by content for what attention shall see, and needs ciubm.modal and ciubm.attention "
+            "or ciubm.fusion",
+            self.search,
+            "Switch these on, or set search to 0.",
+        )
         require(self.history_length >= 1, "ciubm.history_length must be at least 1", self.history_length, "Raise it.")
         require(
             self.id_dim % self.heads == 0,
@@ -353,6 +363,7 @@ class CiubmConfig:
 # Models of others, made of the same parts, to be compared with.
 COMPARISONS: dict[str, dict[str, Any]] = {
     "din": {"modal": False, "fusion": False, "simtier": False, "activation_unit": True, "cross_layers": 0},
+    "sim": {"fusion": False, "simtier": False, "search": 50},  # worth it with a history_length of hundreds
     "dcn": {"modal": False, "fusion": False, "simtier": False, "attention": False},
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from mim_keras.interest.activation_unit import ActivationUnit
 from mim_keras.interest.history_attention import attend
+from mim_keras.interest.long_history import CosineSearch, looked_up
 from mim_keras.interest.masked import masked_softmax
 from mim_keras.interest.modal_attention import ModalAttention
 from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
@@ -181,3 +182,20 @@ def test_heads_must_divide_the_width() -> None:
 def test_masked_softmax_of_nothing_is_zero() -> None:
     weights = masked_softmax(np.ones((1, 3), "float32"), np.zeros((1, 3), bool))
     np.testing.assert_array_equal(weights, np.zeros((1, 3)))
+
+
+def test_search_finds_the_most_alike_in_their_order(inputs: dict[str, np.ndarray]) -> None:
+    layer = CosineSearch(2)
+    similarity, present = inputs["similarity"], inputs["present"]
+    places = keras.ops.convert_to_numpy(layer(similarity, present))
+    assert places.tolist()[0] == sorted(np.argsort(-similarity[0])[:2])
+    assert places.tolist()[1] == [0, 1], "those present before any other, however alike"
+    assert not present[2][places[2]].any()
+    assert CosineSearch.from_config(layer.get_config())(similarity, present).shape == (B, 2)
+    assert CosineSearch(9)(similarity, present).shape == (B, L)
+    values, shared = inputs["history"], inputs["history"][:1]
+    np.testing.assert_array_equal(looked_up(values, places), values[np.arange(B)[:, None], places])
+    np.testing.assert_array_equal(looked_up(shared, places), values[0][places])
+    np.testing.assert_array_equal(looked_up(present, places), np.take_along_axis(present, places, 1))
+    with pytest.raises(ValueError, match="k must be at least 1; received 0"):
+        CosineSearch(0)

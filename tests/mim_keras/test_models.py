@@ -107,7 +107,14 @@ def inputs(rows: int = 6) -> dict[str, np.ndarray]:
     }
 
 
-SWITCHES = [{}, {"modal": False, "fusion": False}, {"fusion": False}, {"ids": False}, {"cross_layers": 0}]
+SWITCHES = [
+    {},
+    {"modal": False, "fusion": False},
+    {"fusion": False},
+    {"ids": False},
+    {"cross_layers": 0},
+    {"search": 3},
+]
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -121,8 +128,9 @@ def test_ranker_learns_with_every_switch(columns: ItemColumns, switches: dict) -
     assert np.all(model.items.vectors.numpy() == columns.vectors), "the item table is frozen"
 
 
-def test_padding_in_the_history_never_counts(columns: ItemColumns) -> None:
-    model, x = ranker(columns), inputs()
+@pytest.mark.parametrize("changes", [{}, {"search": 3}])
+def test_padding_in_the_history_never_counts(columns: ItemColumns, changes: dict) -> None:
+    model, x = ranker(columns, **changes), inputs()
     before = model(x)["ctr"].numpy()
     ages = np.where(x["history_rows"] == 0, 999, x["history_ages"])
     np.testing.assert_array_equal(model({**x, "history_ages": ages})["ctr"].numpy(), before)
@@ -132,6 +140,30 @@ def test_padding_in_the_history_never_counts(columns: ItemColumns) -> None:
         "history_ages": np.pad(ages, ((0, 0), (0, 3))),
     }
     np.testing.assert_allclose(model(longer)["ctr"].numpy(), before, atol=1e-6)
+
+
+def test_a_search_leaves_to_attention_what_is_most_like_the_target(columns: ItemColumns) -> None:
+    x = inputs()
+    whole, all_of_it, nearest = ranker(columns), ranker(columns, search=L), ranker(columns, search=3)
+    expected = whole(x)["ctr"].numpy()
+    for model in (all_of_it, nearest):
+        model(x)
+        model.set_weights(whole.get_weights())
+    np.testing.assert_allclose(all_of_it(x)["ctr"], expected, atol=1e-6)
+    three = {**x, "history_rows": np.where(np.arange(L) < 3, x["history_rows"], 0)}
+    np.testing.assert_allclose(nearest(three)["ctr"], whole(three)["ctr"], atol=1e-6)
+    assert not np.allclose(nearest(x)["ctr"], expected)
+    first = {name: value[:1] for name, value in x.items()}
+    for model in (whole, nearest):  # one history for many targets, as it is served
+        history = model.encode_history(first["history_rows"] * 0 + 5, first["history_ages"])
+        shared = model.score(history, x["item_row"], first["user_index"])["ctr"]
+        alone = {
+            **x,
+            "history_rows": np.full_like(x["history_rows"], 5),
+            "history_ages": np.repeat(first["history_ages"], len(x["item_row"]), axis=0),
+            "user_index": np.repeat(first["user_index"], len(x["item_row"])),
+        }
+        np.testing.assert_allclose(shared, model(alone)["ctr"], atol=1e-6)
 
 
 def test_a_hidden_id_is_an_unknown_id(columns: ItemColumns) -> None:
@@ -166,8 +198,9 @@ def example(user: str, item: str, history: list[str], ages: list[int], device: s
     return made.SerializeToString()
 
 
-def test_one_score_offline_by_examples_and_by_rank(columns: ItemColumns, tmp_path: Path) -> None:
-    model = ranker(columns, context=(3,))
+@pytest.mark.parametrize("changes", [{}, {"search": 3}])
+def test_one_score_offline_by_examples_and_by_rank(columns: ItemColumns, tmp_path: Path, changes: dict) -> None:
+    model = ranker(columns, context=(3,), **changes)
     ids = np.array([f"i{n:02d}" for n in range(ITEMS)])
     tables = {
         "user_id": tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["u1", "u2"], [1, 2]), 0),
