@@ -1,10 +1,11 @@
-# make run    everything on a new machine: set-up, sample data, pipeline, embedded server, one ranked answer
-# make test   set-up, lint, types, the whole test suite
-# make setup  the environment alone; a no-op when nothing changed
-# make flink  Apache Flink and Beam's job server, which some tests and benchmarks start
-# make peer   PyTorch and FuxiCTR in .venv/peer, for `mim bench train` alone (about 5 GB)
-# make lock   requirements.lock again, from the ranges in setup.py
-# make bench  the pipeline's benchmark (others: mim bench NAME), into benchmarks/results
+# make run       everything on a new machine: set-up, sample data, pipeline, embedded server, one ranked answer
+# make test      set-up, lint, types, the whole test suite
+# make test-jax  the layers' and models' tests alone, under Keras' JAX backend
+# make setup     the environment alone; a no-op when nothing changed
+# make flink     Apache Flink and Beam's job server, which some tests and benchmarks start
+# make peer      PyTorch and FuxiCTR in .venv/peer, for `mim bench train` alone (about 5 GB)
+# make lock      requirements.lock again, from the ranges in setup.py
+# make bench     the pipeline's benchmark (others: mim bench NAME), into benchmarks/results
 
 SHELL := /bin/bash
 ROOT ?= run
@@ -12,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := setup
-.PHONY: setup redis flink peer run test lint lock bench clean
+.PHONY: setup redis flink peer run test test-jax lint lock bench clean
 
 setup:
 	@bash environment/setup.sh
@@ -34,6 +35,10 @@ redis: setup
 
 test: setup lint redis flink
 	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory test-jax
+
+test-jax: setup
+	@KERAS_BACKEND=jax $(BIN)/python -m pytest -m any_backend tests/mim_keras
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy

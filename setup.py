@@ -42,6 +42,7 @@ CORE = [
 
 EXTRAS = {
     "dev": [
+        "jax>=0.7",
         "pytest>=8",
         "hypothesis>=6.100",
         "ruff>=0.9",

@@ -9,6 +9,8 @@ import pytest
 from mim_keras.metrics.retrieval import effective_rank
 from mim_keras.training.collapse import CollapseAlarm, CollapseError
 
+pytestmark = pytest.mark.any_backend
+
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

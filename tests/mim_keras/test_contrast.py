@@ -14,6 +14,8 @@ from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_info_nce_by_hand() -> None:
     logits = np.log(np.array([[3.0, 1.0, 1.0], [2.0, 6.0, 2.0]], "float32"))

@@ -18,6 +18,8 @@ from mim_keras.interest.sim_tier import SimTier
 from mim_keras.interest.target_attention import TargetAttention
 from tests.mim_keras.layer_harness import check_layer
 
+pytestmark = pytest.mark.any_backend
+
 B, L, D = 3, 5, 6
 
 

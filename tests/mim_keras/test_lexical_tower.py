@@ -14,6 +14,8 @@ from mim_keras.config import LexicalConfig, preset
 from mim_keras.encoders.lexical_tower import LexicalTerms, LexicalTower, block_widths, fit_terms
 from tests.mim_keras.layer_harness import check_layer
 
+pytestmark = pytest.mark.any_backend
+
 TEXTS = [
     "red striped mug",
     "blue striped lamp",

@@ -14,6 +14,8 @@ from mim_keras.metrics.gauc import auc, gauc, group_areas, log_loss
 from mim_keras.metrics.recall_at_k import RecallAtK
 from mim_keras.metrics.retrieval import mean_pairwise_cosine, recall_at
 
+pytestmark = pytest.mark.any_backend
+
 rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 5)), min_size=2, max_size=60)
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from mim_keras.metrics.gauc import gauc
 from mim_keras.metrics.streaming_gauc import StreamingGAUC
 
+pytestmark = pytest.mark.any_backend
+
 BINS = 17
 row = st.tuples(st.integers(0, 3), st.integers(0, 1), st.floats(0, 1))
 

@@ -1,0 +1,117 @@
+"""The ranker as a whole, on whichever backend Keras runs."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from mim_keras.item_table import ItemColumns
+from mim_keras.metrics.gauc import auc
+from tests.mim_keras.backend import numbers
+from tests.mim_keras.tiny_ranker import L, inputs, ranker, some_columns
+
+pytestmark = pytest.mark.any_backend
+
+
+@pytest.fixture(scope="module")
+def columns() -> ItemColumns:
+    return some_columns()
+
+
+SWITCHES = [
+    {},
+    {"modal": False, "fusion": False},
+    {"fusion": False},
+    {"ids": False},
+    {"cross_layers": 0},
+    {"search": 3},
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_ranker_learns_with_every_switch(columns: ItemColumns, switches: dict) -> None:
+    model = ranker(columns, **switches)
+    model.compile(optimizer=keras.optimizers.Adam(0.02))
+    x = inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    model.fit(x, y, epochs=80, batch_size=64, verbose=0)
+    assert auc(y, numbers(model(x)["ctr"])) > 0.95
+    assert np.all(numbers(model.items.vectors) == columns.vectors), "the item table is frozen"
+
+
+@pytest.mark.parametrize("changes", [{}, {"search": 3}])
+def test_padding_in_the_history_never_counts(columns: ItemColumns, changes: dict) -> None:
+    model, x = ranker(columns, **changes), inputs()
+    before = numbers(model(x)["ctr"])
+    ages = np.where(x["history_rows"] == 0, 999, x["history_ages"])
+    np.testing.assert_array_equal(numbers(model({**x, "history_ages": ages})["ctr"]), before)
+    longer = {
+        **x,
+        "history_rows": np.pad(x["history_rows"], ((0, 0), (0, 3))),
+        "history_ages": np.pad(ages, ((0, 0), (0, 3))),
+    }
+    np.testing.assert_allclose(numbers(model(longer)["ctr"]), before, atol=1e-6)
+
+
+def test_a_search_leaves_to_attention_what_is_most_like_the_target(columns: ItemColumns) -> None:
+    x = inputs()
+    whole, all_of_it, nearest = ranker(columns), ranker(columns, search=L), ranker(columns, search=3)
+    expected = numbers(whole(x)["ctr"])
+    for model in (all_of_it, nearest):
+        model(x)
+        model.set_weights(whole.get_weights())
+    np.testing.assert_allclose(all_of_it(x)["ctr"], expected, atol=1e-6)
+    three = {**x, "history_rows": np.where(np.arange(L) < 3, x["history_rows"], 0)}
+    np.testing.assert_allclose(nearest(three)["ctr"], whole(three)["ctr"], atol=1e-6)
+    assert not np.allclose(nearest(x)["ctr"], expected)
+    first = {name: value[:1] for name, value in x.items()}
+    for model in (whole, nearest):  # one history for many targets, as it is served
+        history = model.encode_history(first["history_rows"] * 0 + 5, first["history_ages"])
+        shared = model.score(history, x["item_row"], first["user_index"])["ctr"]
+        alone = {
+            **x,
+            "history_rows": np.full_like(x["history_rows"], 5),
+            "history_ages": np.repeat(first["history_ages"], len(x["item_row"]), axis=0),
+            "user_index": np.repeat(first["user_index"], len(x["item_row"])),
+        }
+        np.testing.assert_allclose(shared, model(alone)["ctr"], atol=1e-6)
+
+
+def test_a_hidden_id_is_an_unknown_id(columns: ItemColumns) -> None:
+    model, x = ranker(columns), inputs()
+    history = model.encode_history(x["history_rows"], x["history_ages"])
+    hidden = numbers(model({**x, "hide_id": np.ones(6, bool)})["ctr"])
+    assert not np.allclose(hidden, numbers(model(x)["ctr"]))
+    model.items.id_index.assign(np.zeros_like(columns.id_index))
+    unknown = numbers(model.score(history, x["item_row"], x["user_index"])["ctr"])
+    np.testing.assert_allclose(hidden, unknown, atol=1e-6)
+
+
+def test_a_given_vector_stands_in_for_the_table(columns: ItemColumns) -> None:
+    model, x = ranker(columns), inputs()
+    rows = x["item_row"]
+    own = numbers(model.items(rows)["vector"])
+    given = {**x, "item_vector": own}
+    np.testing.assert_allclose(numbers(model(given)["ctr"]), numbers(model(x)["ctr"]), atol=1e-6)
+    np.testing.assert_allclose(model({**x, "item_vector": np.zeros_like(own)})["ctr"], model(x)["ctr"], atol=1e-6)
+
+
+def test_the_whole_table_is_projected_or_the_rows_alone_to_the_same_end(columns: ItemColumns) -> None:
+    model, x = ranker(columns), inputs(6)
+    assert L < model.items.rows <= 6 * L  # for six histories the table, for one its rows
+    one = {name: values[:1] for name, values in x.items()}
+    np.testing.assert_allclose(numbers(model(one)["ctr"]), numbers(model(x)["ctr"])[:1], atol=1e-6)
+
+
+def test_rows_that_a_batch_uses_are_held_small(columns: ItemColumns) -> None:
+    x = inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    norms = []
+    for weight in (0.0, 1.0):
+        model = ranker(columns, id_l2=weight)
+        model.compile(optimizer=keras.optimizers.Adam(0.02))
+        model.fit(x, y, epochs=40, batch_size=64, verbose=0)
+        norms.append(float(np.linalg.norm(numbers(model.id_embedding.embeddings))))
+    assert norms[1] < 0.5 * norms[0]
+    assert "penalty" not in model(x)
