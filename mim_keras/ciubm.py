@@ -59,7 +59,7 @@ class CiUBM(StageModel):
     [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
     optionally `item_vector` float [B, d], used instead of the table's vector, and `hide_id` bool [B] (see
     `training.batches`).  Returns `ctr`, `logit` and,
-    where the modal module is on, `modal_logit`, each [B]; in training `penalty`, a scalar.
+    where the modal module is on, `modal_logit`, each [B].
 
     Source: MIM (2502.00321); the modules' forms as each of them says.
     """
@@ -70,12 +70,13 @@ class CiUBM(StageModel):
         dense, embedding = keras.layers.Dense, keras.layers.Embedding
         self.items = ItemTable(columns)
         self.category_projection = dense(CATEGORY_DIM, use_bias=False)
-        self.age_embedding = embedding(AGE_BUCKETS, CATEGORY_DIM)
+        if config.ages:
+            self.age_embedding = embedding(AGE_BUCKETS, CATEGORY_DIM)
         self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
         if config.ids:
             self.id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
             self.history_id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
-            self.user_embedding = embedding(shape.users, config.user_dim, embeddings_initializer=_small())
+            self.user_embedding = embedding(shape.users, config.id_dim, embeddings_initializer=_small())
             if config.attention:
                 kind = ActivationUnit if config.activation_unit else TargetAttention
                 self.id_attention = kind(config.id_dim)
@@ -103,7 +104,8 @@ class CiUBM(StageModel):
         """Attention is asked in steps, not called, so that nothing builds it by itself."""
         config, clicks = self.config, (None, None)
         ids = config.id_dim if config.ids else 0
-        target, click = (None, ids + CATEGORY_DIM), (None, None, ids + 2 * CATEGORY_DIM)
+        ages = CATEGORY_DIM if config.ages else 0
+        target, click = (None, ids + CATEGORY_DIM), (None, None, ids + CATEGORY_DIM + ages)
         compressed = (None, None, config.modal_dim)
         if config.ids and config.attention:
             self.id_attention.build(target, click, clicks)
@@ -123,9 +125,11 @@ class CiUBM(StageModel):
         """
         config = self.config
         mask = rows != PADDING_ROW
-        bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
-        age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
-        clicks = ops.concatenate([self._of_clicks(rows), age], axis=-1)  # (H, L, P + D)
+        clicks = self._of_clicks(rows)  # (H, L, P + D)
+        if config.ages:
+            bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
+            age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
+            clicks = ops.concatenate([clicks, age], axis=-1)
         history = {"clicks": clicks, "mask": mask}
         if config.modal:
             history["has_vector"] = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0))
@@ -182,15 +186,15 @@ class CiUBM(StageModel):
         target = [self.category_projection(found["categories"])]
         clicks = ops.sum(ops.cast(mask, history["mean"].dtype), axis=1, keepdims=True)
         shared = [history["mean"], ops.log(1.0 + clicks)]  # (H, ·): the same for every target
-        parts, used = [], []
+        parts = []
         if config.ids:
             id_index = found["id_index"] if hide_id is None else ops.where(hide_id, 0, found["id_index"])
             own, user = self.id_embedding(id_index), self.user_embedding(user_index)
             liked = history["mean"][:, : config.id_dim]
             target.insert(0, own)
             parts.append(own * liked)  # (B, id_dim)
+            parts += [ops.sum(own * one, axis=-1, keepdims=True) for one in (liked, user)]
             shared.append(user)
-            used = [own, user, liked]
         e_t = ops.concatenate(target, axis=-1)  # (B, D_t)
         parts.append(e_t)
         result = {}
@@ -228,9 +232,6 @@ class CiUBM(StageModel):
         for layer, dropout in zip(self.hidden, self.dropouts, strict=True):
             deep = dropout(layer(deep), training=training)
         logit = ops.cast(self.out(ops.concatenate([x, deep], axis=-1))[:, 0], "float32")
-        if training and config.id_l2 and used:
-            squares = [ops.mean(ops.sum(ops.square(ops.cast(rows, "float32")), axis=-1)) for rows in used]
-            result["penalty"] = config.id_l2 * sum(squares)
         return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
 
     def _likeness(self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None) -> tuple:
@@ -284,10 +285,11 @@ class CiUBM(StageModel):
             modal = ops.cast(y_pred["modal_logit"], "float32")[:, None]
             auxiliary = keras.losses.binary_crossentropy(label[:, None], modal, from_logits=True)
             loss = loss + self.config.auxiliary_weight * ops.mean(auxiliary)
-        if "penalty" in y_pred:
-            loss = loss + y_pred["penalty"]
+        if training and self.config.ids and self.config.id_l2:
+            tables = (self.id_embedding, self.history_id_embedding, self.user_embedding)
+            loss = loss + self.config.id_l2 * sum(ops.sum(ops.square(table.embeddings)) for table in tables)
         return share_of(loss)
 
 
 def _small() -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(stddev=0.01)
+    return keras.initializers.RandomNormal(stddev=0.05)

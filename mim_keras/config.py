@@ -307,8 +307,7 @@ class CiubmConfig:
     """Stage 3: the ranker."""
 
     history_length: int = 50
-    id_dim: int = 16
-    user_dim: int = 16
+    id_dim: int = 16  # of the embeddings of items and of users
     modal_dim: int = 32  # width to which the frozen vectors are compressed
     heads: int = 2  # of the fused (SA-TA) attention
     simtier_bins: int = 20
@@ -316,7 +315,7 @@ class CiubmConfig:
     cross_layers: int = 2
     dropout: float = 0.0  # of the hidden layers; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # chance that an item's id is hidden in training
-    id_l2: float = 0.0  # weight of the squares of the id rows that a batch uses
+    id_l2: float = 0.0  # weight of the squared norms of the id tables; their rows need data to stay large
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
     attention: bool = True  # attention of the target over the history, by ids and by content
     activation_unit: bool = False  # by ids with DIN's small network, instead of a scaled product
@@ -325,6 +324,7 @@ class CiubmConfig:
     fusion: bool = True  # SA-TA
     search: int = 0  # attention sees so many clicks of the history, those most like the target; 0: all of them
     ids: bool = True  # id embeddings of items and the user
+    ages: bool = True  # how long ago each click was
     rows_in_memory: int = 4_000_000  # training rows up to which all are kept as numbers; more are read each epoch
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
@@ -337,7 +337,7 @@ class CiubmConfig:
 
     def __post_init__(self) -> None:
         require(self.rows_in_memory >= 0, "ciubm.rows_in_memory is 0 or more", self.rows_in_memory, "0 keeps none.")
-        require(self.id_l2 >= 0, "ciubm.id_l2 is 0 or more", self.id_l2, "0.1 is a beginning.")
+        require(self.id_l2 >= 0, "ciubm.id_l2 is 0 or more", self.id_l2, "0.0005 is a beginning.")
         searches = self.modal and (self.attention or self.fusion)
         require(self.search >= 0, "ciubm.search is 0 or more", self.search, "0 looks at the whole history.")
         require(
@@ -391,7 +391,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ciubm": {
             "history_length": 8,
             "id_dim": 8,
-            "user_dim": 8,
             "modal_dim": 8,
             "hidden": [16],
             "training": {"epochs": 1, "batch_size": 128},

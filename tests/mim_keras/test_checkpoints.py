@@ -55,7 +55,7 @@ def train_ranker(folder: Path, training: TrainingConfig, plug: Plug | None = Non
     seeded(training)
     vectors = rng.integers(-20, 20, (10, 8)).astype(np.int8)
     columns = ItemColumns.assemble(vectors, np.ones(10, bool), [[]] * 10, np.arange(1, 11))
-    config = CiubmConfig(history_length=8, id_dim=4, user_dim=4, modal_dim=4, hidden=(8,), dropout=0.2, id_dropout=0.3)
+    config = CiubmConfig(history_length=8, id_dim=4, modal_dim=4, hidden=(8,), dropout=0.2, id_dropout=0.3)
     inputs = {
         "item_row": rng.integers(1, 11, ROWS).astype(np.int32),
         "history_rows": rng.integers(0, 11, (ROWS, 8)).astype(np.int32),

@@ -104,14 +104,24 @@ def test_the_whole_table_is_projected_or_the_rows_alone_to_the_same_end(columns:
     np.testing.assert_allclose(numbers(model(one)["ctr"]), numbers(model(x)["ctr"])[:1], atol=1e-6)
 
 
-def test_rows_that_a_batch_uses_are_held_small(columns: ItemColumns) -> None:
+def test_without_ages_nothing_depends_on_them(columns: ItemColumns) -> None:
+    model, x = ranker(columns, ages=False), inputs()
+    later = {**x, "history_ages": x["history_ages"] + 10**6}
+    np.testing.assert_array_equal(numbers(model(later)["ctr"]), numbers(model(x)["ctr"]))
+    assert not np.allclose(numbers(ranker(columns)(later)["ctr"]), numbers(ranker(columns)(x)["ctr"]), atol=1e-7)
+
+
+def test_rows_of_the_id_tables_are_held_small(columns: ItemColumns) -> None:
     x = inputs(64)
     y = (x["item_row"] % 2).astype("float32")
     norms = []
-    for weight in (0.0, 1.0):
+    for weight in (0.0, 0.05):
         model = ranker(columns, id_l2=weight)
         model.compile(optimizer=keras.optimizers.Adam(0.02))
         model.fit(x, y, epochs=40, batch_size=64, verbose=0)
         norms.append(float(np.linalg.norm(numbers(model.id_embedding.embeddings))))
     assert norms[1] < 0.5 * norms[0]
-    assert "penalty" not in model(x)
+    loss = float(model.compute_loss(x, y, model(x), training=False))
+    tables = (model.id_embedding, model.history_id_embedding, model.user_embedding)
+    squares = sum(float(np.sum(np.square(numbers(table.embeddings)))) for table in tables)
+    assert float(model.compute_loss(x, y, model(x), training=True)) == pytest.approx(loss + 0.05 * squares, rel=1e-5)
