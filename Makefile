@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := setup
-.PHONY: setup redis flink peer run test test-jax lint lock bench clean
+.PHONY: setup redis flink minilm peer run test test-jax lint lock bench clean
 
 setup:
 	@bash environment/setup.sh
@@ -24,6 +24,9 @@ run: setup
 	@$(BIN)/mim demo --data $(ROOT)/data --root $(ROOT)/sample
 	@echo "report: $(ROOT)/sample/report.html"
 
+minilm: setup
+	@bash environment/minilm.sh .venv
+
 flink: setup
 	@bash environment/flink.sh .venv
 
@@ -33,7 +36,7 @@ peer: setup
 redis: setup
 	@bash environment/redis.sh .venv
 
-test: setup lint redis flink
+test: setup lint redis flink minilm
 	@$(BIN)/python -m pytest
 	@$(MAKE) --no-print-directory test-jax
 

@@ -10,6 +10,7 @@ CORE = [
     "keras-nlp>=0.32,<0.33",
     "keras-rs>=0.4,<0.5",
     "tensorboard>=2.20",
+    "safetensors>=0.5",  # presets in Hugging Face's layout
     "tensorflow-recommenders>=0.7.7,<0.8",
     # Pipeline
     "tfx>=1.21,<1.22",

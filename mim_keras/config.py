@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -136,15 +137,18 @@ class LexicalConfig:
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """A small convolutional image tower, trained from scratch."""
+    """A small convolutional image tower from scratch, or any keras-hub backbone that reads pictures by `preset`."""
 
+    preset: str | None = (
+        None  # a keras-hub preset name or a local folder: ViT, DINOv2, CLIP, SigLIP; None: from scratch
+    )
     size: int = 48  # pixels a side; pictures are resized to a square
     widths: tuple[int, ...] = (32, 64, 128)  # channels of each halving stage
 
     def __post_init__(self) -> None:
         require(self.size >= 8, "image.size must be at least 8", self.size, "Raise it.")
         require(
-            self.size % 2 ** len(self.widths) == 0,
+            bool(self.preset) or self.size % 2 ** len(self.widths) == 0,
             "image.size must be divisible by 2 for each of image.widths",
             (self.size, self.widths),
             "Use a multiple of 16 or fewer widths.",
@@ -279,11 +283,16 @@ class CsftConfig:
     hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found; 0: none
     log_q: bool = True  # correct in-batch negatives for popularity
     align_weight: float = 0.5  # weight of the stage-1 alignment loss that keeps the content
-    trainable: str = "all"  # all | head (frozen towers, features computed once per item)
+    trainable: str = "all"  # all | top-N (the towers' last N blocks) | head (frozen towers, features computed once)
     modality_dropout: float = 0.15  # chance to hide one modality of an item in training
     max_steps_per_epoch: int = 0  # 0: every pair, every epoch
     max_cosine: float = 0.9  # mean cosine of two items above which training stops, as collapsed; 1: never
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3, batch_size=256))
+
+    @property
+    def top_blocks(self) -> int:
+        """How many of the towers' last blocks learn where `trainable` is top-N; else 0."""
+        return int(self.trainable.removeprefix("top-")) if self.trainable.startswith("top-") else 0
 
     @property
     def all_terms(self) -> tuple[ContrastTerm, ...]:
@@ -296,7 +305,8 @@ class CsftConfig:
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
         require(0 < self.max_cosine <= 1, "csft.max_cosine is in (0, 1]", self.max_cosine, "0.9 is usual.")
         require(self.hard >= 0, "csft.hard must not be negative", self.hard, "0 switches it off.")
-        require(self.trainable in ("all", "head"), "csft.trainable is all or head", self.trainable, "Choose one.")
+        known_parts = self.trainable in ("all", "head") or re.fullmatch(r"top-[1-9]\d*", self.trainable)
+        require(bool(known_parts), "csft.trainable is all, top-N or head", self.trainable, "e.g. top-2")
         require(
             0 <= self.modality_dropout < 1, "csft.modality_dropout is in [0, 1)", self.modality_dropout, "Lower it."
         )

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from mim_keras.config import EncoderConfig, from_mapping, to_mapping
+from mim_keras.encoders.backbones import blocks, train_top
 from mim_keras.encoders.image_tower import ImageTower
 from mim_keras.encoders.lexical_tower import LexicalTower, block_widths
 from mim_keras.encoders.normalise import normalise
@@ -53,7 +54,7 @@ class ItemEncoder(keras.Model):
     def build(self, input_shape: Any = None) -> None:
         size, d = self.config.image.size, self.config.embedding_dim
         self.image_tower.build((None, size, size, 3))
-        self.image_head.build((None, 2 * self.config.image.widths[-1]))
+        self.image_head.build((None, self.image_tower.width))
         width = 0
         if self.text_tower is not None:
             self.text_tower.build((None, self.config.text.max_tokens))
@@ -83,11 +84,25 @@ class ItemEncoder(keras.Model):
             parts.append(self.lexical_tower(content["term_ids"], content["term_weights"]))
         return ops.concatenate(parts, axis=-1)
 
-    def freeze_towers(self) -> None:
-        """From now on only the projection heads and the gate learn."""
-        for tower in (self.image_tower, self.text_tower, self.lexical_tower):
-            if tower is not None:
+    def freeze_towers(self, top: int = 0) -> None:
+        """From now on only the projection heads and the gate learn; with `top`, so many last blocks of the towers too.
+
+        Raises:
+            ValueError: no tower has transformer blocks, or one has fewer.
+        """
+        towers = [tower for tower in (self.image_tower, self.text_tower) if tower is not None]
+        with_blocks = [tower for tower in towers if top and blocks(tower)]
+        if top and not with_blocks:
+            raise ValueError(
+                f"trainable: top-{top} needs a tower of transformer blocks; the encoder has none. Use head or all."
+            )
+        for tower in towers:
+            if tower in with_blocks:
+                train_top(tower, top)
+            else:
                 tower.trainable = False
+        if self.lexical_tower is not None:
+            self.lexical_tower.trainable = False
 
     def embed(self, features: Content) -> Views:
         """Features → views; the part that is trained when the towers are frozen."""

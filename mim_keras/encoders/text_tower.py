@@ -9,6 +9,7 @@ import keras
 import keras_nlp
 
 from mim_keras.config import TextTowerConfig
+from mim_keras.encoders.backbones import word_backbone
 
 
 class TextTokens:
@@ -57,7 +58,8 @@ def make_vocabulary(texts: Iterable[str], size: int) -> list[str]:
 
 @keras.saving.register_keras_serializable("mim")
 class TextTower(keras.layers.Layer):
-    """Token ids → features: a transformer backbone and the mean over the tokens that are not padding.
+    """Token ids → features: a transformer backbone and the mean over the tokens that are not padding; of the text
+    half of a CLIP or SigLIP, its own vector.
 
     Args:
         config: Shape of the backbone, or the preset it comes from.
@@ -70,7 +72,7 @@ class TextTower(keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         if config.preset:
-            self.backbone = keras_nlp.models.Backbone.from_preset(config.preset)
+            self.backbone = word_backbone(config.preset)
         else:
             self.backbone = keras_nlp.models.BertBackbone(
                 vocabulary_size=vocabulary_size,
@@ -84,17 +86,22 @@ class TextTower(keras.layers.Layer):
         for layer in self.backbone.layers:  # the mean over tokens is used, so BERT's own pooling learns nothing
             if layer.name == "pooled_dense":
                 layer.trainable = False
-        self.width = int(self.backbone.hidden_dim)
+        output = self.backbone.output
+        self.width = int((output["sequence_output"] if isinstance(output, dict) else output).shape[-1])
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """The backbone is built by its own constructor."""
 
     def call(self, token_ids: Any, padding_mask: Any) -> Any:
-        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        if "segment_ids" in self.backbone.input:
-            inputs["segment_ids"] = keras.ops.zeros_like(token_ids)
-        output = self.backbone(inputs)
+        inputs = {
+            "token_ids": token_ids,
+            "padding_mask": padding_mask,
+            "segment_ids": keras.ops.zeros_like(token_ids),
+        }
+        output = self.backbone({name: inputs[name] for name in self.backbone.input})
         sequence = output["sequence_output"] if isinstance(output, dict) else output
+        if len(sequence.shape) == 2:
+            return sequence
         mask = keras.ops.cast(padding_mask, sequence.dtype)[..., None]  # (B, T, 1)
         return keras.ops.sum(sequence * mask, axis=1) / keras.ops.maximum(keras.ops.sum(mask, axis=1), 1.0)
 

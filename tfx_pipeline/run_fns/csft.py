@@ -68,8 +68,8 @@ def tune(
         checkpoints: See `fit`.
     """
     training, frozen = config.training, config.trainable == "head"
-    if frozen:
-        encoder.freeze_towers()
+    if config.trainable != "all":
+        encoder.freeze_towers(config.top_blocks)
     batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
     with make_strategy(training).scope():
