@@ -217,11 +217,20 @@ class TrainingConfig:
 class PretrainConfig:
     """Stage 1: image-text alignment on the catalogue."""
 
+    loss: str = "softmax"  # softmax (InfoNCE both ways, as CLIP) | sigmoid (a yes or no for each pair, as SigLIP)
     temperature: float = 0.07  # where the learnable temperature starts
+    augment: float = (
+        0.0  # how far pictures are moved, and brightened or dimmed, in training; 0.1 is mild, 0 is not at all
+    )
+    token_masking: float = 0.0  # chance that a token, or a term, is hidden in training
     category_weight: float = 0.1  # weight of the category head's cross-entropy, 0 to leave it out
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20, batch_size=128))
 
     def __post_init__(self) -> None:
+        losses = ("softmax", "sigmoid")
+        require(self.loss in losses, f"pretrain.loss is one of {losses}", self.loss, "Choose one.")
+        for name in ("augment", "token_masking"):
+            require(0 <= getattr(self, name) < 1, f"pretrain.{name} is in [0, 1)", getattr(self, name), "0.1 is mild.")
         require(self.temperature > 0, "pretrain.temperature must be positive", self.temperature, "0.07 is usual.")
         require(
             self.category_weight >= 0, "pretrain.category_weight must not be negative", self.category_weight, "0..0.2."

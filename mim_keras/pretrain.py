@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from mim_keras.config import PretrainConfig
-from mim_keras.contrast.info_nce import alignment_loss
+from mim_keras.contrast.info_nce import alignment_loss, sigmoid_alignment_loss
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.training.replicas import share_of
 from mim_keras.training.stage_model import StageModel
@@ -20,7 +20,7 @@ class Pretraining(StageModel):
 
     Args:
         encoder: Trained in place.
-        config: Temperature and the category head's weight.
+        config: Which loss and temperature, what is changed in training, and the category head's weight.
         categories: Number of categories; 0 for none.
 
     Trains on `Content` with, where there are categories, `category` [B, categories] (multi-hot, float).
@@ -34,20 +34,51 @@ class Pretraining(StageModel):
         self.log_scale = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(math.log(1 / config.temperature)), name="log_scale"
         )
+        self.bias = None
+        if config.loss == "sigmoid":
+            self.bias = self.add_weight(shape=(), initializer=keras.initializers.Constant(-10.0), name="bias")
+        self.chance = keras.random.SeedGenerator()
+        self.changes: list[keras.layers.Layer] = []
+        if config.augment:
+            self.changes = [
+                keras.layers.RandomFlip("horizontal"),
+                keras.layers.RandomTranslation(config.augment, config.augment, fill_mode="nearest"),
+                keras.layers.RandomBrightness(config.augment, value_range=(0.0, 1.0)),
+            ]
         self.align_tracker = keras.metrics.Mean("align")
 
     def call(self, content: Content, training: bool = False) -> Views:
-        views = self.encoder(content)
+        views = self.encoder(self._changed(content) if training else content)
         if self.category_head is not None:
             views["category"] = self.category_head(views["joint"])
         return views
+
+    def _changed(self, content: Content) -> Content:
+        """The content with pictures a little different, and with some of the words hidden."""
+        changed = dict(content)
+        for change in self.changes:
+            changed["image"] = change(changed["image"], training=True)
+        if rate := self.config.token_masking:
+            if "token_mask" in content:
+                first = ops.arange(ops.shape(content["token_mask"])[1])[None, :] == 0  # a text never loses all
+                changed["token_mask"] = content["token_mask"] & (self._stays(content["token_mask"], rate) | first)
+            if "term_weights" in content:
+                stays = self._stays(content["term_weights"], rate)
+                changed["term_weights"] = content["term_weights"] * ops.cast(stays, content["term_weights"].dtype)
+        return changed
+
+    def _stays(self, like: Any, rate: float) -> Any:
+        return keras.random.uniform(ops.shape(like), seed=self.chance) >= rate
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         both = x["image_mask"] * x["text_mask"]
         scale = ops.exp(ops.minimum(self.log_scale, math.log(100.0)))
-        loss = alignment_loss(y_pred["image"], y_pred["text"], both, scale)
+        if self.bias is None:
+            loss = alignment_loss(y_pred["image"], y_pred["text"], both, scale)
+        else:
+            loss = sigmoid_alignment_loss(y_pred["image"], y_pred["text"], both, scale, self.bias)
         self.align_tracker.update_state(loss)
         if self.category_head is not None:
             target = x["category"] / ops.maximum(ops.sum(x["category"], axis=-1, keepdims=True), 1.0)

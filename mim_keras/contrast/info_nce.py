@@ -53,3 +53,19 @@ def alignment_loss(image: Any, text: Any, both: Any, scale: Any) -> Any:
     forward = info_nce(similarity, own, absent, both)
     backward = info_nce(ops.transpose(similarity), own, absent, both)
     return 0.5 * (forward + backward)
+
+
+def sigmoid_alignment_loss(image: Any, text: Any, both: Any, scale: Any, bias: Any) -> Any:
+    """Image-text alignment by one yes or no for each pair of a batch; rows that lack a modality take no part.
+
+    Args:
+        image, text, both, scale: As `alignment_loss` takes them.
+        bias: Added to every logit; learned, and at first as low as most pairs are wrong.
+
+    Source: SigLIP (2303.15343).
+    """
+    logits = ops.matmul(image, ops.transpose(text)) * scale + bias  # (B, B)
+    weights = ops.cast(both, logits.dtype)
+    sign = 2.0 * ops.eye(ops.shape(logits)[0], dtype=logits.dtype) - 1.0
+    wrong = -ops.log_sigmoid(sign * logits) * weights[:, None] * weights[None, :]
+    return ops.sum(wrong) / ops.maximum(ops.sum(weights), 1.0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from keras_hub.src.models.siglip.siglip_loss import SigLIPLoss
 
 from mim_keras.config import ContrastTerm, CsftConfig, preset
 from mim_keras.contrast.candidates import ABSENT, unfair
-from mim_keras.contrast.info_nce import alignment_loss, info_nce
+from mim_keras.contrast.info_nce import alignment_loss, info_nce, sigmoid_alignment_loss
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -46,6 +47,19 @@ def test_alignment_by_numpy_ignores_rows_without_both(rng: np.random.Generator) 
     expected = 0.5 * np.mean(np.log(np.exp(s).sum(1)) - own) + 0.5 * np.mean(np.log(np.exp(s).sum(0)) - own)
     loss = alignment_loss(image.astype("float32"), text.astype("float32"), both, 5.0)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_sigmoid_alignment_is_keras_hubs_where_every_row_has_both(rng: np.random.Generator) -> None:
+    image, text = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.normal(size=(2, 5, 3)).astype("float32"))
+    logits = image @ text.T * 7.0 - 2.0
+    expected = np.mean(
+        keras.ops.convert_to_numpy(SigLIPLoss(reduction=None)(2 * np.eye(5, dtype="float32") - 1, logits))
+    )
+    assert float(sigmoid_alignment_loss(image, text, np.ones(5), 7.0, -2.0)) == pytest.approx(expected, rel=1e-5)
+    both = np.array([1, 0, 1, 1, 0], "float32")
+    keep = both > 0
+    alone = float(sigmoid_alignment_loss(image[keep], text[keep], np.ones(3), 7.0, -2.0))
+    assert float(sigmoid_alignment_loss(image, text, both, 7.0, -2.0)) == pytest.approx(alone, rel=1e-5)
 
 
 def test_queue_keeps_the_latest_in_order_over_its_edge() -> None:

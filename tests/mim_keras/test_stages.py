@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -40,8 +42,13 @@ def content(encoder: ItemEncoder, rng: np.random.Generator) -> dict[str, np.ndar
     }
 
 
-def test_alignment_and_categories_are_learned(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> None:
-    model = Pretraining(encoder, preset("tiny").pretrain, 4)
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "sigmoid", "temperature": 0.1}, {"augment": 0.1, "token_masking": 0.2}], ids=str
+)
+def test_alignment_and_categories_are_learned(
+    encoder: ItemEncoder, content: dict[str, np.ndarray], changes: dict
+) -> None:
+    model = Pretraining(encoder, replace(preset("tiny").pretrain, **changes), 4)
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     category = np.eye(4, dtype="float32")[np.arange(ROWS) % 4]
     losses = model.fit({**content, "category": category}, batch_size=ROWS, epochs=25, verbose=0).history["loss"]
@@ -51,6 +58,21 @@ def test_alignment_and_categories_are_learned(encoder: ItemEncoder, content: dic
     there = content["image_mask"] > 0
     nearest = np.argmax(views["image"][there] @ views["text"].T, axis=1)
     assert np.mean(kind[nearest] == kind[there]) > 0.8
+
+
+def test_what_is_changed_in_training_alone(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> None:
+    model = Pretraining(encoder, replace(preset("tiny").pretrain, augment=0.2, token_masking=0.5))
+    quiet = [numbers(model(content)["joint"]) for _ in range(2)]
+    np.testing.assert_array_equal(*quiet)
+    loud = [numbers(model(content, training=True)["joint"]) for _ in range(2)]
+    assert not np.allclose(loud[0], loud[1])
+    changed = model._changed(content)
+    assert 0.4 < 1 - numbers(changed["token_mask"])[:, 1:].mean() < 0.6
+    assert numbers(changed["token_mask"])[:, 0].all()
+    pictures = numbers(changed["image"])
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+    assert not np.allclose(pictures, content["image"])
 
 
 def test_pairs_are_learned_and_frozen_towers_stay(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> None:
