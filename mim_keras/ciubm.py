@@ -96,6 +96,8 @@ class CiUBM(StageModel):
         self.hidden = [dense(width, activation="relu", kernel_initializer="he_normal") for width in config.hidden]
         self.dropouts = [keras.layers.Dropout(config.dropout) for _ in config.hidden]
         self.out = dense(1)
+        # Whether all is trained, or (0) the modal branch alone; see `training.modal_epochs`.
+        self.joint = self.add_weight(shape=(), initializer="ones", trainable=False, name="joint")
         self.loss_tracker = keras.metrics.Mean("logloss")
         self._build_attention()
         self._compressed = config.modal_dim if config.modal else 0  # of a click's features, the first so many
@@ -281,13 +283,16 @@ class CiUBM(StageModel):
         label = ops.reshape(ops.cast(y, "float32"), (-1,))
         loss = ops.mean(keras.losses.binary_crossentropy(label[:, None], y_pred["logit"][:, None], from_logits=True))
         self.loss_tracker.update_state(loss)
-        if "modal_logit" in y_pred and self.config.auxiliary_weight:
+        joint = ops.convert_to_tensor(self.joint)
+        loss = loss * joint
+        if "modal_logit" in y_pred and (self.config.auxiliary_weight or self.config.modal_epochs):
             modal = ops.cast(y_pred["modal_logit"], "float32")[:, None]
             auxiliary = keras.losses.binary_crossentropy(label[:, None], modal, from_logits=True)
-            loss = loss + self.config.auxiliary_weight * ops.mean(auxiliary)
+            weight = joint * self.config.auxiliary_weight + (1 - joint)
+            loss = loss + weight * ops.mean(auxiliary)
         if training and self.config.ids and self.config.id_l2:
             tables = (self.id_embedding, self.history_id_embedding, self.user_embedding)
-            loss = loss + self.config.id_l2 * sum(ops.sum(ops.square(table.embeddings)) for table in tables)
+            loss = loss + joint * self.config.id_l2 * sum(ops.sum(ops.square(table.embeddings)) for table in tables)
         return share_of(loss)
 
 

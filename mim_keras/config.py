@@ -336,6 +336,7 @@ class CiubmConfig:
     id_dropout: float = 0.1  # chance that an item's id is hidden in training
     id_l2: float = 0.0  # weight of the squared norms of the id tables; their rows need data to stay large
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
+    modal_epochs: int = 0  # the first so many epochs train the modal branch alone (MAKE); ids overfit sooner than it
     attention: bool = True  # attention of the target over the history, by ids and by content
     activation_unit: bool = False  # by ids with DIN's small network, instead of a scaled product
     modal: bool = True  # the target's own vector, what the history's vectors have in common, attention, SimTier
@@ -357,6 +358,12 @@ class CiubmConfig:
     def __post_init__(self) -> None:
         require(self.rows_in_memory >= 0, "ciubm.rows_in_memory is 0 or more", self.rows_in_memory, "0 keeps none.")
         require(self.id_l2 >= 0, "ciubm.id_l2 is 0 or more", self.id_l2, "0.0005 is a beginning.")
+        require(
+            0 <= self.modal_epochs < self.training.epochs and (self.modal or not self.modal_epochs),
+            "ciubm.modal_epochs is less than ciubm.training.epochs, and needs ciubm.modal",
+            (self.modal_epochs, self.training.epochs, self.modal),
+            "Lower it, or train longer.",
+        )
         searches = self.modal and (self.attention or self.fusion)
         require(self.search >= 0, "ciubm.search is 0 or more", self.search, "0 looks at the whole history.")
         require(

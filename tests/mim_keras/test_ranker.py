@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc
+from mim_keras.training.modal_epochs import ModalEpochs
 from tests.mim_keras.backend import numbers
 from tests.mim_keras.tiny_ranker import L, inputs, ranker, some_columns
 
@@ -125,3 +128,33 @@ def test_rows_of_the_id_tables_are_held_small(columns: ItemColumns) -> None:
     tables = (model.id_embedding, model.history_id_embedding, model.user_embedding)
     squares = sum(float(np.sum(np.square(numbers(table.embeddings)))) for table in tables)
     assert float(model.compute_loss(x, y, model(x), training=True)) == pytest.approx(loss + 0.05 * squares, rel=1e-5)
+
+
+def test_the_modal_branch_learns_alone_at_first(columns: ItemColumns) -> None:
+    x = inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    model = ranker(columns, id_l2=0.01)
+    model.compile(optimizer=keras.optimizers.Adam(0.02))
+    model(x)
+    before = {id(variable): numbers(variable) for variable in model.trainable_variables}
+    losses = model.fit(x, y, epochs=2, batch_size=64, verbose=0, callbacks=[ModalEpochs(2)]).history["loss"]
+    changed = {v.path for v in model.trainable_variables if np.any(numbers(v) != before[id(v)])}
+    modal = {v.path for layer in (model.modal_head, model.compression) for v in layer.trainable_variables}
+    assert modal <= changed
+    others = (model.id_embedding, model.user_embedding, model.out, *model.crosses, *model.hidden)
+    assert not changed & {v.path for layer in others for v in layer.trainable_variables}
+    assert losses[1] < losses[0]
+    model.fit(x, y, epochs=60, batch_size=64, verbose=0, callbacks=[ModalEpochs(2)])
+    assert auc(y, numbers(model(x)["ctr"])) > 0.9
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_vectors_may_be_kept_as_floats(columns: ItemColumns, dtype: str) -> None:
+    x, bytes_ = inputs(), ranker(columns)
+    floats = ranker(replace(columns, vectors=(columns.vectors / 127).astype(dtype)))
+    expected = numbers(bytes_(x)["ctr"])
+    floats(x)
+    for own, other in zip(floats.trainable_variables, bytes_.trainable_variables, strict=True):
+        own.assign(numbers(other))
+    assert keras.backend.standardize_dtype(floats.items.vectors.dtype) == dtype
+    np.testing.assert_allclose(numbers(floats(x)["ctr"]), expected, atol=1e-3)

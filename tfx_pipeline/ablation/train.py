@@ -22,6 +22,7 @@ from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.batches import ranking_batches
 from mim_keras.training.fit import fit, optimizer, seeded
+from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.strategy import make_strategy
 from serving.representation_center.snapshot import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
@@ -130,7 +131,7 @@ class Bench:
                 jit_compile=training.jit_compile,
                 steps_per_execution=training.steps_per_execution,
             )
-        fit("ciubm", model, batches, training)
+        fit("ciubm", model, batches, training, watch=ModalEpochs(config.modal_epochs))
         return model
 
 

@@ -16,6 +16,7 @@ from mim_keras.export import ItemRows, RankerServing, export_ranker
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.fit import fit, log, optimizer, seeded
+from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.strategy import make_strategy
 from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
@@ -77,6 +78,7 @@ def run_fn(fn_args: Any) -> None:
         measure=lambda: measure(model, valid),
         monitor="gauc",
         log_folder=model_run_folder(fn_args.model_run_dir),
+        watch=ModalEpochs(config.modal_epochs),
         checkpoints=checkpoints_of(fn_args, "ciubm"),
     )
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
