@@ -334,7 +334,7 @@ class CiubmConfig:
     cross_layers: int = 2
     dropout: float = 0.0  # of the hidden layers; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # chance that an item's id is hidden in training
-    id_l2: float = 0.0  # weight of the squared norms of the id tables; their rows need data to stay large
+    id_l2: float = 2e-4  # weight of the squared norms of the id tables; their rows need data to stay large
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
     modal_epochs: int = 0  # the first so many epochs train the modal branch alone (MAKE); ids overfit sooner than it
     attention: bool = True  # attention of the target over the history, by ids and by content
