@@ -26,16 +26,13 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
                 "Set it on every worker, or use one_device or mirrored."
             )
         return _multi_worker()
-    return _one_device()
+    # TensorFlow's own, which uses the first GPU by itself; OneDeviceStrategy would hide from the models how large a
+    # batch is, and with it which way of computing is the shorter.
+    return tf.distribute.get_strategy()
 
 
 # One of each in a process: models made under one could not be trained under another, and two would give the same
 # numbers to different collective operations.
-@functools.cache
-def _one_device() -> tf.distribute.Strategy:
-    return tf.distribute.OneDeviceStrategy("/GPU:0" if tf.config.list_physical_devices("GPU") else "/CPU:0")
-
-
 @functools.cache
 def _mirrored() -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
