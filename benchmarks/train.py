@@ -160,12 +160,12 @@ def one(name: str, folder: Path, seconds: float) -> float:
             if started and time.monotonic() - started > seconds:
                 break
         return (count - WARM_STEPS) * BATCH / (time.monotonic() - started)
-    dataset = examples.for_training().dataset
     rng = np.random.default_rng(1)
     vectors = rng.integers(-40, 41, (ITEMS, WIDTH)).astype(np.int8)
     genres = np.load(folder / "rows.npz")["genres_of"][1:]
     own = [[f"g{place}" for place in set(row) - {0}] for row in genres]
     columns = ItemColumns.assemble(vectors, np.ones(ITEMS, bool), own, np.arange(1, ITEMS + 1))
+    dataset = examples.for_training(columns).dataset
     keras.utils.set_random_seed(1)
     model = CiUBM(config, RankerShape(users=USERS), columns)
     training = config.training

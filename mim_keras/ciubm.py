@@ -57,8 +57,8 @@ class CiUBM(StageModel):
 
     Call takes a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int
     [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
-    optionally `item_vector` float [B, d], used instead of the table's vector, and `hide_id` bool [B] (see
-    `training.batches`).  Returns `ctr`, `logit` and,
+    optionally `item_vector` float [B, d], used instead of the table's vector, and `hide_id` bool [B] and `likeness`
+    [B, L] (see `training.batches`).  Returns `ctr`, `logit` and,
     where the modal module is on, `modal_logit`, each [B].
 
     Source: MIM (2502.00321); the modules' forms as each of them says.
@@ -70,8 +70,8 @@ class CiUBM(StageModel):
         dense, embedding = keras.layers.Dense, keras.layers.Embedding
         self.items = ItemTable(columns)
         self.category_projection = dense(CATEGORY_DIM, use_bias=False)
-        if config.ages:
-            self.age_embedding = embedding(AGE_BUCKETS, CATEGORY_DIM)
+        if config.ages and config.attends:
+            self.recency = embedding(AGE_BUCKETS, config.attends, embeddings_initializer="zeros")
         self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
         if config.ids:
             self.id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
@@ -82,7 +82,6 @@ class CiUBM(StageModel):
                 self.id_attention = kind(config.id_dim)
         if config.modal:
             self.compression = dense(config.modal_dim, use_bias=False)
-            self.history_compression = dense(config.modal_dim, use_bias=False)
             self.modal_head = keras.Sequential([dense(32, activation="gelu"), dense(1)])
             if config.attention:
                 self.modal_attention = ModalAttention(config.modal_dim)
@@ -106,8 +105,7 @@ class CiUBM(StageModel):
         """Attention is asked in steps, not called, so that nothing builds it by itself."""
         config, clicks = self.config, (None, None)
         ids = config.id_dim if config.ids else 0
-        ages = CATEGORY_DIM if config.ages else 0
-        target, click = (None, ids + CATEGORY_DIM), (None, None, ids + CATEGORY_DIM + ages)
+        target, click = (None, ids + CATEGORY_DIM), (None, None, ids + CATEGORY_DIM)
         compressed = (None, None, config.modal_dim)
         if config.ids and config.attention:
             self.id_attention.build(target, click, clicks)
@@ -118,26 +116,26 @@ class CiUBM(StageModel):
 
     # -- the two halves of a prediction -------------------------------------------------------------------
 
-    def encode_history(self, rows: Any, ages: Any) -> dict[str, Any]:
+    def encode_history(self, rows: Any, ages: Any, compared: bool = False) -> dict[str, Any]:
         """What the history says before any target is known.
 
         Args:
             rows: int [H, L]; 0 is padding.
             ages: Seconds since each click, int [H, L].
+            compared: Whether the targets' likenesses to the clicks are known already.
         """
         config = self.config
         mask = rows != PADDING_ROW
         clicks = self._of_clicks(rows)  # (H, L, P + D)
-        if config.ages:
-            bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
-            age = self.age_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
-            clicks = ops.concatenate([clicks, age], axis=-1)
         history = {"clicks": clicks, "mask": mask}
+        if config.ages and config.attends:
+            bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
+            history["recency"] = self.recency(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
         if config.modal:
             history["has_vector"] = ops.logical_and(mask, ops.take(self.items.has_vector, rows, axis=0))
             mean, compressed_mean = means([mask, history["has_vector"]], clicks)
             history |= {"mean": mean[:, self._compressed :], "compressed_mean": compressed_mean[:, : self._compressed]}
-            if config.compares:
+            if config.compares and not compared:
                 history["vector"] = self.items.of("vectors", rows)
         else:
             history["mean"] = means([mask], clicks)[0]
@@ -154,12 +152,12 @@ class CiUBM(StageModel):
         wanted = None if whole else rows
         parts = []
         if self.config.modal:
-            parts.append(self.history_compression(self.items.of("vectors", wanted)))
+            parts.append(self.compression(self.items.of("vectors", wanted)))
         if self.config.ids:
             id_index = self.items.id_index if whole else ops.take(self.items.id_index, rows, axis=0)
             parts.append(self.history_id_embedding(ops.convert_to_tensor(id_index)))
         parts.append(self.category_projection(self.items.of("categories", wanted)))
-        learned = ops.concatenate(parts, axis=-1)
+        learned = _in_one_piece(ops.concatenate(parts, axis=-1))
         return ops.take(learned, rows, axis=0) if whole else learned
 
     def score(
@@ -170,6 +168,7 @@ class CiUBM(StageModel):
         context: Any | None = None,
         item_vector: Any | None = None,
         hide_id: Any | None = None,
+        likeness: Any | None = None,
         training: bool = False,
     ) -> dict[str, Any]:
         """Scores B targets against encoded histories.
@@ -181,10 +180,15 @@ class CiUBM(StageModel):
             context: int [H, C].
             item_vector: float [B, d] of length one, instead of the table's; a row of zeros leaves the table's.
             hide_id: bool [B]; true makes a target's id unknown, so that the rest of the model has to rank it.
+            likeness: Cosines of each target and its clicks, [B, L], where they are known already; see `likenesses`.
         """
         config = self.config
         found = self.items(item_row)
-        mask, looked_at = history["mask"], history["clicks"]  # by the parts that attend
+        mask, looked_at, recency = (
+            history["mask"],
+            history["clicks"],
+            history.get("recency"),
+        )  # by the parts that attend
         target = [self.category_projection(found["categories"])]
         clicks = ops.sum(ops.cast(mask, history["mean"].dtype), axis=1, keepdims=True)
         shared = [history["mean"], ops.log(1.0 + clicks)]  # (H, ·): the same for every target
@@ -202,10 +206,11 @@ class CiUBM(StageModel):
         result = {}
         modal, attentions = [], []  # attentions: layer, queries, likenesses, positions that count
         if config.modal:
-            modal, similarity, counts = self._likeness(history, found, item_vector)
+            modal, similarity, counts = self._likeness(history, found, item_vector, likeness)
             if config.search:
                 places = self.search(similarity, mask)
                 mask, looked_at, counts = (looked_up(values, places) for values in (mask, looked_at, counts))
+                recency = None if recency is None else looked_up(recency, places)
                 similarity = ops.take_along_axis(similarity, places, axis=1)
             if config.attention:
                 queries = self.modal_attention.ask(modal[0], further=looked_at.shape[-1] - self._compressed)
@@ -216,7 +221,7 @@ class CiUBM(StageModel):
             attentions.append((self.id_attention, self.id_attention.ask(e_t), None, mask))
         elif config.ids and config.attention:
             parts.append(self.id_attention(e_t, looked_at[..., self._compressed :], mask))
-        answers = attend(attentions, looked_at) if attentions else []
+        answers = attend(attentions, looked_at, recency) if attentions else []
         if config.modal:
             if config.attention:
                 modal.append(answers.pop(0))
@@ -236,7 +241,9 @@ class CiUBM(StageModel):
         logit = ops.cast(self.out(ops.concatenate([x, deep], axis=-1))[:, 0], "float32")
         return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
 
-    def _likeness(self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None) -> tuple:
+    def _likeness(
+        self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None, likeness: Any | None
+    ) -> tuple:
         """Content's features of each target, [B, ·] each, the compressed vector first; and, where parts compare, its
         likeness to every click, [B, L], and where both have a vector, bool [B, L]."""
         config, vector, has_vector = self.config, found["vector"], found["has_vector"]
@@ -249,7 +256,8 @@ class CiUBM(StageModel):
         liked = history["compressed_mean"]
         features, similarity, counts = [p_t, ops.broadcast_to(liked, ops.shape(p_t)), p_t * liked, present], None, None
         if config.compares:
-            similarity = dot(vector, history["vector"])  # vectors have length one
+            known = likeness is not None and item_vector is None
+            similarity = ops.cast(likeness, vector.dtype) if known else dot(vector, history["vector"])
             counts = ops.logical_and(history["has_vector"], has_vector[:, None])
             if config.simtier:
                 features.append(self.sim_tier(similarity, counts))
@@ -266,7 +274,8 @@ class CiUBM(StageModel):
     # -- Keras ---------------------------------------------------------------------------------------------
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        history = self.encode_history(inputs["history_rows"], inputs["history_ages"])
+        likeness = inputs.get("likeness") if "item_vector" not in inputs else None
+        history = self.encode_history(inputs["history_rows"], inputs["history_ages"], likeness is not None)
         return self.score(
             history,
             inputs["item_row"],
@@ -274,6 +283,7 @@ class CiUBM(StageModel):
             inputs.get("context"),
             inputs.get("item_vector"),
             inputs.get("hide_id"),
+            likeness,
             training=training,
         )
 
@@ -294,6 +304,15 @@ class CiUBM(StageModel):
             tables = (self.id_embedding, self.history_id_embedding, self.user_embedding)
             loss = loss + joint * self.config.id_l2 * sum(ops.sum(ops.square(table.embeddings)) for table in tables)
         return share_of(loss)
+
+
+def _in_one_piece(values: Any) -> Any:
+    """The values, whose gradient XLA then adds up over all clicks at once.
+
+    XLA moves a slice before the sum over clicks that it is a slice of, and would go through the clicks again for each
+    of the concatenated parts: a quarter of a training step.  It does not move one before a comparison.
+    """
+    return ops.minimum(values, 1e30)
 
 
 def _small() -> keras.initializers.Initializer:

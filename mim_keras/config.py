@@ -344,11 +344,17 @@ class CiubmConfig:
     fusion: bool = True  # SA-TA
     search: int = 0  # attention sees so many clicks of the history, those most like the target; 0: all of them
     ids: bool = True  # id embeddings of items and the user
-    ages: bool = True  # how long ago each click was
+    ages: bool = True  # tell attention how long ago each click was
     rows_in_memory: int = 4_000_000  # training rows up to which all are kept as numbers; more are read each epoch
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
     )
+
+    @property
+    def attends(self) -> int:
+        """Heads of all attention that shares passes over the history."""
+        modal = (self.attention + self.heads * self.fusion) * self.modal
+        return modal + (self.ids and self.attention and not self.activation_unit)
 
     @property
     def compares(self) -> bool:

@@ -47,13 +47,14 @@ class HistoryAttention(keras.layers.Layer):
         return {**super().get_config(), "dim": self.dim}
 
 
-def attend(kinds: list[tuple[HistoryAttention, Any, Any, Any]], clicks: Any) -> list[Any]:
+def attend(kinds: list[tuple[HistoryAttention, Any, Any, Any]], clicks: Any, recency: Any | None = None) -> list[Any]:
     """Answers of several kinds of attention over the same clicks, in two passes over them in all.
 
     Args:
         kinds: Of each the layer, its queries [B, heads, D'], the cosines [B, L] or None, and the positions that
             count, bool [B or H, L].  D' may be less than D: then it is the last D' features of a click that count.
         clicks: [H, L, D]; H is B, or 1 for one history shared by all targets.
+        recency: Added to the products of each head, for how long ago a click was, [H, L, all heads].
 
     Returns:
         Of each, [B, d].
@@ -61,6 +62,8 @@ def attend(kinds: list[tuple[HistoryAttention, Any, Any, Any]], clicks: Any) -> 
     heads = [queries.shape[1] for _, queries, _, _ in kinds]
     wide = [ops.pad(queries, [[0, 0], [0, 0], [clicks.shape[-1] - queries.shape[-1], 0]]) for _, queries, _, _ in kinds]
     dots = products(ops.concatenate(wide, axis=1), clicks)
+    if recency is not None:
+        dots = dots + ops.transpose(recency, (0, 2, 1))
     weights, first = [], 0
     for (layer, _, similarity, present), own in zip(kinds, heads, strict=True):
         weights.append(layer.weigh(dots[:, first : first + own], similarity, present))

@@ -31,12 +31,54 @@ def dot(targets: Any, values: Any) -> Any:
 
 def products(queries: Any, clicks: Any) -> Any:
     """queries [B, heads, D] · clicks [H, L, D] → [B, heads, L]; a history axis of one is shared by all B."""
-    return ops.matmul(queries, ops.transpose(clicks[0] if clicks.shape[0] == 1 else clicks, axes=_last_two(clicks)))
+    if clicks.shape[0] == 1:
+        return ops.matmul(queries, ops.transpose(clicks[0]))
+    return _products(queries, clicks)
 
 
 def sums(weights: Any, clicks: Any) -> Any:
     """Σ_l weights[b, h, l] · clicks[b, l, :] → [B, heads, D]; a history axis of one is shared by all B."""
-    return ops.matmul(weights, clicks[0] if clicks.shape[0] == 1 else clicks)
+    if clicks.shape[0] == 1:
+        return ops.matmul(weights, clicks[0])
+    return _sums(weights, clicks)
+
+
+# Of both, the gradient towards the clicks is a sum of outer products over the few heads.  Written as such it is one
+# pass that XLA fuses with what is added to it; as the product of matrices that it would otherwise be made of, it takes
+# four times as long on a CPU.
+
+
+@ops.custom_gradient
+def _products(queries: Any, clicks: Any) -> tuple[Any, Any]:
+    def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any]:
+        towards = arguments[0] if upstream is None else upstream
+        return ops.matmul(towards, clicks), _outer(towards, queries)
+
+    return _inner(queries, clicks), gradient
+
+
+@ops.custom_gradient
+def _sums(weights: Any, clicks: Any) -> tuple[Any, Any]:
+    def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any]:
+        towards = arguments[0] if upstream is None else upstream
+        return _inner(towards, clicks), _outer(weights, towards)
+
+    return ops.matmul(weights, clicks), gradient
+
+
+def _inner(queries: Any, clicks: Any) -> Any:
+    """queries [B, heads, D] · clicks [B, L, D] → [B, heads, L]; clicks first, which are many, is a third faster."""
+    return ops.transpose(ops.matmul(clicks, ops.transpose(queries, (0, 2, 1))), (0, 2, 1))
+
+
+def _outer(left: Any, right: Any) -> Any:
+    """Σ_h left[b, h, l] · right[b, h, d] → [B, L, D]."""
+    # Each axis by itself: of a slice that picks a head and adds an axis, TensorFlow's optimizer loses the axis.
+    parts = [
+        ops.expand_dims(left[:, head], 2) * ops.expand_dims(right[:, head], 1)  # (B, L, 1) · (B, 1, D)
+        for head in range(left.shape[1])
+    ]
+    return sum(parts[1:], parts[0])
 
 
 def means(masks: list[Any], clicks: Any) -> list[Any]:
@@ -47,7 +89,3 @@ def means(masks: list[Any], clicks: Any) -> list[Any]:
         weights.append(there / ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0))
     found = sums(ops.stack(weights, axis=1), clicks)  # (H, masks, D)
     return [found[:, place] for place in range(len(masks))]
-
-
-def _last_two(clicks: Any) -> tuple[int, ...]:
-    return (1, 0) if clicks.shape[0] == 1 else (0, 2, 1)

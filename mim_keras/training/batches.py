@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from mim_keras.item_table import INT8_SCALE, ItemColumns
+
 _APART = 1_000_003  # between the seeds of two epochs
+_ORDER = 1  # the second half of the seed of an order of rows
 
 
 class Epochs:
@@ -70,8 +73,34 @@ def hide_some_ids(inputs: dict[str, tf.Tensor], rate: float, seed: tf.Tensor) ->
     return {**inputs, "hide_id": draw < rate}
 
 
+def likenesses(items: ItemColumns, item_row: np.ndarray, history_rows: np.ndarray, rows: int = 4096) -> np.ndarray:
+    """Cosines of each target and its clicks, float16 [n, L]: vectors that are frozen are compared once, not each epoch.
+
+    Args:
+        items: With the vectors.
+        item_row: int [n].
+        history_rows: int [n, L].
+        rows: So many are compared at a time.
+    """
+    scale = 1 / INT8_SCALE if items.vectors.dtype == np.int8 else 1.0
+    vectors = tf.constant(items.vectors.astype(np.float32) * scale)
+
+    @tf.function(jit_compile=True, reduce_retracing=True)
+    def compare(target: tf.Tensor, clicks: tf.Tensor) -> tf.Tensor:
+        found = tf.matmul(tf.gather(vectors, clicks), tf.gather(vectors, target)[:, :, None])
+        return tf.cast(found[..., 0], tf.float16)
+
+    parts = [slice(begin, begin + rows) for begin in range(0, len(item_row), rows)]
+    return np.concatenate([compare(item_row[part], history_rows[part]).numpy() for part in parts])
+
+
 def ranking_batches(
-    inputs: Mapping[str, np.ndarray], label: np.ndarray, batch_size: int, seed: int, id_dropout: float = 0.0
+    inputs: Mapping[str, np.ndarray],
+    label: np.ndarray,
+    batch_size: int,
+    seed: int,
+    id_dropout: float = 0.0,
+    compared: ItemColumns | None = None,
 ) -> Epochs:
     """Whole shuffled batches of (`CiUBM`'s input, labels), in another order each epoch.
 
@@ -81,7 +110,11 @@ def ranking_batches(
         batch_size: At most n.
         seed: Of the order, and of which ids are hidden.
         id_dropout: Chance that a target's id is hidden.
+        compared: The items whose frozen vectors targets and clicks are compared by, once for all epochs (`likeness`).
     """
+    if compared is not None:
+        inputs = {**inputs, "likeness": likenesses(compared, inputs["item_row"], inputs["history_rows"])}
+    steps = len(label) // batch_size
     columns = {name: tf.constant(values) for name, values in inputs.items()}
     labels = tf.constant(label, tf.float32)
 
@@ -90,7 +123,8 @@ def ranking_batches(
         return hide_some_ids(batch, id_dropout, draw) if id_dropout else batch, tf.gather(labels, rows)
 
     def make(epoch: tf.Tensor) -> tf.data.Dataset:
-        rows = shuffled(tf.data.Dataset.range(len(label)), len(label), epoch, batch_size)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(label)), [epoch, _ORDER])
+        rows = tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps * batch_size], [steps, batch_size]))
         return with_seeds(rows, epoch).map(of, tf.data.AUTOTUNE)
 
-    return Epochs(make, seed, len(label) // batch_size)
+    return Epochs(make, seed, steps)

@@ -201,3 +201,15 @@ def test_search_finds_the_most_alike_in_their_order(inputs: dict[str, np.ndarray
     np.testing.assert_array_equal(looked_up(present, places), np.take_along_axis(present, places, 1))
     with pytest.raises(ValueError, match="k must be at least 1; received 0"):
         CosineSearch(0)
+
+
+def test_recency_is_added_to_the_products_of_each_head(inputs: dict[str, np.ndarray]) -> None:
+    layer = TargetAttention(4)
+    layer.build((B, D), (B, L, D), (B, L))
+    query, recency = layer.ask(inputs["target"]), np.zeros((B, L, 1), "float32")
+    recency[:, 1] = 100.0  # so near that nothing else counts
+    kinds = [(layer, query, None, inputs["present"])]
+    found = attend(kinds, keras.ops.convert_to_tensor(inputs["history"]), keras.ops.convert_to_tensor(recency))[0]
+    expected = layer.value(inputs["history"][:2, 1])
+    np.testing.assert_allclose(found[:2], expected, atol=1e-4)
+    np.testing.assert_array_equal(found[2], np.zeros(4))  # a history of padding alone

@@ -53,7 +53,7 @@ def run_fn(fn_args: Any) -> None:
     rows = ItemRows(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
 
     spec = transform.transformed_feature_spec()
-    train = RankingExamples(fn_args.train_files, spec, rows, config, context).for_training()
+    train = RankingExamples(fn_args.train_files, spec, rows, config, context).for_training(columns)
     strategy = make_strategy(training)
     with strategy.scope():
         model = CiUBM(config, shape, columns)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mim_keras.config import CiubmConfig
 from mim_keras.export import ItemRows
+from mim_keras.item_table import ItemColumns
 from mim_keras.training.batches import Epochs, hide_some_ids, ranking_batches, shuffled, with_seeds
 from tfx_pipeline.preprocessing import LABEL
 
@@ -47,11 +48,14 @@ class RankingExamples:
         """Every row once: batches of (inputs of `CiUBM`, labels float32 [B])."""
         return self._records().batch(batch_size).map(self._parse, tf.data.AUTOTUNE).prefetch(4)
 
-    def for_training(self) -> Epochs:
+    def for_training(self, items: ItemColumns) -> Epochs:
         """Shuffled whole batches of the same, some of the ids hidden.
 
         Where there are at most `config.rows_in_memory` rows, they are read once and kept as numbers, 400 bytes each
-        with a history of 50; else every epoch reads the files anew.
+        with a history of 50, and 100 more where targets and clicks are compared; else every epoch reads the files anew.
+
+        Args:
+            items: What targets and clicks are compared by.
         """
         config, training = self._config, self._config.training
         parts, count = [], 0
@@ -63,7 +67,8 @@ class RankingExamples:
         columns = {name: np.concatenate([inputs[name] for inputs, _ in parts]) for name in parts[0][0]}
         label = np.concatenate([label for _, label in parts])
         batch_size = min(training.batch_size, count)  # a table smaller than a batch is one batch
-        return ranking_batches(columns, label, batch_size, training.seed, config.id_dropout)
+        compared = items if config.compares else None
+        return ranking_batches(columns, label, batch_size, training.seed, config.id_dropout, compared)
 
     def streamed(self) -> Epochs:
         """As `for_training`, read from the files in each epoch; shuffled before they are parsed, which costs little."""
