@@ -303,6 +303,8 @@ class CiUBM(StageModel):
         if training and self.config.ids and self.config.id_l2:
             tables = (self.id_embedding, self.history_id_embedding, self.user_embedding)
             loss = loss + joint * self.config.id_l2 * sum(ops.sum(ops.square(table.embeddings)) for table in tables)
+        if training and self.config.modal and self.config.content_l2:
+            loss = loss + self.config.content_l2 * ops.sum(ops.square(self.compression.kernel))
         return share_of(loss)
 
 

@@ -147,6 +147,15 @@ def test_likenesses_may_be_known_beforehand(columns: ItemColumns, changes: dict)
     assert not np.allclose(numbers(model(turned)["ctr"]), numbers(model(x)["ctr"]), atol=1e-4)
 
 
+def test_the_map_that_compresses_vectors_is_held_small(columns: ItemColumns) -> None:
+    x = inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    model = ranker(columns, content_l2=0.05, id_l2=0.0)
+    loss = float(model.compute_loss(x, y, model(x), training=False))
+    expected = loss + 0.05 * float(np.sum(np.square(numbers(model.compression.kernel))))
+    assert float(model.compute_loss(x, y, model(x), training=True)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_modal_branch_learns_alone_at_first(columns: ItemColumns) -> None:
     x = inputs(64)
     y = (x["item_row"] % 2).astype("float32")
