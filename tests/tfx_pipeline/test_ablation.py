@@ -9,7 +9,7 @@ from scipy.stats import ttest_rel
 
 from mim_keras.config import ConfigError, preset
 from tfx_pipeline.ablation.inputs import _index_of, _laid_out, _learned
-from tfx_pipeline.ablation.table import interval, markdown, summary
+from tfx_pipeline.ablation.table import CONTENT, interval, markdown, summary
 from tfx_pipeline.ablation.variants import GRID, chosen
 
 
@@ -47,6 +47,24 @@ def test_the_page_has_a_line_a_variant() -> None:
     assert "| variant | seeds | all AUC | all GAUC |" in page
     assert "| ids alone | 3 | 0.7100 | 0.6100 |" in page
     assert "| stage 2 with hard negatives alone | 1 | 0.7400 (+0.0200) | 0.6400 (+0.0200) |" in page
+
+
+def test_what_encoders_find_is_a_table_of_its_own() -> None:
+    def seen(value: float) -> dict:
+        return {"content": {"intents": {"recall_at_10": value, "times_chance": 100 * value}}}
+
+    results = {
+        "ids": {1: found(0.7), 2: found(0.7)},
+        "stage1": {1: seen(0.2), 2: seen(0.4)},
+        "full": {1: seen(0.5), 2: seen(0.6)},
+    }
+    rows = summary(results, "stage1", "content", CONTENT)
+    assert {row["variant"] for row in rows} == {"stage1", "full"}
+    full = next(row for row in rows if (row["variant"], row["figure"]) == ("full", "recall_at_10"))
+    assert full["difference"] == pytest.approx(0.25)
+    page = markdown(rows, {name: GRID[name].says for name in results}, "stage1")
+    assert "| variant | seeds | intents Recall@10 | intents × chance |" in page
+    assert "| + stage 1 | 2 | 0.3000 | 30.0 |" in page
 
 
 @pytest.mark.parametrize("name", GRID)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mim_keras.config import to_mapping
-from tfx_pipeline.ablation.table import Results, markdown, summary
+from tfx_pipeline.ablation.table import CONTENT, Results, markdown, summary
 from tfx_pipeline.ablation.variants import Variant
 from tfx_pipeline.runners import local
 from tfx_pipeline.settings import Settings
@@ -28,7 +28,7 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
         reference: The variant that the others are held against.
 
     Returns:
-        What `ablation.json` holds: `rows` (see `summary`), and `results`, every figure of every run.
+        What `ablation.json` holds: `rows` and `content` (see `summary`), and `results`, every figure of every run.
     """
     local.run(settings, data, root, data_only=True)
     from tfx_pipeline.ablation.inputs import read_inputs
@@ -56,10 +56,16 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
                 local.say(f"        {_line(found)}")
             results.setdefault(name, {})[seed] = json.loads(file.read_text())
     rows = summary(results, reference)
-    everything = {"rows": rows, "reference": reference, "results": results}
+    encoders = [name for name in results if variants[name].stages != "none"]
+    base = reference if reference in encoders else next((n for n in ("stage1", *encoders) if n in encoders), reference)
+    content = summary(results, base, "content", CONTENT)
+    everything = {"rows": rows, "reference": reference, "content": content, "results": results}
     (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
     says = {name: variant.says for name, variant in variants.items()}
-    (Path(root) / PAGE).write_text(markdown(rows, says, reference))
+    page = markdown(rows, says, reference)
+    if content:
+        page += "\nWhat the encoder finds, of what it did not learn from:\n\n" + markdown(content, says, base)
+    (Path(root) / PAGE).write_text(page)
     return everything
 
 

@@ -11,16 +11,24 @@ from scipy.stats import t
 Results = dict[str, dict[int, dict[str, Any]]]  # variant → seed → what `Bench.measure` found
 
 
-def summary(results: Results, reference: str, split: str = "test") -> list[dict[str, Any]]:
+RANKING, CONTENT = ("auc", "gauc"), ("recall_at_10", "times_chance")  # figures of a split; of an encoder
+
+
+def summary(
+    results: Results, reference: str, split: str = "test", figures: tuple[str, ...] = RANKING
+) -> list[dict[str, Any]]:
     """For each variant, slice and figure: mean, and the difference from `reference` with its 95 % interval.
+
+    Variants without `split` are left out.
 
     Differences are paired by seed; the interval is Student's, over seeds that both have; None below two of them.
     """
     rows = []
+    results = {name: {s: f for s, f in by_seed.items() if split in f} for name, by_seed in results.items()}
     for variant, by_seed in results.items():
         slices = sorted({name for found in by_seed.values() for name in found[split]}, key=_order)
         for part in slices:
-            for figure in ("auc", "gauc"):
+            for figure in figures:
                 values = {seed: found[split][part][figure] for seed, found in by_seed.items() if part in found[split]}
                 other = {s: f[split][part][figure] for s, f in results.get(reference, {}).items() if part in f[split]}
                 paired = [values[seed] - other[seed] for seed in sorted(set(values) & set(other))]
@@ -48,6 +56,9 @@ def interval(differences: list[float]) -> tuple[float, float] | None:
     return middle - half, middle + half
 
 
+_NAMES = {"auc": "AUC", "gauc": "GAUC", "recall_at_10": "Recall@10", "times_chance": "× chance"}
+
+
 def _order(name: str) -> tuple[bool, str]:
     return name != "all", name
 
@@ -56,7 +67,7 @@ def markdown(rows: list[dict[str, Any]], says: dict[str, str], reference: str) -
     """A line a variant, a column a slice and figure; differences from the reference below the means."""
     columns = sorted({(row["slice"], row["figure"]) for row in rows}, key=lambda c: (_order(c[0]), c[1]))
     lines = [
-        "| variant | seeds | " + " | ".join(f"{part} {figure.upper()}" for part, figure in columns) + " |",
+        "| variant | seeds | " + " | ".join(f"{part} {_NAMES[figure]}" for part, figure in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
     for variant, text in says.items():
@@ -72,6 +83,8 @@ def markdown(rows: list[dict[str, Any]], says: dict[str, str], reference: str) -
 
 def _cell(row: dict[str, Any]) -> str:
     text = f"{row['mean']:.4f}"
+    if row["figure"] == "times_chance":
+        return f"{row['mean']:.1f}"
     if row["interval"] is not None:
         low, high = row["interval"]
         text += f" [{low:+.4f}, {high:+.4f}]"

@@ -27,7 +27,8 @@ from mim_keras.training.strategy import make_strategy
 from serving.representation_center.snapshot import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
 from tfx_pipeline.ablation.variants import Variant
-from tfx_pipeline.run_fns.csft import tune
+from tfx_pipeline.run_fns.catalogue import cross_modal_recall
+from tfx_pipeline.run_fns.csft import pair_figures, tune
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
 from tfx_pipeline.run_fns.pretrain import new_encoder, pretrain
 
@@ -39,18 +40,20 @@ class Bench:
 
     def __init__(self, inputs: Inputs, stages: StagesConfig, folder: Path) -> None:
         self._inputs, self._stages, self._folder = inputs, stages, folder
-        self._read: tuple[Pairs, ContentTable] | None = None
+        self._read: tuple[Pairs, Pairs, ContentTable] | None = None
 
     def measure(self, variant: Variant, seed: int) -> dict[str, Any]:
-        """Figures on valid and test, each over all rows and over each slice, and the seconds it took."""
+        """Figures on valid and test, each over all rows and over each slice; of the content, where the variant looks at
+        it (`content_figures`); and the seconds it took."""
         begin = time.monotonic()
         stages = variant.settings(self._stages, seed)
         items = len(self._inputs.catalogue.item_id)
         vectors, has_vector = np.zeros((items, 1), np.int8), np.zeros(items, bool)
+        found: dict[str, Any] = {}
         if variant.stages != "none":
-            vectors, has_vector = self._vectors(self._encoder(variant, stages))
+            vectors, has_vector, found["content"] = self._vectors(self._encoder(variant, stages))
         model = self._ranker(stages.ciubm, vectors, has_vector)
-        found = {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
+        found |= {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
         keras.backend.clear_session()
         return {**found, "seconds": round(time.monotonic() - begin, 1)}
 
@@ -98,22 +101,24 @@ class Bench:
         seeded(stages.csft.training)
         with make_strategy(stages.csft.training).scope():
             encoder, words = ItemEncoder.load_from(base)
-        pairs, table = self._pairs(ContentReader(encoder.config, words))
+        pairs, _, table = self._pairs(ContentReader(encoder.config, words))
         tune(encoder, stages.csft, pairs, table, table.features(encoder))
         encoder.save_to(folder, words)
 
-    def _pairs(self, reader: ContentReader) -> tuple[Pairs, ContentTable]:
-        """Training pairs and their content; encoders of one configuration read both in the same way."""
+    def _pairs(self, reader: ContentReader) -> tuple[Pairs, Pairs, ContentTable]:
+        """Pairs to train on and pairs held out, with their content; encoders of one configuration read it alike."""
         if self._read is None:
-            pairs, _, table = read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
-            self._read = pairs, table
+            self._read = read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
         return self._read
 
-    def _vectors(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Every item's vector as a snapshot stores it, int8 [items, d], and whether it has one."""
+    def _vectors(self, folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
+        """Every item's vector as a snapshot stores it, int8 [items, d], whether it has one, and `content_figures`."""
         encoder, words = ItemEncoder.load_from(folder)
-        joint = self._inputs.catalogue.table(ContentReader(encoder.config, words)).encode(encoder)["joint"]
-        return store_vectors(joint, "int8"), np.any(joint != 0, axis=1)
+        _, held_out, table = self._pairs(ContentReader(encoder.config, words))
+        views = table.encode(encoder)
+        joint = views["joint"][: len(self._inputs.catalogue.item_id)]
+        found = content_figures(table, views, held_out, self._inputs.catalogue.held_out)
+        return store_vectors(joint, "int8"), np.any(joint != 0, axis=1), found
 
     # -- stage 3 -------------------------------------------------------------------------------------------
 
@@ -123,7 +128,8 @@ class Bench:
         columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
         batch = min(training.batch_size, len(train.item))
         inputs = train.inputs(np.arange(len(train.item)))
-        batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout)
+        compared = columns if config.compares else None
+        batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout, compared)
         with make_strategy(training).scope():
             model = CiUBM(config, RankerShape(self._inputs.users), columns)
             model.compile(
@@ -133,6 +139,29 @@ class Bench:
             )
         fit("ciubm", model, batches, training, watch=ModalEpochs(config.modal_epochs))
         return model
+
+
+def content_figures(
+    table: ContentTable, views: dict[str, np.ndarray], pairs: Pairs, held_out: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Recall@10 of what the encoder did not learn from: `recall_at_10`, and how many times chance that is.
+
+    Of the pictures of held-out items among their words, and the reverse; of held-out pairs among all items.
+    """
+    items = len(held_out)
+    rows = np.concatenate([held_out, np.zeros(len(table) - items, bool)])
+    crossed, paired = cross_modal_recall(table, views, rows), pair_figures(views["joint"], pairs, items)
+    found = {
+        "picture to words": (crossed["image_to_text"], crossed["chance"]),
+        "words to picture": (crossed["text_to_image"], crossed["chance"]),
+        "intents": (paired.get("recall_at_10_intents"), paired["chance"]),
+        "histories": (paired.get("recall_at_10_histories"), paired["chance"]),
+    }
+    return {
+        name: {"recall_at_10": value, "times_chance": value / chance}
+        for name, (value, chance) in found.items()
+        if value is not None
+    }
 
 
 def figures(model: CiUBM, rows: Rows) -> dict[str, dict[str, float]]:

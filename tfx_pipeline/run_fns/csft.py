@@ -38,10 +38,11 @@ def run_fn(fn_args: Any) -> None:
     train, valid, table = read_pairs(files, catalogue, ContentReader(encoder.config, words))
     items = len(catalogue.item_id)
     features = table.features(encoder)
-    before = _measure(encoder, features, valid, items)
+    before = pair_figures(embed(encoder, features), valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
-    after = _measure(encoder, features if config.trainable == "head" else table.features(encoder), valid, items)
+    tuned = features if config.trainable == "head" else table.features(encoder)
+    after = pair_figures(embed(encoder, tuned), valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
@@ -127,12 +128,16 @@ def embed(encoder: ItemEncoder, features: dict[str, np.ndarray], rows: int = 409
     return np.concatenate(parts)
 
 
-def _measure(encoder: ItemEncoder, features: dict[str, np.ndarray], pairs: Pairs, items: int) -> dict[str, float]:
+def pair_figures(joint: np.ndarray, pairs: Pairs, items: int) -> dict[str, float]:
     """Recall@10 of held-out pairs over the whole catalogue, and the collapse alarm.
 
     A query of several items is the mean of their vectors.
+
+    Args:
+        joint: Of every row of the content table, [n, d].
+        pairs: Held out.
+        items: How many of the rows, the first, are the catalogue.
     """
-    joint = embed(encoder, features)
     figures = {"mean_pairwise_cosine": mean_pairwise_cosine(joint[:items]), "chance": 10 / items}
     for name, keep in (("intents", pairs.is_intent), ("histories", ~pairs.is_intent)):
         rows, item = pairs.query_rows[keep][:MEASURED_PAIRS], pairs.item_row[keep][:MEASURED_PAIRS]
