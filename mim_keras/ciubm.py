@@ -184,11 +184,8 @@ class CiUBM(StageModel):
         """
         config = self.config
         found = self.items(item_row)
-        mask, looked_at, recency = (
-            history["mask"],
-            history["clicks"],
-            history.get("recency"),
-        )  # by the parts that attend
+        # What the parts that attend look at; a search leaves less of it.
+        mask, looked_at, recency = history["mask"], history["clicks"], history.get("recency")
         target = [self.category_projection(found["categories"])]
         clicks = ops.sum(ops.cast(mask, history["mean"].dtype), axis=1, keepdims=True)
         shared = [history["mean"], ops.log(1.0 + clicks)]  # (H, ·): the same for every target
