@@ -157,7 +157,9 @@ class _Sized:
 def _encoder(stages: Any) -> Any:
     from mim_keras.encoders.item_encoder import ItemEncoder
 
-    encoder = ItemEncoder(stages.encoder, _Sized(stages.encoder.text.vocabulary_size))  # type: ignore[arg-type]
+    # A real reader holds a tokenizer, which needs TensorFlow; the encoder asks it for its size alone.
+    reader: Any = _Sized(stages.encoder.text.vocabulary_size)
+    encoder = ItemEncoder(stages.encoder, reader)
     encoder.build()
     return encoder
 

@@ -253,8 +253,8 @@ class CiUBM(StageModel):
         liked = history["compressed_mean"]
         features, similarity, counts = [p_t, ops.broadcast_to(liked, ops.shape(p_t)), p_t * liked, present], None, None
         if config.compares:
-            known = likeness is not None and item_vector is None
-            similarity = ops.cast(likeness, vector.dtype) if known else dot(vector, history["vector"])
+            beforehand = "vector" not in history
+            similarity = ops.cast(likeness, vector.dtype) if beforehand else dot(vector, history["vector"])
             counts = ops.logical_and(history["has_vector"], has_vector[:, None])
             if config.simtier:
                 features.append(self.sim_tier(similarity, counts))

@@ -34,6 +34,11 @@ class ItemColumns:
     id_index: np.ndarray
     category_names: tuple[str, ...] = ()
 
+    @property
+    def scale(self) -> float:
+        """What a number of `vectors` is multiplied by."""
+        return 1 / INT8_SCALE if self.vectors.dtype == np.int8 else 1.0
+
     @staticmethod
     def assemble(
         vectors: np.ndarray, has_vector: np.ndarray, categories: Sequence[Sequence[str]], id_index: np.ndarray
@@ -64,7 +69,7 @@ class ItemTable(keras.layers.Layer):
         super().__init__(trainable=False, **kwargs)
         self.dim, self.categories_dim = columns.vectors.shape[1], columns.categories.shape[1]
         self.ids = int(columns.id_index.max()) + 1
-        self.scale = 1 / INT8_SCALE if columns.vectors.dtype == np.int8 else 1.0
+        self.scale = columns.scale
 
         def frozen(name: str, values: np.ndarray) -> Any:
             if several_workers() and values.dtype == np.int8:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from mim_keras.item_table import INT8_SCALE, ItemColumns
+from mim_keras.item_table import ItemColumns
 
 _APART = 1_000_003  # between the seeds of two epochs
 _ORDER = 1  # the second half of the seed of an order of rows
@@ -82,8 +82,7 @@ def likenesses(items: ItemColumns, item_row: np.ndarray, history_rows: np.ndarra
         history_rows: int [n, L].
         rows: So many are compared at a time.
     """
-    scale = 1 / INT8_SCALE if items.vectors.dtype == np.int8 else 1.0
-    vectors = tf.constant(items.vectors.astype(np.float32) * scale)
+    vectors = tf.constant(items.vectors.astype(np.float32) * items.scale)
 
     @tf.function(jit_compile=True, reduce_retracing=True)
     def compare(target: tf.Tensor, clicks: tf.Tensor) -> tf.Tensor:
