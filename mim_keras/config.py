@@ -155,12 +155,19 @@ class ImageTowerConfig:
         )
 
 
+VECTOR_PARTS = ("joint", "text_features", "image_features")
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Shape of the item encoder: towers for words and pictures, projection heads, gated fusion."""
 
     embedding_dim: int = 64
     head_hidden: int = 0  # width of a small network beside each linear projection head; 0: none
+    # What an item's vector is made of: the joint view, and what the towers say as it is.  The ranker makes more of the
+    # towers' words on new items than of any view; the vector is as much wider.
+    vector: tuple[str, ...] = ("joint",)  # joint | text_features | image_features
+    residual: bool = False  # a linear map beside each view, zero until csft.trainable: residual trains it alone
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     lexical: LexicalConfig = field(default_factory=LexicalConfig)
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -168,6 +175,12 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
         require(self.head_hidden >= 0, "head_hidden is 0 or more", self.head_hidden, "0 leaves the network out.")
+        require(
+            bool(self.vector) and set(self.vector) <= set(VECTOR_PARTS),
+            f"encoder.vector is some of {VECTOR_PARTS}",
+            self.vector,
+            "e.g. [joint, text_features]",
+        )
         require(
             self.text.is_on or self.lexical.is_on,
             "one of text.layers, text.preset and lexical.terms must be set, for something must read the words",
@@ -289,14 +302,22 @@ class CsftConfig:
     terms: tuple[ContrastTerm, ...] = ()  # or one by one, instead of `levels`
     temperature: float = 0.1  # where the learned temperature starts
     queue_size: int = 1024  # time negatives: item vectors of earlier batches; 0: none
+    momentum: float = 0.0  # of the encoder that makes what the queue holds (MoCo: .999); 0: the trained one itself
     hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found; 0: none
     log_q: bool = True  # correct in-batch negatives for popularity
     align_weight: float = 0.5  # weight of the stage-1 alignment loss that keeps the content
-    trainable: str = "all"  # all | top-N (the towers' last N blocks) | head (frozen towers, features computed once)
+    # all | top-N (the towers' last N blocks) | head (frozen towers, whose features are computed once) | residual (all
+    # is frozen but a linear map beside each view of stage 1, which begins at zero)
+    trainable: str = "all"
     modality_dropout: float = 0.15  # chance to hide one modality of an item in training
     max_steps_per_epoch: int = 0  # 0: every pair, every epoch
     max_cosine: float = 0.9  # mean cosine of two items above which training stops, as collapsed; 1: never
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3, batch_size=256))
+
+    @property
+    def frozen_towers(self) -> bool:
+        """Whether the towers' features stay as they are."""
+        return self.trainable in ("head", "residual")
 
     @property
     def top_blocks(self) -> int:
@@ -314,8 +335,9 @@ class CsftConfig:
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
         require(0 < self.max_cosine <= 1, "csft.max_cosine is in (0, 1]", self.max_cosine, "0.9 is usual.")
         require(self.hard >= 0, "csft.hard must not be negative", self.hard, "0 switches it off.")
-        known_parts = self.trainable in ("all", "head") or re.fullmatch(r"top-[1-9]\d*", self.trainable)
-        require(bool(known_parts), "csft.trainable is all, top-N or head", self.trainable, "e.g. top-2")
+        known_parts = self.trainable in ("all", "head", "residual") or re.fullmatch(r"top-[1-9]\d*", self.trainable)
+        require(bool(known_parts), "csft.trainable is all, top-N, head or residual", self.trainable, "e.g. top-2")
+        require(0 <= self.momentum < 1, "csft.momentum is in [0, 1)", self.momentum, "0.999 is usual.")
         require(
             0 <= self.modality_dropout < 1, "csft.modality_dropout is in [0, 1)", self.modality_dropout, "Lower it."
         )
@@ -411,6 +433,14 @@ class StagesConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     csft: CsftConfig = field(default_factory=CsftConfig)
     ciubm: CiubmConfig = field(default_factory=CiubmConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.csft.trainable != "residual" or self.encoder.residual,
+            "csft.trainable: residual needs encoder.residual",
+            self.encoder.residual,
+            "Set encoder.residual to true.",
+        )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,9 @@ from keras import ops
 from mim_keras.config import ContrastTerm, CsftConfig
 from mim_keras.contrast.candidates import ABSENT, Candidates
 from mim_keras.contrast.info_nce import alignment_loss, fair_logits, info_nce
+from mim_keras.contrast.momentum import Followers
 from mim_keras.contrast.negative_queue import NegativeQueue
+from mim_keras.contrast.space import gather_from_replicas
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.encoders.normalise import normalise
 from mim_keras.training.replicas import share_of
@@ -30,7 +32,9 @@ class Csft(StageModel):
     pair itself names (seen and not clicked).  A candidate that is one of the query's own items, or the item of
     another pair with the same key, is no negative.  Candidates of the shared pools are corrected for popularity (logQ).
 
-    A query of several items, a history, is the mean of their views, turned by a learned map into what is looked for.
+    The queue holds vectors as they were computed, or, with `momentum`, as an encoder computes them that follows the
+    trained one slowly.  A query of several items, a history, is the mean of their views, turned by a learned map into
+    what is looked for.
 
     Args:
         encoder: Trained in place.
@@ -74,6 +78,9 @@ class Csft(StageModel):
             self.queues = {view: NegativeQueue(config.queue_size, encoder.config.embedding_dim) for view in views}
             for queue in self.queues.values():
                 queue.build()
+        self.followers = None
+        if self.queues and config.momentum:
+            self.followers = Followers(encoder.trainable_variables, config.momentum)
         if config.align_weight:
             self.log_align_scale = self.add_weight(
                 shape=(), initializer=keras.initializers.Constant(math.log(1 / 0.07)), name="log_align_scale"
@@ -173,9 +180,21 @@ class Csft(StageModel):
             scale = ops.exp(ops.minimum(self.log_align_scale, math.log(100.0)))
             loss = loss + self.config.align_weight * alignment_loss(views["image"], views["text"], both, scale)
         if training:
+            keys = self._keys(x, candidates)
             for view, queue in self.queues.items():
-                queue.push(candidates.everywhere(view), candidates.everywhere("row"))
+                queue.push(keys[view], candidates.everywhere("row"))
         return share_of(loss)
+
+    def _keys(self, pairs: dict[str, Any], candidates: Candidates) -> Views:
+        """The items' views that the queues are to hold, [all replicas' B, d]."""
+        if self.followers is None:
+            return {view: candidates.everywhere(view) for view in self.queues}
+        self.followers.follow()
+        item = slice(self.query_items, self.query_items + 1)
+        own = {name: value if name == "key" else value[:, item] for name, value in pairs.items()}
+        with self.followers.in_place(self.variables):
+            views = self._views_of_rows(own, ops.cast(own["rows"], "int32"), training=False)
+        return {view: gather_from_replicas(views[view][:, 0]) for view in self.queues}
 
     def _logits(
         self, term: ContrastTerm, rows: Any, y_pred: dict[str, Views], candidates: Candidates

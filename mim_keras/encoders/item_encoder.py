@@ -13,7 +13,7 @@ from mim_keras.config import EncoderConfig, from_mapping, to_mapping
 from mim_keras.encoders.backbones import blocks, train_top
 from mim_keras.encoders.image_tower import ImageTower
 from mim_keras.encoders.lexical_tower import LexicalTower, block_widths
-from mim_keras.encoders.normalise import normalise
+from mim_keras.encoders.normalise import normalise, normalise_blocks
 from mim_keras.encoders.projection_head import ProjectionHead
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.encoders.text_tower import TextTower
@@ -24,10 +24,16 @@ Views = dict[str, Any]
 
 
 class ItemEncoder(keras.Model):
-    """Content → three vectors of length one: `image`, `text` and `joint`, each [B, embedding_dim].
+    """Content → three views, `image`, `text` and `joint`, each [B, embedding_dim], and the item's `vector`
+    [B, vector_dim], which is what the Representation Center keeps; all of length one.
 
     A missing modality takes no part: its own view is zero, and the gate of the fusion leaves it out.  An item
-    with neither has a zero `joint` vector.
+    with neither has a zero `joint` view and a zero `vector`.
+
+    The vector is the joint view, or, by `config.vector`, several parts side by side: the joint view, and blocks of what
+    the towers say.  Each part counts alike: the cosine of two vectors is the mean of their parts' cosines.
+
+    With `config.residual` each view is v + W v of length one, W zero until a training of the residuals alone.
 
     Args:
         config: Shape of the towers and the embedding.
@@ -50,6 +56,10 @@ class ItemEncoder(keras.Model):
         self.image_head = ProjectionHead(config.embedding_dim, config.head_hidden)
         self.text_head = ProjectionHead(config.embedding_dim, config.head_hidden)
         self.gate = keras.layers.Dense(1)
+        self.residuals: dict[str, keras.layers.Layer] = {}
+        if config.residual:
+            options = {"use_bias": False, "kernel_initializer": "zeros", "trainable": False}
+            self.residuals = {view: keras.layers.Dense(config.embedding_dim, **options) for view in VIEWS}
 
     def build(self, input_shape: Any = None) -> None:
         size, d = self.config.image.size, self.config.embedding_dim
@@ -65,6 +75,8 @@ class ItemEncoder(keras.Model):
             width += self.lexical_tower.width
         self.text_head.build((None, width))
         self.gate.build((None, d))
+        for residual in self.residuals.values():
+            residual.build((None, d))
         self.built = True
 
     def features(self, content: Content) -> Content:
@@ -83,6 +95,23 @@ class ItemEncoder(keras.Model):
         if self.lexical_tower is not None:
             parts.append(self.lexical_tower(content["term_ids"], content["term_weights"]))
         return ops.concatenate(parts, axis=-1)
+
+    def freeze_all_but_residuals(self) -> None:
+        """From now on only the linear maps beside the views learn: each view v of before becomes v + W v.
+
+        Raises:
+            ValueError: the encoder has none.
+        """
+        if not self.residuals:
+            raise ValueError(
+                "trainable: residual needs an encoder with linear maps beside its views, and this one has none. Set "
+                "encoder.residual and train stage 1 again."
+            )
+        self.freeze_towers()
+        for part in (self.image_head, self.text_head, self.gate):
+            part.trainable = False
+        for residual in self.residuals.values():
+            residual.trainable = True
 
     def freeze_towers(self, top: int = 0) -> None:
         """From now on only the projection heads and the gate learn; with `top`, so many last blocks of the towers too.
@@ -104,6 +133,34 @@ class ItemEncoder(keras.Model):
         if self.lexical_tower is not None:
             self.lexical_tower.trainable = False
 
+    @property
+    def vector_dim(self) -> int:
+        """Numbers in an item's vector."""
+        width = {"joint": self.config.embedding_dim, "image_features": self.image_tower.width}
+        width["text_features"] = sum(self._text_blocks)
+        return sum(width[part] for part in self.config.vector)
+
+    @property
+    def _text_blocks(self) -> list[int]:
+        """Widths of what the towers for words say."""
+        own = [self.text_tower.width] if self.text_tower is not None else []
+        return [*own, *(self.lexical_tower.blocks if self.lexical_tower is not None else ())]
+
+    def vector(self, joint: Any, features: Content) -> Any:
+        """The item's vector [B, vector_dim] from its joint view and the towers' features."""
+        if self.config.vector == ("joint",):
+            return joint
+        parts = []
+        for part in self.config.vector:
+            if part == "joint":
+                parts.append(joint)
+                continue
+            present = ops.cast(features[part.replace("features", "mask")], joint.dtype)[:, None]
+            said = ops.cast(features[part], joint.dtype)
+            blocks = self._text_blocks if part == "text_features" else [self.image_tower.width]
+            parts.append(normalise_blocks(said, blocks) * present)
+        return normalise(ops.concatenate(parts, axis=-1))
+
     def embed(self, features: Content) -> Views:
         """Features → views; the part that is trained when the towers are frozen."""
         raw = [self.image_head(features["image_features"]), self.text_head(features["text_features"])]
@@ -114,10 +171,13 @@ class ItemEncoder(keras.Model):
         present = ops.stack(masks, axis=1)
         weights = ops.softmax(ops.where(present > 0, gates, -1e9), axis=1) * present
         joint = normalise(ops.sum(weights * ops.stack([image, text], axis=1), axis=1))
-        return {"image": image, "text": text, "joint": joint}
+        views = {"image": image, "text": text, "joint": joint}
+        return {**views, **{name: normalise(views[name] + turn(views[name])) for name, turn in self.residuals.items()}}
 
     def call(self, content: Content) -> Views:
-        return self.embed(self.features(content))
+        features = self.features(content)
+        views = self.embed(features)
+        return {**views, "vector": self.vector(views["joint"], features)}
 
     def save_to(self, folder: Path, reader: TextReader) -> None:
         """Writes settings, vocabulary and weights into `folder`."""

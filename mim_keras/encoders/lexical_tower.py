@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
 from mim_keras.config import LexicalConfig
-from mim_keras.encoders.normalise import normalise
+from mim_keras.encoders.normalise import normalise_blocks
 
 PADDING_TERM = 0
 _BATCH = 1024
@@ -225,8 +225,7 @@ class LexicalTower(keras.layers.Layer):
     def call(self, term_ids: Any, term_weights: Any) -> Any:
         weights = ops.cast(term_weights, self.compute_dtype)[:, None, :]  # (B, 1, T)
         total = ops.matmul(weights, ops.take(self.table, term_ids, axis=0))[:, 0]  # (B, width)
-        parts = ops.split(total, np.cumsum(self.blocks)[:-1].tolist(), axis=-1) if len(self.blocks) > 1 else [total]
-        return ops.concatenate([normalise(part) for part in parts], axis=-1)
+        return normalise_blocks(total, self.blocks)
 
     def compute_output_shape(self, term_ids_shape: tuple, term_weights_shape: tuple) -> tuple:
         return (term_ids_shape[0], self.width)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 
 def normalise(x: Any) -> Any:
     """Scales vectors [..., d] to length one; a zero vector stays zero."""
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def normalise_blocks(x: Any, widths: Sequence[int]) -> Any:
+    """Scales each block of columns of [..., sum of widths] to length one by itself."""
+    if len(widths) == 1:
+        return normalise(x)
+    parts = ops.split(x, np.cumsum(widths)[:-1].tolist(), axis=-1)
+    return ops.concatenate([normalise(part) for part in parts], axis=-1)

@@ -44,7 +44,7 @@ def train(strategy_name: str) -> list[np.ndarray]:
     return [variable.numpy() for variable in model.trainable_variables]
 
 
-def contrast(strategy_name: str) -> tuple[list[np.ndarray], list[float]]:
+def contrast(strategy_name: str, momentum: float) -> tuple[list[np.ndarray], list[float]]:
     """Weights, the queue's content, and the loss of each epoch."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -56,7 +56,9 @@ def contrast(strategy_name: str) -> tuple[list[np.ndarray], list[float]]:
         "text_mask": np.ones(40, "float32"),
     }
     terms = (ContrastTerm(pools=("space", "time", "hard")), ContrastTerm("image", "text", ("space",), 8, 0.5))
-    settings = CsftConfig(terms=terms, queue_size=48, align_weight=0.0, modality_dropout=0.0, temperature=0.2)
+    settings = CsftConfig(
+        terms=terms, queue_size=48, momentum=momentum, align_weight=0.0, modality_dropout=0.0, temperature=0.2
+    )
     log_q = np.log(rng.uniform(0.01, 0.1, 40)).astype("float32")
     with make_strategy(TrainingConfig(strategy=strategy_name)).scope():
         encoder = ItemEncoder(config, TextReader.fit(config, ["red mug", "blue lamp"])[0])
@@ -75,8 +77,9 @@ def contrast(strategy_name: str) -> tuple[list[np.ndarray], list[float]]:
 for one, two in zip(train("one_device"), train("mirrored"), strict=True):
     np.testing.assert_allclose(one, two, atol=1e-5)
 
-alone, alone_loss = contrast("one_device")
-together, together_loss = contrast("mirrored")
-for one, two in zip(alone, together, strict=True):
-    np.testing.assert_allclose(one, two, atol=1e-5)
-np.testing.assert_allclose(alone_loss, together_loss, rtol=1e-5)
+for momentum in (0.0, 0.5):
+    alone, alone_loss = contrast("one_device", momentum)
+    together, together_loss = contrast("mirrored", momentum)
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    np.testing.assert_allclose(alone_loss, together_loss, rtol=1e-5)

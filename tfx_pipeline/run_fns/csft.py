@@ -41,7 +41,7 @@ def run_fn(fn_args: Any) -> None:
     before = pair_figures(embed(encoder, features), valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
-    tuned = features if config.trainable == "head" else table.features(encoder)
+    tuned = features if config.frozen_towers else table.features(encoder)
     after = pair_figures(embed(encoder, tuned), valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
@@ -68,12 +68,14 @@ def tune(
         logs: Where the curves go.
         checkpoints: See `fit`.
     """
-    training, frozen = config.training, config.trainable == "head"
-    if config.trainable != "all":
-        encoder.freeze_towers(config.top_blocks)
+    training, frozen = config.training, config.frozen_towers
     batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
     with make_strategy(training).scope():
+        if config.trainable == "residual":
+            encoder.freeze_all_but_residuals()
+        elif config.trainable != "all":
+            encoder.freeze_towers(config.top_blocks)
         log_q = np.log(share / share.sum()).astype(np.float32)
         model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1])
         model.compile(optimizer=optimizer(training, training.epochs * batches.steps), jit_compile=training.jit_compile)
