@@ -76,7 +76,7 @@ def export_encoder(
     version = encoder_version(digest)
 
     def embed(image: tf.Tensor, title: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        embedding = tf.cast(encoder(trim_tokens(reader(image, title, text)))["joint"], tf.float32)
+        embedding = tf.cast(encoder(trim_tokens(reader(image, title, text)))["vector"], tf.float32)
         return {"embedding": embedding, "encoder_version": tf.fill(tf.shape(image), version)}
 
     strings = tf.TensorSpec([None], tf.string)
@@ -93,7 +93,7 @@ def export_encoder(
 
     tf.saved_model.save(module, str(folder), {"serving_default": serve, "embed_examples": embed_examples})
     encoder.save_to(folder / ENCODER_FOLDER, words)
-    facts = {"kind": "encoder", "digest": digest, "version": version, "dimension": encoder.config.embedding_dim}
+    facts = {"kind": "encoder", "digest": digest, "version": version, "dimension": encoder.vector_dim}
     write_facts(folder, facts)
     write_batching(folder)
     write_warm_up(folder, _content_requests(contents))

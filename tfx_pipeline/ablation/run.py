@@ -37,14 +37,15 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     folder = Path(root) / FOLDER
     inputs = read_inputs(Path(root), settings.data, settings.stages.ciubm.history_length)
     data_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
-    bench = Bench(inputs, settings.stages, folder / "encoders" / _name(data_made))
+    bench = Bench(inputs, settings.stages, folder / "encoders" / _name(data_made), settings.embeddings.dtype)
     results: Results = {}
     count, total = 0, seeds * len(variants)
     for seed in range(1, seeds + 1):
         for name, variant in variants.items():
             count += 1
-            told = [data_made, variant.stages, to_mapping(variant.settings(settings.stages, seed))]
-            file = folder / f"{name}-{seed}-{_name(told)}.json"
+            made_of = to_mapping(variant.settings(settings.stages, seed))
+            told = [data_made, variant.stages, made_of, settings.embeddings.dtype]
+            file = folder / f"{_name(told)}-{seed}.json"  # variants that come to the same settings are one
             if not file.is_file():
                 local.say(f"[{count:2d}/{total}] {variant.says}, seed {seed}")
                 with local.narrated(total, local.NodeTimes(), Path(root) / "run.log"):

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ EVALUATED_ROWS = 8192
 
 
 class Bench:
-    """Trains variants on the same inputs; what several of them need is made once and kept in `folder`."""
+    """Trains variants on the same inputs; what several of them need is made once and kept in `folder`.  The ranker
+    reads vectors as a snapshot of this dtype keeps them."""
 
-    def __init__(self, inputs: Inputs, stages: StagesConfig, folder: Path) -> None:
-        self._inputs, self._stages, self._folder = inputs, stages, folder
+    def __init__(self, inputs: Inputs, stages: StagesConfig, folder: Path, dtype: str = "int8") -> None:
+        self._inputs, self._stages, self._folder, self._dtype = inputs, stages, folder, dtype
         self._read: tuple[Pairs, Pairs, ContentTable] | None = None
 
     def measure(self, variant: Variant, seed: int) -> dict[str, Any]:
@@ -51,7 +53,8 @@ class Bench:
         vectors, has_vector = np.zeros((items, 1), np.int8), np.zeros(items, bool)
         found: dict[str, Any] = {}
         if variant.stages != "none":
-            vectors, has_vector, found["content"] = self._vectors(self._encoder(variant, stages))
+            folder, parts = self._encoder(variant, stages), stages.encoder.vector
+            vectors, has_vector, found["content"] = self._vectors(folder, parts)
         model = self._ranker(stages.ciubm, vectors, has_vector)
         found |= {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
         keras.backend.clear_session()
@@ -61,15 +64,16 @@ class Bench:
 
     def _encoder(self, variant: Variant, stages: StagesConfig) -> Path:
         """Folder of the encoder that the variant's stages make."""
-        seed = stages.csft.training.seed
-        raw = self._made(("raw", to_mapping(stages.encoder), seed), lambda folder: self._raw(stages, folder))
+        seed, shape = stages.csft.training.seed, to_mapping(stages.encoder)
+        del shape["vector"]  # what is kept of an item changes nothing that is trained
+        raw = self._made(("raw", shape, seed), lambda folder: self._raw(stages, folder))
         base, told = raw, ("raw", seed)
         if variant.stages in ("1", "1+2"):
             told = ("1", to_mapping(stages.pretrain))  # type: ignore[assignment]
-            base = self._made((told, to_mapping(stages.encoder)), lambda folder: self._stage_1(stages, raw, folder))
+            base = self._made((told, shape), lambda folder: self._stage_1(stages, raw, folder))
         if variant.stages in ("2", "1+2"):
             before = base
-            key = (told, to_mapping(stages.encoder), to_mapping(stages.csft))
+            key = (told, shape, to_mapping(stages.csft))
             base = self._made(key, lambda folder: self._stage_2(stages, before, folder))
         return base
 
@@ -111,14 +115,18 @@ class Bench:
             self._read = read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
         return self._read
 
-    def _vectors(self, folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
-        """Every item's vector as a snapshot stores it, int8 [items, d], whether it has one, and `content_figures`."""
+    def _vectors(
+        self, folder: Path, parts: tuple[str, ...]
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
+        """Every item's vector of these parts as a snapshot stores it, [items, d], whether it has one, and
+        `content_figures`."""
         encoder, words = ItemEncoder.load_from(folder)
+        encoder.config = replace(encoder.config, vector=parts)
         _, held_out, table = self._pairs(ContentReader(encoder.config, words))
         views = table.encode(encoder)
-        joint = views["joint"][: len(self._inputs.catalogue.item_id)]
+        vectors = views["vector"][: len(self._inputs.catalogue.item_id)]
         found = content_figures(table, views, held_out, self._inputs.catalogue.held_out)
-        return store_vectors(joint, "int8"), np.any(joint != 0, axis=1), found
+        return store_vectors(vectors, self._dtype), np.any(vectors != 0, axis=1), found
 
     # -- stage 3 -------------------------------------------------------------------------------------------
 

@@ -18,19 +18,22 @@ class Variant:
     Attributes:
         says: What it is, for a reader.
         stages: Which stages made the vectors: none (there are none), raw (the encoder as it comes), 1, 2, 1+2.
-        csft, ciubm: Settings that differ from the run's.
+        encoder, csft, ciubm: Settings that differ from the run's.
     """
 
     says: str
     stages: str = "1+2"
+    encoder: Mapping[str, Any] = field(default_factory=dict)
     csft: Mapping[str, Any] = field(default_factory=dict)
     ciubm: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, base: StagesConfig, seed: int) -> StagesConfig:
         """The run's settings with this variant's changes, every stage seeded with `seed`."""
-        csft = from_mapping(type(base.csft), {**to_mapping(base.csft), **self.csft})
-        ciubm = from_mapping(type(base.ciubm), {**to_mapping(base.ciubm), **self.ciubm})
-        stages = replace(base, csft=csft, ciubm=ciubm)
+        changed = {
+            name: from_mapping(type(getattr(base, name)), {**to_mapping(getattr(base, name)), **getattr(self, name)})
+            for name in ("encoder", "csft", "ciubm")
+        }
+        stages = replace(base, **changed)
         return replace(stages, **{name: _seeded(getattr(stages, name), seed) for name in ("pretrain", "csft", "ciubm")})
 
 
@@ -39,12 +42,15 @@ def _seeded(stage: Any, seed: int) -> Any:
 
 
 NO_CONTENT = {"modal": False, "fusion": False}
+JOINT = {"vector": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
 GRID: dict[str, Variant] = {
     "ids": Variant("ids alone", "none", ciubm=NO_CONTENT),
-    "raw": Variant("+ vectors of the encoder as it comes", "raw"),
-    "stage1": Variant("+ stage 1", "1"),
-    "stage2": Variant("stage 2 without stage 1", "2"),
-    "full": Variant("+ stages 1 and 2: as configured"),
+    "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT),
+    "stage1": Variant("+ stage 1", "1", encoder=JOINT),
+    "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT),
+    "stages": Variant("+ stages 1 and 2", encoder=JOINT),
+    "features": Variant("the towers' words alone", "raw", encoder={"vector": ["text_features"]}),
+    "full": Variant("as configured"),
     "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"pools": ["batch"]}]}),
     "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"pools": ["hard"]}]}),
     "time": Variant(
@@ -52,6 +58,7 @@ GRID: dict[str, Variant] = {
         csft={"queue_size": 4096, "terms": [{"pools": ["hard"]}, {"pools": ["batch", "time"], "weight": 0.3}]},
     ),
     "no_ids": Variant("without ids", ciubm={"ids": False}),
+    "no_fusion": Variant("without fused interest", ciubm={"fusion": False}),
     "attention": Variant("with attention", ciubm={"attention": True}),
     "simtier": Variant("with SimTier", ciubm={"simtier": True}),
     "all_interests": Variant(
