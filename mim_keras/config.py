@@ -113,7 +113,7 @@ class TextTowerConfig:
 
 @dataclass(frozen=True)
 class LexicalConfig:
-    """Words and pairs of words, placed by latent semantic analysis of the catalogue."""
+    """Words and pairs of words, or runs of letters, placed by latent semantic analysis of the catalogue."""
 
     terms: int = 0  # the most that are known, 40,000 for long texts; 0: no lexical tower
     min_count: int = 3  # texts that a term must occur in
@@ -121,6 +121,13 @@ class LexicalConfig:
     width: int = 512
     tags: int = 8192  # the most words with a # before them that are known; 0: such words are left out
     tag_width: int = 256  # of a field of tags with more than so many: it is analysed like words; else a feature a tag
+    of: str = "all"  # what is read: all | title | line N of the text, from 1
+    letters: bool = False  # runs of two to four letters, in the place of words and pairs of words
+
+    @property
+    def line(self) -> int | None:
+        """The line that is read of title and text, 0 for the title; None for all."""
+        return None if self.of == "all" else 0 if self.of == "title" else int(self.of.removeprefix("line "))
 
     @property
     def is_on(self) -> bool:
@@ -129,6 +136,8 @@ class LexicalConfig:
 
     def __post_init__(self) -> None:
         require(self.terms >= 0, "lexical.terms is 0 or more", self.terms, "40000 suits long texts.")
+        known = self.of in ("all", "title") or re.fullmatch(r"line [1-9]\d*", self.of)
+        require(bool(known), "lexical.of is all, title or line N", self.of, "e.g. line 1")
         require(self.tags >= 0, "lexical.tags is 0 or more", self.tags, "0 leaves them out.")
         for name in ("min_count", "max_terms", "width", "tag_width"):
             value = getattr(self, name)
@@ -143,10 +152,17 @@ class ImageTowerConfig:
         None  # a keras-hub preset name or a local folder: ViT, DINOv2, CLIP, SigLIP; None: from scratch
     )
     size: int = 48  # pixels a side; pictures are resized to a square
-    widths: tuple[int, ...] = (32, 64, 128)  # channels of each halving stage
+    widths: tuple[int, ...] = (32, 64, 128)  # channels of each halving stage; none: no convolutions, colours alone
+    colours: bool = False  # also how often each colour occurs
 
     def __post_init__(self) -> None:
         require(self.size >= 8, "image.size must be at least 8", self.size, "Raise it.")
+        require(
+            bool(self.preset or self.widths or self.colours),
+            "a picture is read by image.preset, image.widths or image.colours",
+            self.widths,
+            "Set one of them.",
+        )
         require(
             bool(self.preset) or self.size % 2 ** len(self.widths) == 0,
             "image.size must be divisible by 2 for each of image.widths",
@@ -170,11 +186,25 @@ class EncoderConfig:
     residual: bool = False  # a linear map beside each view, zero until csft.trainable: residual trains it alone
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     lexical: LexicalConfig = field(default_factory=LexicalConfig)
+    lexical_views: tuple[LexicalConfig, ...] = ()  # further towers: the same content seen in other ways
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+
+    @property
+    def lexicals(self) -> tuple[LexicalConfig, ...]:
+        """Of all lexical towers."""
+        return (self.lexical, *self.lexical_views) if self.lexical.is_on else ()
 
     def __post_init__(self) -> None:
         require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
         require(self.head_hidden >= 0, "head_hidden is 0 or more", self.head_hidden, "0 leaves the network out.")
+        require(
+            self.lexical.is_on or not self.lexical_views,
+            "encoder.lexical_views stand beside encoder.lexical, which is off",
+            len(self.lexical_views),
+            "Set lexical.terms.",
+        )
+        for view in self.lexical_views:
+            require(view.is_on, "a lexical view needs terms", view.terms, "20000 suits most.")
         require(
             bool(self.vector) and set(self.vector) <= set(VECTOR_PARTS),
             f"encoder.vector is some of {VECTOR_PARTS}",
@@ -237,6 +267,7 @@ class PretrainConfig:
     )
     token_masking: float = 0.0  # chance that a token, or a term, is hidden in training
     category_weight: float = 0.1  # weight of the category head's cross-entropy, 0 to leave it out
+    trainable: str = "all"  # all | head (frozen towers, whose features are computed once: pretrained ones on a CPU)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20, batch_size=128))
 
     def __post_init__(self) -> None:
@@ -245,6 +276,13 @@ class PretrainConfig:
         for name in ("augment", "token_masking"):
             require(0 <= getattr(self, name) < 1, f"pretrain.{name} is in [0, 1)", getattr(self, name), "0.1 is mild.")
         require(self.temperature > 0, "pretrain.temperature must be positive", self.temperature, "0.07 is usual.")
+        require(self.trainable in ("all", "head"), "pretrain.trainable is all or head", self.trainable, "Choose one.")
+        require(
+            self.trainable == "all" or not (self.augment or self.token_masking),
+            "pretrain.augment and pretrain.token_masking change what towers read, and frozen ones read it once",
+            (self.augment, self.token_masking),
+            "Set both to 0, or pretrain.trainable to all.",
+        )
         require(
             self.category_weight >= 0, "pretrain.category_weight must not be negative", self.category_weight, "0..0.2."
         )

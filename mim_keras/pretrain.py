@@ -23,7 +23,8 @@ class Pretraining(StageModel):
         config: Which loss and temperature, what is changed in training, and the category head's weight.
         categories: Number of categories; 0 for none.
 
-    Trains on `Content` with, where there are categories, `category` [B, categories] (multi-hot, float).
+    Trains on `Content`, or on what `ItemEncoder.features` makes of it, with, where there are categories, `category`
+    [B, categories] (multi-hot, float).
     The temperature is learned; it starts at `config.temperature` and never falls below 0.01.
     """
 
@@ -48,7 +49,10 @@ class Pretraining(StageModel):
         self.align_tracker = keras.metrics.Mean("align")
 
     def call(self, content: Content, training: bool = False) -> Views:
-        views = self.encoder(self._changed(content) if training else content)
+        if "image_features" in content:
+            views = self.encoder.embed(content)
+        else:
+            views = self.encoder(self._changed(content) if training else content)
         if self.category_head is not None:
             views["category"] = self.category_head(views["joint"])
         return views
@@ -62,9 +66,8 @@ class Pretraining(StageModel):
             if "token_mask" in content:
                 first = ops.arange(ops.shape(content["token_mask"])[1])[None, :] == 0  # a text never loses all
                 changed["token_mask"] = content["token_mask"] & (self._stays(content["token_mask"], rate) | first)
-            if "term_weights" in content:
-                stays = self._stays(content["term_weights"], rate)
-                changed["term_weights"] = content["term_weights"] * ops.cast(stays, content["term_weights"].dtype)
+            for name in (name for name in content if name.startswith("term_weights")):
+                changed[name] = content[name] * ops.cast(self._stays(content[name], rate), content[name].dtype)
         return changed
 
     def _stays(self, like: Any, rate: float) -> Any:

@@ -167,29 +167,36 @@ class Settings:
 
     @staticmethod
     def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
-        """Reads a YAML file, lays `preset:` under it and `key.path=value` overrides over it.
+        """Reads a YAML file, lays what it `extends:` and `preset:` under it and `key.path=value` overrides over it.
 
         Raises:
             ConfigError: the file is missing or not YAML, or a setting breaks its rule.
         """
-        file = Path(path)
-        if not file.is_file() and (CONFIGS / f"{path}.yaml").is_file():
-            file = CONFIGS / f"{path}.yaml"
-        if not file.is_file():
-            shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-            raise ConfigError(f"--config must name a YAML file; {path} does not exist. Shipped ones: {shipped}.")
-        try:
-            values = yaml.safe_load(file.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{file} is not valid YAML: {error}") from error
-        require(isinstance(values, Mapping), f"{file} must hold `key: value` lines", values, "See the shipped configs.")
-        values = dict(values)
+        values = _read(path)
         size = values.pop("preset", "base")
         require(size in PRESETS, f"preset is one of {', '.join(PRESETS)}", size, "Choose one.")
         merged = _merge({"stages": copy.deepcopy(PRESETS[size])}, values)
         for override in overrides:
             _apply_override(merged, override)
         return from_mapping(Settings, merged)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """What a YAML file says, over what the one says that it names by `extends`."""
+    file = Path(path)
+    if not file.is_file() and (CONFIGS / f"{path}.yaml").is_file():
+        file = CONFIGS / f"{path}.yaml"
+    if not file.is_file():
+        shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"--config must name a YAML file; {path} does not exist. Shipped ones: {shipped}.")
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    require(isinstance(values, Mapping), f"{file} must hold `key: value` lines", values, "See the shipped configs.")
+    values = dict(values)
+    below = values.pop("extends", None)
+    return values if below is None else _merge(_read(below), values)
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class ContentReader:
             "image": self.pictures(image) / 255.0,
             "image_mask": tf.cast(tf.strings.length(image) > 0, tf.float32),
             **self._words(words),
-            "text_mask": tf.cast(tf.strings.length(words) > 0, tf.float32),
+            "text_mask": tf.cast(tf.strings.length(tf.strings.strip(words)) > 0, tf.float32),
         }
 
     def pictures(self, image: tf.Tensor) -> tf.Tensor:
@@ -59,8 +59,8 @@ class ContentReader:
 
 
 def join_words(title: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
-    """Title and text [B] as one string each."""
-    return tf.strings.strip(tf.strings.join([title, text], separator=" "))
+    """Title and text [B] as one string each: the title is the first line, the text those behind it."""
+    return tf.strings.join([tf.strings.regex_replace(title, r"[\r\n]+", " "), text], separator="\n")
 
 
 def trim_tokens(content: Content) -> Content:

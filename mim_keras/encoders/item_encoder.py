@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from mim_keras.config import EncoderConfig, from_mapping, to_mapping
@@ -15,7 +17,7 @@ from mim_keras.encoders.image_tower import ImageTower
 from mim_keras.encoders.lexical_tower import LexicalTower, block_widths
 from mim_keras.encoders.normalise import normalise, normalise_blocks
 from mim_keras.encoders.projection_head import ProjectionHead
-from mim_keras.encoders.text_reader import TextReader
+from mim_keras.encoders.text_reader import TextReader, numbered
 from mim_keras.encoders.text_tower import TextTower
 
 VIEWS = ("image", "text", "joint")
@@ -41,18 +43,20 @@ class ItemEncoder(keras.Model):
 
     Call takes content: `image` float [B, size, size, 3] in 0..1, `image_mask` [B], `text_mask` [B], and what the
     reader gives: `token_ids` int32 [B, T], `token_mask` [B, T], `term_ids` int32 and
-    `term_weights` [B, K].
+    `term_weights` [B, K], and `term_ids_1`, … of further lexical towers.
     """
 
     def __init__(self, config: EncoderConfig, reader: TextReader, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
         self.image_tower = ImageTower(config.image)
-        self.text_tower, self.lexical_tower = None, None
+        self.text_tower = None
         if reader.tokens is not None:
             self.text_tower = TextTower(config.text, reader.tokens.tokenizer.vocabulary_size())
-        if reader.terms is not None:
-            self.lexical_tower = LexicalTower(len(reader.terms.terms), block_widths(reader.terms.terms, config.lexical))
+        self.lexical_towers = [
+            LexicalTower(len(own.terms), block_widths(own.terms, lexical))
+            for own, lexical in zip(reader.terms, config.lexicals, strict=True)
+        ]
         self.image_head = ProjectionHead(config.embedding_dim, config.head_hidden)
         self.text_head = ProjectionHead(config.embedding_dim, config.head_hidden)
         self.gate = keras.layers.Dense(1)
@@ -69,10 +73,9 @@ class ItemEncoder(keras.Model):
         if self.text_tower is not None:
             self.text_tower.build((None, self.config.text.max_tokens))
             width += self.text_tower.width
-        if self.lexical_tower is not None:
-            shape = (None, self.config.lexical.max_terms)
-            self.lexical_tower.build(shape, shape)
-            width += self.lexical_tower.width
+        for tower, lexical in zip(self.lexical_towers, self.config.lexicals, strict=True):
+            tower.build((None, lexical.max_terms), (None, lexical.max_terms))
+            width += tower.width
         self.text_head.build((None, width))
         self.gate.build((None, d))
         for residual in self.residuals.values():
@@ -92,8 +95,8 @@ class ItemEncoder(keras.Model):
         parts = []
         if self.text_tower is not None:
             parts.append(self.text_tower(content["token_ids"], content["token_mask"]))
-        if self.lexical_tower is not None:
-            parts.append(self.lexical_tower(content["term_ids"], content["term_weights"]))
+        for place, tower in enumerate(self.lexical_towers):
+            parts.append(tower(content[numbered("term_ids", place)], content[numbered("term_weights", place)]))
         return ops.concatenate(parts, axis=-1)
 
     def freeze_all_but_residuals(self) -> None:
@@ -130,8 +133,8 @@ class ItemEncoder(keras.Model):
                 train_top(tower, top)
             else:
                 tower.trainable = False
-        if self.lexical_tower is not None:
-            self.lexical_tower.trainable = False
+        for lexical_tower in self.lexical_towers:
+            lexical_tower.trainable = False
 
     @property
     def vector_dim(self) -> int:
@@ -144,7 +147,7 @@ class ItemEncoder(keras.Model):
     def _text_blocks(self) -> list[int]:
         """Widths of what the towers for words say."""
         own = [self.text_tower.width] if self.text_tower is not None else []
-        return [*own, *(self.lexical_tower.blocks if self.lexical_tower is not None else ())]
+        return [*own, *(width for tower in self.lexical_towers for width in tower.blocks)]
 
     def vector(self, joint: Any, features: Content) -> Any:
         """The item's vector [B, vector_dim] from its joint view and the towers' features."""
@@ -157,7 +160,7 @@ class ItemEncoder(keras.Model):
                 continue
             present = ops.cast(features[part.replace("features", "mask")], joint.dtype)[:, None]
             said = ops.cast(features[part], joint.dtype)
-            blocks = self._text_blocks if part == "text_features" else [self.image_tower.width]
+            blocks = self._text_blocks if part == "text_features" else self.image_tower.blocks
             parts.append(normalise_blocks(said, blocks) * present)
         return normalise(ops.concatenate(parts, axis=-1))
 
@@ -178,6 +181,12 @@ class ItemEncoder(keras.Model):
         features = self.features(content)
         views = self.embed(features)
         return {**views, "vector": self.vector(views["joint"], features)}
+
+    def fill(self, tables: Sequence[np.ndarray]) -> None:
+        """Sets what the lexical towers know, from `TextReader.fit`; it is not trained."""
+        for tower, table in zip(self.lexical_towers, tables, strict=True):
+            tower.fill(table)
+            tower.trainable = False
 
     def save_to(self, folder: Path, reader: TextReader) -> None:
         """Writes settings, vocabulary and weights into `folder`."""

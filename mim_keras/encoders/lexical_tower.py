@@ -29,17 +29,17 @@ class LexicalTerms:
     """Strings → the distinct terms in them and how much each counts.
 
     By TensorFlow operations, that also run inside a SavedModel.  A term is a word, in lower case and without
-    punctuation, or two neighbours, or a tag.
+    punctuation, or two neighbours, or a tag; or a run of two to four letters.
 
     Args:
-        config: The most terms that are read of a text.
+        config: What is read of a text, and the most terms of it.
         terms: Those known, tags last; row i + 1 of the tower is term i.
     """
 
     def __init__(self, config: LexicalConfig, terms: Sequence[str]) -> None:
-        self.terms, self._length = list(terms), config.max_terms
+        self.terms, self._length, self._line = list(terms), config.max_terms, config.line
         self._words = sum(not _is_tag(term) for term in self.terms)
-        self.lookups = [_words(self.terms[: self._words])]
+        self.lookups = [(_letters if config.letters else _words)(self.terms[: self._words])]
         if self._words < len(self.terms):
             self.lookups.append(_tags(self.terms[self._words :]))
 
@@ -48,6 +48,10 @@ class LexicalTerms:
         weights, float [B, max_terms]: 1 + log(how often the text has it), 0 for padding."""
         import tensorflow as tf
 
+        if self._line is not None:
+            lines = tf.strings.split(texts, "\n").to_tensor("", shape=[None, None])
+            there = tf.pad(lines, [[0, 0], [0, self._line + 1]], constant_values="")
+            texts = there[:, self._line]
         found = []
         for lookup, first in zip(self.lookups, (0, self._words), strict=False):
             ids = tf.cast(lookup(texts), tf.int32) - 1  # the layer keeps 0 for padding and 1 for unknown
@@ -72,18 +76,28 @@ def _words(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization
     return _vectorization(r"#\S+|[^\pL\pN#\s]+", terms, ngrams=2)
 
 
+def _letters(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
+    return _vectorization(r"#\S+|[^\pL\s]+", terms, ngrams=(2, 3, 4), split="character")
+
+
 def _tags(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
     return _vectorization(r"(^|\s)[^#\s]\S*|[,.;:!?]+(\s|$)", terms, ngrams=None)
 
 
-def _vectorization(removed: str, terms: Sequence[str] | None, ngrams: int | None) -> keras.layers.TextVectorization:
+def _vectorization(
+    removed: str, terms: Sequence[str] | None, ngrams: int | tuple[int, ...] | None, split: str = "whitespace"
+) -> keras.layers.TextVectorization:
     def standardise(texts: Any) -> Any:
         import tensorflow as tf
 
         return tf.strings.regex_replace(tf.strings.lower(texts, encoding="utf-8"), removed, " ")
 
     return keras.layers.TextVectorization(
-        standardize=standardise, ngrams=ngrams, output_mode="int", vocabulary=list(terms) if terms else None
+        standardize=standardise,
+        split=split,
+        ngrams=ngrams,
+        output_mode="int",
+        vocabulary=list(terms) if terms else None,
     )
 
 
@@ -139,7 +153,7 @@ def fit_terms(texts: Sequence[str], config: LexicalConfig) -> tuple[list[str], n
     so many directions made likewise.
 
     Args:
-        texts: One an item; empty ones are left out.
+        texts: One an item, the title its first line; empty ones are left out.
         config: How many terms, and how wide.
 
     Returns:
@@ -150,12 +164,14 @@ def fit_terms(texts: Sequence[str], config: LexicalConfig) -> tuple[list[str], n
 
     Source: Deerwester et al. 1990, Indexing by latent semantic analysis.
     """
-    texts = [text for text in texts if text] or [""]
-    words = _count(_words(), texts, config.min_count, config.terms)
+    if config.line is not None:
+        texts = [[*text.split("\n"), *[""] * config.line][config.line] for text in texts]
+    texts = [text for text in texts if text.strip()] or [""]
+    words = _count((_letters if config.letters else _words)(), texts, config.min_count, config.terms)
     if not words.names:
         raise ValueError(
-            f"a lexical tower needs terms; none occurs in encoder.lexical.min_count = {config.min_count} of "
-            f"{len(texts)} texts. Lower it, or set encoder.lexical.terms to 0."
+            f"a lexical tower needs terms; of what it reads ({config.of}), none occurs in lexical.min_count = "
+            f"{config.min_count} of {len(texts)} texts. Lower it, or leave this lexical tower out."
         )
     names, tables = words.names, [_directions(words, len(texts), config.width)]
     if config.tags:

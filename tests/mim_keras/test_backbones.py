@@ -11,7 +11,7 @@ import keras_nlp
 import numpy as np
 import pytest
 
-from mim_keras.config import EncoderConfig, ImageTowerConfig, LexicalConfig, TextTowerConfig
+from mim_keras.config import ConfigError, EncoderConfig, ImageTowerConfig, LexicalConfig, TextTowerConfig
 from mim_keras.encoders.backbones import blocks
 from mim_keras.encoders.image_tower import ImageTower
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -197,3 +197,23 @@ def test_a_real_pretrained_text_encoder_knows_what_is_alike(tmp_path: Path) -> N
     assert cosines[0, 1] > 0.4
     assert max(cosines[0, 2], cosines[1, 2]) < 0.2
     assert cosines[0, 1] > cosines[0, 2] + 0.3
+
+
+def test_colours_are_counted_whatever_stands_beside_them(rng: np.random.Generator) -> None:
+    pictures = np.zeros((4, 48, 48, 3), "float32")
+    pictures[0, :24] = [1, 0, 0]  # red and black, half and half
+    pictures[1] = [1, 0, 0]
+    pictures[2] = [0, 0, 1]
+    pictures[3] = rng.uniform(size=(48, 48, 3))
+    alone = ImageTower(ImageTowerConfig(size=48, widths=(), colours=True))
+    alone.build((None, 48, 48, 3))
+    found = numbers(alone(pictures))
+    assert found.shape == (4, alone.width) == (4, 96)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found[:3] @ found[:3].T, [[1, 0.5**0.5, 0], [0.5**0.5, 1, 0], [0, 0, 1]], atol=1e-5)
+    beside = ImageTower(ImageTowerConfig(size=48, widths=(4, 8), colours=True))
+    beside.build((None, 48, 48, 3))
+    assert beside.blocks == [16, 96]
+    np.testing.assert_allclose(numbers(beside(pictures))[:, 16:], found, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"read by image.preset, image.widths or image.colours"):
+        ImageTowerConfig(widths=())

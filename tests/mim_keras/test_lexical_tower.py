@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,7 +11,7 @@ import pytest
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from mim_keras.config import LexicalConfig, preset
+from mim_keras.config import ConfigError, LexicalConfig, preset
 from mim_keras.encoders.lexical_tower import LexicalTerms, LexicalTower, block_widths, fit_terms
 from tests.mim_keras.layer_harness import check_layer
 
@@ -109,7 +110,29 @@ def test_harness(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="none occurs in encoder.lexical.min_count = 9 of 6 texts"):
+    with pytest.raises(ValueError, match="none occurs in lexical.min_count = 9 of 6 texts"):
         fit_terms(TEXTS, LexicalConfig(terms=10, min_count=9))
     with pytest.raises(ValueError, match="something must read the words"):
         type(preset("tiny").encoder)(text=type(preset("tiny").encoder.text)(layers=0))
+
+
+def test_views_read_the_title_or_a_line_of_the_text_alone() -> None:
+    texts = [f"{text}\n{other}\n#by:ann" for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+    for of, own in (("title", TEXTS), ("line 1", TEXTS[::-1])):
+        config = replace(CONFIG, of=of)
+        assert fit_terms(texts, config)[0] == fit_terms(own, CONFIG)[0]
+        np.testing.assert_allclose(features(texts, config, texts), features(own, catalogue=own), atol=1e-6)
+    assert not features(["red mug", "red mug\n"], replace(CONFIG, of="line 1"), texts).any()  # there is no such line
+    with pytest.raises(ConfigError, match="all, title or line N"):
+        replace(CONFIG, of="line 0")
+
+
+def test_letters_find_what_words_share_in_part() -> None:
+    catalogue = ["Lamps", "lampshade", "lamp 3", "mug", "mugs", "the mugs"]
+    config = LexicalConfig(terms=200, min_count=2, max_terms=60, width=3, tags=0, letters=True)
+    names, _ = fit_terms(catalogue, config)
+    assert {"l a", "l a m", "l a m p", "m u g s"} <= set(names)
+    assert not any(len(name.split(" ")) > 4 or "3" in name for name in names)
+    found = features(["lamp", "lampe", "mugg"], config, catalogue)
+    assert found[0] @ found[1] > 0.9
+    assert abs(found[0] @ found[2]) < 0.3

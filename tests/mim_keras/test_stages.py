@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mim_keras.config import ContrastTerm, CsftConfig, LexicalConfig, preset
+from mim_keras.config import ConfigError, ContrastTerm, CsftConfig, LexicalConfig, preset
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
@@ -59,6 +59,23 @@ def test_alignment_and_categories_are_learned(
     there = content["image_mask"] > 0
     nearest = np.argmax(views["image"][there] @ views["text"].T, axis=1)
     assert np.mean(kind[nearest] == kind[there]) > 0.8
+
+
+def test_frozen_towers_are_aligned_by_their_heads(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> None:
+    encoder.freeze_towers()
+    features = features_of(encoder, content)
+    kept = [numbers(variable) for variable in encoder.non_trainable_variables]
+    model = Pretraining(encoder, replace(preset("tiny").pretrain, trainable="head"), 4)
+    for name, values in encoder.embed(features).items():
+        np.testing.assert_allclose(numbers(model(features)[name]), numbers(values), atol=1e-6)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    category = np.eye(4, dtype="float32")[np.arange(ROWS) % 4]
+    losses = model.fit({**features, "category": category}, batch_size=ROWS, epochs=10, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    for one, other in zip(kept, encoder.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, numbers(other))
+    with pytest.raises(ConfigError, match=r"frozen ones read it once; received \(0.1, 0.0\)"):
+        replace(preset("tiny").pretrain, trainable="head", augment=0.1)
 
 
 def test_what_is_changed_in_training_alone(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> None:
@@ -167,13 +184,11 @@ def test_the_queue_holds_what_a_slow_encoder_makes(
 def test_a_vector_of_several_parts_counts_each_alike(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> None:
     config = replace(encoder.config, lexical=LexicalConfig(terms=9, min_count=1, width=3))
     config = replace(config, vector=("joint", "text_features", "image_features"))
-    words, table = TextReader.fit(config, ["red mug #genre:old", "blue lamp #genre:new"] * 2)
+    words, tables = TextReader.fit(config, ["red mug #genre:old", "blue lamp #genre:new"] * 2)
     wide = ItemEncoder(config, words)
     wide.build()
-    assert wide.lexical_tower is not None
-    assert table is not None
-    wide.lexical_tower.fill(table)
-    last = len(table)  # the tags stand last
+    wide.fill(tables)
+    last = len(tables[0])  # the tags stand last
     ids = np.tile(np.array([[1, 3, last], [2, 3, last - 1]], "int32"), (ROWS // 2, 1))
     content = {**content, "term_ids": ids, "term_weights": np.ones(ids.shape, "float32")}
     content["text_mask"] = (np.arange(ROWS) % 8 != 1).astype("float32")

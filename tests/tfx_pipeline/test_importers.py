@@ -55,15 +55,17 @@ def test_enriched_layout_never_lets_time_run_against_the_order(tmp_path: Path) -
     source = tmp_path / "from"
     source.mkdir()
     (source / "items.tsv").write_text(
-        'movie_id\ttitle\tgenres\tplot\tdirector\n1\tA\tX\t"He said ""no"""\tJ. Doe\n2\tB\tY\t\t\n3\tC\tY\t\t\n'
+        'movie_id\ttitle\tgenres\tplot\tdirector\n1\tA (1947)\tX\t"He said ""no"""\tJ. Doe\n2\tB\tY\t\t\n3\tC\tY\t\t\n'
     )
     (source / "interactions.tsv").write_text(
         "user_id\tmovie_id\trating\tseq\tts\n1\t1\t5\t2\t978300000\n1\t2\t5\t1\t978300500\n1\t3\t1\t0\t0\n2\t3\t4\t1\t978300100\n"
     )
     counts = import_movielens(source, tmp_path / "to")
     assert counts["left out: place in the user's order unknown"] == 1
-    assert rows(tmp_path / "to", "items")[0]["text"] == 'He said "no" Directed by J. Doe. #genre:x #by:j.-doe'
-    assert rows(tmp_path / "to", "items")[1]["text"] == "#genre:y"
+    plot, abstract, people, tags = rows(tmp_path / "to", "items")[0]["text"].split("\n")
+    assert (plot, abstract, people) == ('He said "no"', "", "Directed by J. Doe.")
+    assert tags == "#genre:x #from:1945 #around:1944 #around:1948 #around:1952 #by:j.-doe"
+    assert rows(tmp_path / "to", "items")[1]["text"] == "\n\n\n#genre:y"
     own = [(r["timestamp"], r["item_id"]) for r in rows(tmp_path / "to", "impressions") if r["user_id"] == "1"]
     assert own == [(978300500, "2"), (978300500, "1")]
 

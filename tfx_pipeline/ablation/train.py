@@ -67,6 +67,9 @@ class Bench:
         seed, shape = stages.csft.training.seed, to_mapping(stages.encoder)
         del shape["vector"]  # what is kept of an item changes nothing that is trained
         raw = self._made(("raw", shape, seed), lambda folder: self._raw(stages, folder))
+        frozen = stages.pretrain.trainable == "head" and stages.csft.frozen_towers
+        if frozen and "joint" not in stages.encoder.vector:
+            return raw  # no stage reaches what its vectors are made of
         base, told = raw, ("raw", seed)
         if variant.stages in ("1", "1+2"):
             told = ("1", to_mapping(stages.pretrain))  # type: ignore[assignment]

@@ -109,15 +109,16 @@ def _write_items(source: Path, folder: Path, items: list[dict[str, str]]) -> tup
     posters = {path.stem: path for path in source.glob("posters*/*.jpg")}
     columns: dict[str, list] = {name: [] for name in ("item_id", "title", "text", "category", "image")}
     for row in items:
-        parts = [row.get("plot"), row.get("dbpedia_abstract")]
-        parts.append(f"Directed by {row['director']}." if row.get("director") else None)
-        parts.append(f"With {row['actors']}." if row.get("actors") else None)
+        people = [f"Directed by {row['director']}." if row.get("director") else ""]
+        people.append(f"With {row['actors']}." if row.get("actors") else "")
         poster = posters.get(row["movie_id"])
         genres = row.get("genres") or ""
-        parts.append(" ".join(_tags(row)) or None)
+        # Plot, abstract, people and tags: a line each, so that they can be told apart.
+        lines = [row.get("plot") or "", row.get("dbpedia_abstract") or "", " ".join(people).strip()]
+        lines = [" ".join(line.split()) for line in [*lines, " ".join(_tags(row))]]
         columns["item_id"].append(row["movie_id"])
         columns["title"].append(row["title"])
-        columns["text"].append(" ".join(part for part in parts if part) or None)
+        columns["text"].append("\n".join(lines) if any(lines) else None)
         columns["category"].append(None if "no genres" in genres or not genres else genres)
         columns["image"].append(poster.read_bytes() if poster else None)
     write_table(folder, "items", columns)
@@ -125,14 +126,21 @@ def _write_items(source: Path, folder: Path, items: list[dict[str, str]]) -> tup
 
 
 def _tags(row: dict[str, str]) -> list[str]:
-    """What is known of a film for certain: `#genre:film-noir #from:1945` (five years) `#by:john-huston`."""
+    """What is known of a film for certain: `#genre:film-noir #from:1945` (five years) `#by:john-huston`, and, of a film
+    of 1947, `#around:1944 #around:1948`, years that lie near."""
     genres = [genre for genre in (row.get("genres") or "").split("|") if genre and "no genres" not in genre]
     years = [row["year"]] if row.get("year") else re.findall(r"\((\d{4})\)\s*$", row["title"])
     people = f"{row.get('director') or ''},{row.get('actors') or ''}".split(",")
     tags = [("genre", genre) for genre in genres]
     tags += [("from", str(int(year) // 5 * 5)) for year in years if year.isdigit()]
+    tags += [("around", str(near)) for year in years if year.isdigit() for near in _near(int(year))]
     tags += [("by", person.strip()) for person in people if person.strip()]
     return [f"#{field}:{name.lower().replace(' ', '-')}" for field, name in tags]
+
+
+def _near(year: int, apart: int = 4, within: int = 5) -> list[int]:
+    """Every fourth year that is at most five away: films of neighbouring years share most of them."""
+    return [near for near in range(year - within, year + within + 1) if near % apart == 0]
 
 
 def _write_impressions(source: Path, folder: Path, known_items: set[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
 from components.examples import DECODE_ROWS, concatenate, decode
-from mim_keras.encoders.content import ContentReader, ContentTable
+from mim_keras.encoders.content import ContentReader, ContentTable, join_words
 from mim_keras.metrics.retrieval import recall_at
 
 
@@ -56,8 +56,9 @@ class Catalogue:
         return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
 
     def words(self) -> list[str]:
-        """Title and text of each item, for a vocabulary."""
-        return [f"{a.decode()} {b.decode()}".strip() for a, b in zip(self.title, self.text, strict=True)]
+        """Title and text of each item, as `ContentReader` joins them, for a vocabulary; "" where there is neither."""
+        joined = join_words(tf.constant(self.title), tf.constant(self.text)).numpy()
+        return [words.decode() if words.strip() else "" for words in joined]
 
     def multi_hot(self) -> np.ndarray:
         """0/1 float32 [items, categories]."""

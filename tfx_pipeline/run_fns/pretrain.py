@@ -45,9 +45,7 @@ def new_encoder(config: EncoderConfig, catalogue: Catalogue) -> tuple[ItemEncode
     words, lexical = TextReader.fit(config, catalogue.words())
     encoder = ItemEncoder(config, words)
     encoder.build()
-    if encoder.lexical_tower is not None and lexical is not None:
-        encoder.lexical_tower.fill(lexical)
-        encoder.lexical_tower.trainable = False
+    encoder.fill(lexical)
     return encoder, words
 
 
@@ -64,13 +62,18 @@ def pretrain(
     categories = catalogue.multi_hot()
     rows = np.flatnonzero(~catalogue.held_out)
     batch_size = min(training.batch_size, len(rows))
+    frozen = config.trainable == "head"
+    features = table.features(encoder) if frozen else {}
     with make_strategy(training).scope():
+        if frozen:
+            encoder.freeze_towers()
         model = Pretraining(encoder, config, categories.shape[1])
         steps = training.epochs * (len(rows) // batch_size)
         model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
 
     def read(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {**table.rows(batch), "category": tf.gather(categories, batch)}
+        content = {name: tf.gather(values, batch) for name, values in features.items()} or table.rows(batch)
+        return {**content, "category": tf.gather(categories, batch)}
 
     def make(epoch: tf.Tensor) -> tf.data.Dataset:
         everything = tf.data.Dataset.from_tensor_slices(rows)
