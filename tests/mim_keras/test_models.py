@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mim_keras.config import ConfigError, TrainingConfig, preset
-from mim_keras.encoders.content import ContentReader
+from mim_keras.config import ConfigError, LexicalConfig, TrainingConfig, preset
+from mim_keras.encoders.content import ContentReader, join_words
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.encoders.text_tower import make_vocabulary
@@ -74,6 +76,39 @@ def test_encoder_survives_saving_and_export(encoder: tuple[ItemEncoder, TextRead
     assert answer["item_id"].numpy().tolist() == [b"i1"]
     np.testing.assert_allclose(answer["embedding"], expected[[2]], atol=1e-5)
     assert (tmp_path / "1" / FACTS).is_file()
+
+
+def test_a_vector_of_many_views_is_served_as_it_is_computed(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    view = LexicalConfig(terms=50, min_count=1, width=3)
+    config = replace(
+        preset("tiny").encoder,
+        vector=("joint", "text_features", "image_features"),
+        lexical=view,
+        lexical_views=(replace(view, of="line 1", tags=0), replace(view, of="title", letters=True, tags=0)),
+        image=replace(preset("tiny").encoder.image, colours=True),
+    )
+    titles, texts = ["red mug", "blue lamp", "red\nlamp", ""], ["a mug\n#by:ann", "\n#by:bo", "a lamp", ""]
+    joined = [words.decode() for words in join_words(tf.constant(titles), tf.constant(texts)).numpy()]
+    assert joined == ["red mug\na mug\n#by:ann", "blue lamp\n\n#by:bo", "red lamp\na lamp", "\n"]
+    words, tables = TextReader.fit(config, joined)
+    model = ItemEncoder(config, words)
+    model.build()
+    model.fill(tables)
+    picture = draw_picture(np.random.default_rng(0), "red", "heart", "striped", "smooth")
+    pictures = [picture, b"", picture, b""]
+    read = ContentReader(config, words)(*map(tf.constant, (pictures, titles, texts)))
+    assert read["text_mask"].numpy().tolist() == [1, 1, 1, 0]
+    expected = model(read)["vector"].numpy()
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), [1, 1, 1, 0], atol=1e-4)
+    export_encoder(model, words, tmp_path / "1")
+    assert json.loads((tmp_path / "1" / FACTS).read_text())["dimension"] == expected.shape[1] == model.vector_dim
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    answer = served(image=tf.constant(pictures), title=tf.constant(titles), text=tf.constant(texts))
+    np.testing.assert_allclose(answer["embedding"], expected, atol=1e-5)
+    loaded, own_words = ItemEncoder.load_from(tmp_path / "1/assets.extra/encoder")
+    again = ContentReader(loaded.config, own_words)(*map(tf.constant, (pictures, titles, texts)))
+    np.testing.assert_allclose(loaded(again)["vector"], expected, atol=1e-6)
 
 
 def example(user: str, item: str, history: list[str], ages: list[int], device: str) -> bytes:
