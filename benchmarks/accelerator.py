@@ -140,7 +140,7 @@ class _Sized:
     """As much of a text reader as a model needs: how many word pieces there are."""
 
     pieces: int
-    terms: None = None
+    terms: tuple[()] = ()
 
     @property
     def tokens(self) -> _Sized:
