@@ -133,8 +133,6 @@ class ItemEncoder(keras.Model):
                 train_top(tower, top)
             else:
                 tower.trainable = False
-        for lexical_tower in self.lexical_towers:
-            lexical_tower.trainable = False
 
     @property
     def vector_dim(self) -> int:
@@ -186,7 +184,6 @@ class ItemEncoder(keras.Model):
         """Sets what the lexical towers know, from `TextReader.fit`; it is not trained."""
         for tower, table in zip(self.lexical_towers, tables, strict=True):
             tower.fill(table)
-            tower.trainable = False
 
     def save_to(self, folder: Path, reader: TextReader) -> None:
         """Writes settings, vocabulary and weights into `folder`."""

@@ -222,8 +222,9 @@ class LexicalTower(keras.layers.Layer):
         terms: How many are known.
         blocks: Widths of the blocks, from `block_widths`.
 
-    `table` float32 [terms + 1, width] is set from `fit_terms`, by `fill`.  Call takes term ids int [B, T] and
-    weights [B, T], 0 for padding, and returns features [B, width]; zeros in a block of which the text has no term.
+    `table` float32 [terms + 1, width] is set from `fit_terms`, by `fill`, and is not trained.  Call takes term ids
+    int [B, T] and weights [B, T], 0 for padding, and returns features [B, width]; zeros in a block of which the text
+    has no term.
     """
 
     def __init__(self, terms: int, blocks: Sequence[int], **kwargs: Any) -> None:
@@ -232,7 +233,9 @@ class LexicalTower(keras.layers.Layer):
         self.width = sum(self.blocks)
 
     def build(self, term_ids_shape: tuple, term_weights_shape: tuple) -> None:
-        self.table = self.add_weight(shape=(self.terms + 1, self.width), initializer="random_normal", name="table")
+        # Known, not learned: a few thousand texts would be learned by heart.
+        shape = (self.terms + 1, self.width)
+        self.table = self.add_weight(shape=shape, initializer="random_normal", trainable=False, name="table")
 
     def fill(self, table: np.ndarray) -> None:
         """Sets the rows of the known terms, float [terms, width]."""

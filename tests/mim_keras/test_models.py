@@ -109,6 +109,10 @@ def test_a_vector_of_many_views_is_served_as_it_is_computed(tmp_path: Path) -> N
     loaded, own_words = ItemEncoder.load_from(tmp_path / "1/assets.extra/encoder")
     again = ContentReader(loaded.config, own_words)(*map(tf.constant, (pictures, titles, texts)))
     np.testing.assert_allclose(loaded(again)["vector"], expected, atol=1e-6)
+    # what the lexical towers know is not learned, neither before saving nor after
+    for made in (model, loaded):
+        assert not any(weight is tower.table for tower in made.lexical_towers for weight in made.trainable_variables)
+        assert len(made.trainable_variables) == len(model.trainable_variables)
 
 
 def example(user: str, item: str, history: list[str], ages: list[int], device: str) -> bytes:
