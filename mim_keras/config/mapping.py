@@ -1,0 +1,79 @@
+"""Settings as frozen dataclasses, made of plain values and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting breaks its rule.  The message names the rule, the value received and the fix."""
+
+
+def require(condition: bool, rule: str, received: object, fix: str) -> None:
+    """Raises `ConfigError` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{rule}; received {received!r}. {fix}")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any] | None, where: str = "") -> T:
+    """Builds the dataclass `cls` from nested plain values, as YAML gives them.
+
+    Args:
+        cls: A dataclass; its fields may be dataclasses, tuples, numbers, strings, booleans.
+        values: Field name to value.  Missing fields keep their defaults.
+        where: Dotted path of `values`, for error messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
+    values = values or {}
+    place = where or "the settings"
+    require(isinstance(values, Mapping), f"{place} must be a mapping", values, "Write it as `key: value` lines.")
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            fix = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(known))}."
+            raise ConfigError(f"{place} has no key {key!r}. {fix}")
+    made = {key: _convert(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in values.items()}
+    return cls(**made)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`: nested plain values, ready for JSON or YAML."""
+    return dataclasses.asdict(config)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _convert(options[0], value, where)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where} must be a list", value, "Write it as [a, b, c].")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, element, f"{where}[{i}]") for i, element in enumerate(value))
+    if origin is dict:
+        require(isinstance(value, Mapping), f"{where} must be a mapping", value, "Write it as `key: value` lines.")
+        return dict(value)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint in (bool, int, str) and type(value) is hint:
+        return value
+    raise ConfigError(
+        f"{where} must be of type {getattr(hint, '__name__', hint)}; received {value!r}. Change its value."
+    )
