@@ -181,14 +181,17 @@ class Settings:
         return from_mapping(Settings, merged)
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    """What a YAML file says, over what the one says that it names by `extends`."""
+def _read(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a YAML file says, over what the one says that it names by `extends`; `above` are those that extend it."""
     file = Path(path)
     if not file.is_file() and (CONFIGS / f"{path}.yaml").is_file():
         file = CONFIGS / f"{path}.yaml"
     if not file.is_file():
         shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise ConfigError(f"--config must name a YAML file; {path} does not exist. Shipped ones: {shipped}.")
+    file = file.resolve()
+    chain = " -> ".join(one.name for one in (*above, file))
+    require(file not in above, "a settings file must not extend itself", chain, "Take out one `extends:`.")
     try:
         values = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
@@ -196,7 +199,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     require(isinstance(values, Mapping), f"{file} must hold `key: value` lines", values, "See the shipped configs.")
     values = dict(values)
     below = values.pop("extends", None)
-    return values if below is None else _merge(_read(below), values)
+    return values if below is None else _merge(_read(below, (*above, file)), values)
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

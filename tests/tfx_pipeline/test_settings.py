@@ -42,6 +42,10 @@ def test_bad_overrides(override: str, message: str) -> None:
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Shipped ones: ml1m, ml1m-new, production, sample"):
         Settings.load(tmp_path / "none.yaml")
+    (tmp_path / "one.yaml").write_text(f"extends: {tmp_path / 'two.yaml'}\n")
+    (tmp_path / "two.yaml").write_text(f"extends: {tmp_path / 'one.yaml'}\n")
+    with pytest.raises(ConfigError, match=r"must not extend itself; received 'one.yaml -> two.yaml -> one.yaml'"):
+        Settings.load(tmp_path / "one.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Settings.load(tmp_path / "broken.yaml")
