@@ -11,7 +11,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("mim")
 class Followers(keras.layers.Layer):
-    """Copies of weights that follow them: after every step w' ← m · w' + (1 − m) · w.
+    """Copies of weights that follow them: in each step, before the queue takes vectors in, w' ← m · w' + (1 − m) · w.
 
     Args:
         followed: The weights that learn.

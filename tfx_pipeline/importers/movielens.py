@@ -114,8 +114,8 @@ def _write_items(source: Path, folder: Path, items: list[dict[str, str]]) -> tup
         poster = posters.get(row["movie_id"])
         genres = row.get("genres") or ""
         # Plot, abstract, people and tags: a line each, so that they can be told apart.
-        lines = [row.get("plot") or "", row.get("dbpedia_abstract") or "", " ".join(people).strip()]
-        lines = [" ".join(line.split()) for line in [*lines, " ".join(_tags(row))]]
+        said = [row.get("plot"), row.get("dbpedia_abstract"), " ".join(people), " ".join(_tags(row))]
+        lines = [" ".join((line or "").split()) for line in said]
         columns["item_id"].append(row["movie_id"])
         columns["title"].append(row["title"])
         columns["text"].append("\n".join(lines) if any(lines) else None)
