@@ -118,6 +118,11 @@ class EncoderConfig:
         """Of all lexical towers."""
         return (self.lexical, *self.lexical_views) if self.lexical.is_on else ()
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a tower begins with weights drawn at random."""
+        return (self.text.is_on and not self.text.preset) or (bool(self.image.widths) and not self.image.preset)
+
     def __post_init__(self) -> None:
         require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
         require(self.head_hidden >= 0, "head_hidden is 0 or more", self.head_hidden, "0 leaves the network out.")

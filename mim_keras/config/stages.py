@@ -61,6 +61,11 @@ class PretrainConfig:
     trainable: str = "all"  # all | head (frozen towers, whose features are computed once: pretrained ones on a CPU)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20, batch_size=128))
 
+    @property
+    def frozen_towers(self) -> bool:
+        """Whether the towers' features stay as they are."""
+        return self.trainable == "head"
+
     def __post_init__(self) -> None:
         losses = ("softmax", "sigmoid")
         require(self.loss in losses, f"pretrain.loss is one of {losses}", self.loss, "Choose one.")

@@ -101,15 +101,25 @@ class ContentTable:
         content["image"] = tf.cast(content["image"], tf.float32) / 255.0
         return content
 
-    def encode(self, encoder: ItemEncoder, batch: int = 256) -> Views:
-        """The views of every row, as NumPy arrays [rows, embedding_dim]."""
-        return self._of_every_row(encoder, batch)
+    def encode(self, encoder: ItemEncoder, features: dict[str, np.ndarray] | None = None) -> Views:
+        """The views and the vector of every row, as NumPy arrays [rows, ·].
 
-    def features(self, encoder: ItemEncoder, batch: int = 256) -> dict[str, np.ndarray]:
+        Args:
+            encoder: That encodes.
+            features: What its towers say, where that is known already; see `features`.
+        """
+        if features is None:
+            return self._of_every_row(encoder)
+        known = features
+        return self._in_parts(lambda rows: encoder.views({n: v[rows.numpy()] for n, v in known.items()}), 4096)
+
+    def features(self, encoder: ItemEncoder) -> dict[str, np.ndarray]:
         """What the towers say of every row, as NumPy arrays; constant while the towers are frozen."""
-        return self._of_every_row(encoder.features, batch)
+        return self._of_every_row(encoder.features)
 
-    def _of_every_row(self, compute: Callable[[Content], Content], batch: int) -> dict[str, np.ndarray]:
-        call = tf.function(lambda rows: compute(self.rows(rows)))
+    def _of_every_row(self, compute: Callable[[Content], Content]) -> dict[str, np.ndarray]:
+        return self._in_parts(tf.function(lambda rows: compute(self.rows(rows))), 256)
+
+    def _in_parts(self, call: Callable[[tf.Tensor], Content], batch: int) -> dict[str, np.ndarray]:
         parts = [call(tf.range(b, min(b + batch, len(self)))) for b in range(0, len(self), batch)]
         return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

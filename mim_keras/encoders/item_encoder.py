@@ -176,7 +176,10 @@ class ItemEncoder(keras.Model):
         return {**views, **{name: normalise(views[name] + turn(views[name])) for name, turn in self.residuals.items()}}
 
     def call(self, content: Content) -> Views:
-        features = self.features(content)
+        return self.views(self.features(content))
+
+    def views(self, features: Content) -> Views:
+        """Features → views and the item's vector; all that is asked of an encoder, once the towers have spoken."""
         views = self.embed(features)
         return {**views, "vector": self.vector(views["joint"], features)}
 

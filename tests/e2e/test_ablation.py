@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from mim_keras.encoders.content import ContentTable
 from tfx_pipeline.ablation import train
 from tfx_pipeline.cli import main
 
@@ -45,3 +47,27 @@ def test_ablate_measures_the_grid_and_resumes(
     assert {name: again[name] for name in ("ids", "full")} == found["results"]
     encoders = list((tmp_path / "ablation/encoders").glob("*/*"))
     assert len(encoders) == 6  # as it comes, stage 1, stage 2, for each of two seeds
+
+
+def test_the_best_epoch_is_kept_and_frozen_towers_speak_once(
+    shop: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    features = ContentTable.features
+    monkeypatch.setattr(
+        ContentTable, "features", lambda self, encoder: asked.append(len(self)) or features(self, encoder)
+    )
+    words = ["ablate", "--config", str(tiny_config), "--data", str(shop), "--root", str(tmp_path), "--json"]
+    words += ["--seeds", "1", "--variants", "raw,stage1,full"]
+    sets = ["pretrain.trainable=head", "csft.trainable=head", "ciubm.training.epochs=6", "ciubm.training.patience=6"]
+    sets += ["ciubm.training.learning_rate=0.5"]  # so large that the last epoch is not the best
+    done = CliRunner().invoke(main, [*words, *(word for one in sets for word in ("--set", f"stages.{one}"))])
+    assert done.exit_code == 0, done.output
+    assert len(asked) == 1
+    epochs = [float(found) for found in re.findall(r"ciubm epoch .*val_gauc (\S+)", (tmp_path / "run.log").read_text())]
+    assert len(epochs) == 18
+    results = json.loads(done.stdout)["results"]
+    own = [epochs[begin : begin + 6] for begin in (0, 6, 12)]
+    for name, curve in zip(("raw", "stage1", "full"), own, strict=True):
+        assert results[name]["1"]["valid"]["all"]["gauc"] == pytest.approx(max(curve), abs=6e-5)
+    assert any(max(curve) > curve[-1] for curve in own)

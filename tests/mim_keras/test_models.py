@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from mim_keras.config import ConfigError, LexicalConfig, TrainingConfig, preset
-from mim_keras.encoders.content import ContentReader, join_words
+from mim_keras.encoders.content import ContentReader, ContentTable, join_words
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.encoders.text_tower import make_vocabulary
@@ -101,6 +101,9 @@ def test_a_vector_of_many_views_is_served_as_it_is_computed(tmp_path: Path) -> N
     assert read["text_mask"].numpy().tolist() == [1, 1, 1, 0]
     expected = model(read)["vector"].numpy()
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), [1, 1, 1, 0], atol=1e-4)
+    table = ContentTable(ContentReader(config, words), *(np.array(c, object) for c in (pictures, titles, texts)))
+    for views in (table.encode(model), table.encode(model, table.features(model))):
+        np.testing.assert_allclose(views["vector"], expected, atol=1e-5)
     export_encoder(model, words, tmp_path / "1")
     assert json.loads((tmp_path / "1" / FACTS).read_text())["dimension"] == expected.shape[1] == model.vector_dim
     served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]

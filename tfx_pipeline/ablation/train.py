@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from mim_keras.ciubm import CiUBM, RankerShape
-from mim_keras.config import CiubmConfig, StagesConfig, to_mapping
+from mim_keras.config import CiubmConfig, EncoderConfig, StagesConfig, to_mapping
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.batches import ranking_batches
@@ -34,6 +35,30 @@ from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
 from tfx_pipeline.run_fns.pretrain import new_encoder, pretrain
 
 EVALUATED_ROWS = 8192
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """What was made last, for as long as the same is asked for."""
+
+    def __init__(self) -> None:
+        self._key, self._value = None, None  # type: tuple[Any, T | None]
+
+    def of(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` gave for this key, now or just before."""
+        if self._value is None or key != self._key:
+            self._key, self._value = key, make()
+        return self._value
+
+
+def _shape(config: EncoderConfig) -> dict[str, Any]:
+    """An encoder's settings, but for what is kept of an item, which changes nothing that is read or trained."""
+    return {name: value for name, value in to_mapping(config).items() if name != "vector"}
+
+
+def _frozen(stages: StagesConfig) -> bool:
+    """Whether no stage trains towers."""
+    return stages.pretrain.frozen_towers and stages.csft.frozen_towers
 
 
 class Bench:
@@ -42,8 +67,9 @@ class Bench:
 
     def __init__(self, inputs: Inputs, stages: StagesConfig, folder: Path, dtype: str = "int8") -> None:
         self._inputs, self._stages, self._folder, self._dtype = inputs, stages, folder, dtype
-        self._read: tuple[Pairs, Pairs, ContentTable] | None = None
-        self._last: tuple[Any, Any] = (None, None)  # the encoder whose vectors were asked for last, and these
+        self._pairs: Latest[tuple[Pairs, Pairs, ContentTable]] = Latest()
+        self._features: Latest[dict[str, np.ndarray]] = Latest()
+        self._vectors: Latest[tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]] = Latest()
 
     def measure(self, variant: Variant, seed: int) -> dict[str, Any]:
         """Figures on valid and test, each over all rows and over each slice; of the content, where the variant looks at
@@ -54,10 +80,9 @@ class Bench:
         vectors, has_vector = np.zeros((items, 1), np.int8), np.zeros(items, bool)
         found: dict[str, Any] = {}
         if variant.stages != "none":
-            wanted = self._encoder(variant, stages), stages.encoder.vector
-            if self._last[0] != wanted:
-                self._last = wanted, self._vectors(*wanted)
-            vectors, has_vector, found["content"] = self._last[1]
+            folder = self._encoder(variant, stages)
+            wanted = folder, stages.encoder.vector
+            vectors, has_vector, found["content"] = self._vectors.of(wanted, lambda: self._encode(folder, stages))
         model = self._ranker(stages.ciubm, vectors, has_vector)
         found |= {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
         keras.backend.clear_session()
@@ -67,11 +92,9 @@ class Bench:
 
     def _encoder(self, variant: Variant, stages: StagesConfig) -> Path:
         """Folder of the encoder that the variant's stages make."""
-        seed, shape = stages.csft.training.seed, to_mapping(stages.encoder)
-        del shape["vector"]  # what is kept of an item changes nothing that is trained
-        frozen = stages.pretrain.trainable == "head" and stages.csft.frozen_towers
-        untouched = frozen and "joint" not in stages.encoder.vector  # neither stages nor seeds reach such vectors
-        seed = 1 if untouched else seed
+        seed, shape = stages.csft.training.seed, _shape(stages.encoder)
+        untouched = _frozen(stages) and "joint" not in stages.encoder.vector  # no stage reaches such vectors
+        seed = seed if stages.encoder.is_drawn or not untouched else 1
         raw = self._made(("raw", shape, seed), lambda folder: self._raw(stages, folder))
         if untouched:
             return raw
@@ -105,33 +128,40 @@ class Bench:
         seeded(stages.pretrain.training)
         with make_strategy(stages.pretrain.training).scope():
             encoder, words = ItemEncoder.load_from(base)
-        table = self._inputs.catalogue.table(ContentReader(encoder.config, words))
-        pretrain(encoder, stages.pretrain, self._inputs.catalogue, table)
+        _, _, table = self._read(encoder, words)
+        features = self._said(encoder, table, stages) if stages.pretrain.frozen_towers else None
+        pretrain(encoder, stages.pretrain, self._inputs.catalogue, table, features)
         encoder.save_to(folder, words)
 
     def _stage_2(self, stages: StagesConfig, base: Path, folder: Path) -> None:
         seeded(stages.csft.training)
         with make_strategy(stages.csft.training).scope():
             encoder, words = ItemEncoder.load_from(base)
-        pairs, _, table = self._pairs(ContentReader(encoder.config, words))
-        tune(encoder, stages.csft, pairs, table, table.features(encoder))
+        pairs, _, table = self._read(encoder, words)
+        tune(encoder, stages.csft, pairs, table, self._said(encoder, table, stages))
         encoder.save_to(folder, words)
 
-    def _pairs(self, reader: ContentReader) -> tuple[Pairs, Pairs, ContentTable]:
-        """Pairs to train on and pairs held out, with their content; encoders of one configuration read it alike."""
-        if self._read is None:
-            self._read = read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
-        return self._read
+    def _read(self, encoder: ItemEncoder, words: TextReader) -> tuple[Pairs, Pairs, ContentTable]:
+        """Pairs to train on and pairs held out, with their content as this encoder reads it."""
+        reader = ContentReader(encoder.config, words)
+        return self._pairs.of(
+            _shape(encoder.config), lambda: read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
+        )
 
-    def _vectors(
-        self, folder: Path, parts: tuple[str, ...]
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
-        """Every item's vector of these parts as a snapshot stores it, [items, d], whether it has one, and
-        `content_figures`."""
+    def _said(self, encoder: ItemEncoder, table: ContentTable, stages: StagesConfig) -> dict[str, np.ndarray]:
+        """What the towers say of the table; the same for all encoders of a seed where no stage trains towers, and for
+        all seeds where none is drawn."""
+        if not _frozen(stages):
+            return table.features(encoder)
+        key = _shape(encoder.config), stages.encoder.is_drawn and stages.csft.training.seed
+        return self._features.of(key, lambda: table.features(encoder))
+
+    def _encode(self, folder: Path, stages: StagesConfig) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
+        """Every item's vector as a snapshot stores it, [items, d], whether it has one, and `content_figures`."""
         encoder, words = ItemEncoder.load_from(folder)
-        encoder.config = replace(encoder.config, vector=parts)
-        _, held_out, table = self._pairs(ContentReader(encoder.config, words))
-        views = table.encode(encoder)
+        encoder.config = replace(encoder.config, vector=stages.encoder.vector)
+        _, held_out, table = self._read(encoder, words)
+        views = table.encode(encoder, self._said(encoder, table, stages))
         vectors = views["vector"][: len(self._inputs.catalogue.item_id)]
         found = content_figures(table, views, held_out, self._inputs.catalogue.held_out)
         return store_vectors(vectors, self._dtype), np.any(vectors != 0, axis=1), found
@@ -153,7 +183,18 @@ class Bench:
                 jit_compile=training.jit_compile,
                 steps_per_execution=training.steps_per_execution,
             )
-        fit("ciubm", model, batches, training, watch=ModalEpochs(config.modal_epochs))
+        valid = self._inputs.splits["valid"]
+        fit(
+            "ciubm",
+            model,
+            batches,
+            training,
+            measure=(lambda: ranking_figures(valid.person, valid.label, scores(model, valid)))
+            if training.patience
+            else None,
+            monitor="gauc",
+            watch=ModalEpochs(config.modal_epochs),
+        )
         return model
 
 
@@ -182,13 +223,18 @@ def content_figures(
 
 def figures(model: CiUBM, rows: Rows) -> dict[str, dict[str, float]]:
     """AUC, GAUC, LogLoss and rows, over `all` and over each slice."""
-    call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
-    places = np.arange(len(rows.item))
-    parts = [places[begin : begin + EVALUATED_ROWS] for begin in range(0, len(places), EVALUATED_ROWS)]
-    score = np.concatenate([call(rows.inputs(part)).numpy() for part in parts])
+    score = scores(model, rows)
     found = {}
-    for name, keep in {"all": np.ones(len(places), bool), **rows.slices}.items():
+    for name, keep in {"all": np.ones(len(score), bool), **rows.slices}.items():
         if keep.any():
             measured = ranking_figures(rows.person[keep], rows.label[keep], score[keep])
             found[name] = {**measured, "rows": int(keep.sum())}
     return found
+
+
+def scores(model: CiUBM, rows: Rows) -> np.ndarray:
+    """Click probability of every row, float32 [rows]."""
+    call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
+    places = np.arange(len(rows.item))
+    parts = [places[begin : begin + EVALUATED_ROWS] for begin in range(0, len(places), EVALUATED_ROWS)]
+    return np.concatenate([call(rows.inputs(part)).numpy() for part in parts])

@@ -38,11 +38,11 @@ def run_fn(fn_args: Any) -> None:
     train, valid, table = read_pairs(files, catalogue, ContentReader(encoder.config, words))
     items = len(catalogue.item_id)
     features = table.features(encoder)
-    before = pair_figures(embed(encoder, features), valid, items)
+    before = pair_figures(table.encode(encoder, features)["joint"], valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
     tuned = features if config.frozen_towers else table.features(encoder)
-    after = pair_figures(embed(encoder, tuned), valid, items)
+    after = pair_figures(table.encode(encoder, tuned)["joint"], valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
@@ -81,7 +81,7 @@ def tune(
         model.compile(optimizer=optimizer(training, training.epochs * batches.steps), jit_compile=training.jit_compile)
 
     def vectors() -> np.ndarray:
-        return embed(encoder, features) if frozen else table.encode(encoder)["joint"]
+        return table.encode(encoder, features if frozen else None)["joint"]
 
     watch = CollapseAlarm(vectors, config.max_cosine)
     fit("csft", model, batches, training, log_folder=logs, watch=watch, checkpoints=checkpoints)
@@ -119,15 +119,6 @@ def _batches(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> 
         return with_seeds(batches, epoch).map(read, tf.data.AUTOTUNE)
 
     return Epochs(make, training.seed, steps)
-
-
-def embed(encoder: ItemEncoder, features: dict[str, np.ndarray], rows: int = 4096) -> np.ndarray:
-    """The joint vectors of features, [n, d], so many rows at a time."""
-    parts = [
-        encoder.embed({name: values[begin : begin + rows] for name, values in features.items()})["joint"].numpy()
-        for begin in range(0, len(features["text_mask"]), rows)
-    ]
-    return np.concatenate(parts)
 
 
 def pair_figures(joint: np.ndarray, pairs: Pairs, items: int) -> dict[str, float]:

@@ -31,10 +31,11 @@ def run_fn(fn_args: Any) -> None:
     with make_strategy(config.training).scope():
         encoder, words = new_encoder(encoder_config, catalogue)
     table = catalogue.table(ContentReader(encoder_config, words))
-    untrained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
+    features = table.features(encoder) if config.frozen_towers else None
+    untrained = cross_modal_recall(table, table.encode(encoder, features), catalogue.held_out)
     logs = model_run_folder(fn_args.model_run_dir)
-    pretrain(encoder, config, catalogue, table, logs, checkpoints_of(fn_args, "pretrain"))
-    trained = cross_modal_recall(table, table.encode(encoder), catalogue.held_out)
+    pretrain(encoder, config, catalogue, table, features, logs, checkpoints_of(fn_args, "pretrain"))
+    trained = cross_modal_recall(table, table.encode(encoder, features), catalogue.held_out)
     log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
     (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
@@ -54,25 +55,34 @@ def pretrain(
     config: PretrainConfig,
     catalogue: Catalogue,
     table: ContentTable,
+    features: dict[str, np.ndarray] | None = None,
     logs: Path | None = None,
     checkpoints: tuple[Path, object] | None = None,
 ) -> None:
-    """Trains the encoder on the items that are not held out."""
+    """Trains the encoder on the items that are not held out.
+
+    Args:
+        encoder: As it comes.
+        config: Of stage 1.
+        catalogue: With its categories.
+        table: Its content, and rows behind it that are not trained on.
+        features: What the towers say of it, where they are frozen; else None.
+        logs: Where the curves go.
+        checkpoints: See `fit`.
+    """
     training = config.training
     categories = catalogue.multi_hot()
     rows = np.flatnonzero(~catalogue.held_out)
     batch_size = min(training.batch_size, len(rows))
-    frozen = config.trainable == "head"
-    features = table.features(encoder) if frozen else {}
     with make_strategy(training).scope():
-        if frozen:
+        if config.frozen_towers:
             encoder.freeze_towers()
         model = Pretraining(encoder, config, categories.shape[1])
         steps = training.epochs * (len(rows) // batch_size)
         model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
 
     def read(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        content = {name: tf.gather(values, batch) for name, values in features.items()} or table.rows(batch)
+        content = {name: tf.gather(values, batch) for name, values in (features or {}).items()} or table.rows(batch)
         return {**content, "category": tf.gather(categories, batch)}
 
     def make(epoch: tf.Tensor) -> tf.data.Dataset:
