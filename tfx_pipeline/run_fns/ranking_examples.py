@@ -88,7 +88,7 @@ class RankingExamples:
 
     def _parse(self, serialised: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         parsed, length, rows = tf.io.parse_example(serialised, self._features), self._config.history_length, self._rows
-        clicks, ages = (parsed[name][:, -length:] for name in LISTS)
+        clicks, ages = (_latest(parsed[name], length) for name in LISTS)
         seconds = tf.cast(tf.minimum(ages.flat_values, _MOST), tf.int32)
         inputs = {
             "item_row": rows(parsed["item_id"][:, 0]),
@@ -104,6 +104,12 @@ class RankingExamples:
     def _records(self) -> tf.data.Dataset:
         files = sorted(file for pattern in self._patterns for file in tf.io.gfile.glob(pattern))
         return tf.data.TFRecordDataset(files, "GZIP")
+
+
+def _latest(lists: tf.RaggedTensor, length: int) -> tf.RaggedTensor:
+    """The last `length` values of each list; asked first, for to cut lists costs a fifth of all reading."""
+    longest = tf.reduce_max(lists.row_lengths())
+    return tf.cond(longest > length, lambda: lists[:, -length:], lambda: lists)
 
 
 def _laid_out(lists: tf.RaggedTensor, length: int) -> tf.Tensor:

@@ -1,0 +1,72 @@
+"""Ranking examples as the ranker takes them: the latest clicks, padding behind, whatever the lists' lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mim_keras.config import CiubmConfig, TrainingConfig
+from mim_keras.export import ItemRows
+from tfx_pipeline.run_fns.ranking_examples import RankingExamples
+
+HISTORIES = [[], [b"a", b"b"], [b"c"], [b"a", b"b", b"c", b"new", b"a"], [b"b"] * 4, [b"c", b"a"]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    with tf.io.TFRecordWriter(str(tmp_path / "rows.gz"), "GZIP") as writer:
+        for row, history in enumerate(HISTORIES):
+            example = tf.train.Example()
+            feature = example.features.feature
+            feature["item_id"].bytes_list.value.append(b"c")
+            feature["history_item_ids"].bytes_list.value.extend(history)
+            feature["history_ages"].int64_list.value.extend(2**33 if age == 1 else age for age in range(len(history)))
+            feature["user_index"].int64_list.value.append(row)
+            feature["clicked"].int64_list.value.append(row % 2)
+            writer.write(example.SerializeToString())
+    return [str(tmp_path / "*.gz")]
+
+
+def examples(files: list[str], tmp_path: Path, length: int) -> RankingExamples:
+    one, several = tf.io.FixedLenFeature, tf.io.VarLenFeature
+    spec = {name: one([1], tf.int64) for name in ("user_index", "clicked")} | {"item_id": one([1], tf.string)}
+    spec |= {"history_item_ids": several(tf.string), "history_ages": several(tf.int64)}
+    rows = ItemRows(np.array(["a", "b", "c"], object), tmp_path / "ids.txt")
+    return RankingExamples(files, spec, rows, CiubmConfig(history_length=length, training=TrainingConfig(batch_size=2)))
+
+
+@pytest.mark.parametrize("length", [3, 8])
+@pytest.mark.parametrize("batch", [2, 6])
+def test_the_latest_clicks_are_read(files: list[str], tmp_path: Path, length: int, batch: int) -> None:
+    place = {b"a": 1, b"b": 2, b"c": 3, b"new": 0}
+    found = list(examples(files, tmp_path, length).in_order(batch))
+    inputs = {name: np.concatenate([part[name] for part, _ in found]) for name in found[0][0]}
+    for row, history in enumerate(HISTORIES):
+        clicks, ages = (
+            [place[item] for item in history],
+            [2**31 - 1 if age == 1 else age for age in range(len(history))],
+        )
+        padding = [0] * max(0, length - len(history))
+        assert inputs["history_rows"][row].tolist() == clicks[-length:] + padding
+        assert inputs["history_ages"][row].tolist() == ages[-length:] + padding
+    assert inputs["item_row"].tolist() == [3] * 6
+    assert inputs["user_index"].tolist() == list(range(6))
+    assert np.concatenate([label for _, label in found]).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_an_epoch_that_is_streamed_has_the_same_rows_shuffled(files: list[str], tmp_path: Path) -> None:
+    streamed = examples(files, tmp_path, 3).streamed()
+    assert streamed.steps == 3
+    whole = next(iter(examples(files, tmp_path, 3).in_order(6)))[0]["history_rows"].numpy()
+    orders = []
+    for epoch in range(4):
+        streamed.begin(epoch)
+        parts = list(streamed.dataset)
+        users = np.concatenate([inputs["user_index"] for inputs, _ in parts])
+        assert sorted(users) == list(range(6))
+        np.testing.assert_array_equal(np.concatenate([inputs["history_rows"] for inputs, _ in parts]), whole[users])
+        orders.append(users.tolist())
+    assert len({tuple(order) for order in orders}) > 1
