@@ -301,7 +301,9 @@ class CiUBM(StageModel):
             tables = (self.id_embedding, self.history_id_embedding, self.user_embedding)
             loss = loss + joint * self.config.id_l2 * sum(ops.sum(ops.square(table.embeddings)) for table in tables)
         if training and self.config.modal and self.config.content_l2:
-            loss = loss + self.config.content_l2 * ops.sum(ops.square(self.compression.kernel))
+            # a random vector of length one is compressed to one whose square is, on average:
+            squared = ops.sum(ops.square(self.compression.kernel)) / self.compression.kernel.shape[0]
+            loss = loss + self.config.content_l2 * squared
         return share_of(loss)
 
 

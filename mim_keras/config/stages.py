@@ -191,7 +191,9 @@ class CiubmConfig:
     dropout: float = 0.0  # of the hidden layers; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # chance that an item's id is hidden in training
     id_l2: float = 2e-4  # weight of the squared norms of the id tables; their rows need data to stay large
-    content_l2: float = 0.0  # weight of the squared norm of the map that compresses the frozen vectors
+    # Weight of the squared length that a random vector is given by the map that compresses the frozen vectors; so it
+    # means the same for narrow ones and wide ones.
+    content_l2: float = 0.0
     auxiliary_weight: float = 0.1  # weight of the modal branch's own loss
     modal_epochs: int = 0  # the first so many epochs train the modal branch alone (MAKE); ids overfit sooner than it
     attention: bool = True  # attention of the target over the history, by ids and by content
@@ -220,9 +222,9 @@ class CiubmConfig:
 
     def __post_init__(self) -> None:
         require(self.rows_in_memory >= 0, "ciubm.rows_in_memory is 0 or more", self.rows_in_memory, "0 keeps none.")
-        for name in ("id_l2", "content_l2"):
+        for name, beginning in (("id_l2", "0.0002"), ("content_l2", "0.01")):
             value = getattr(self, name)
-            require(value >= 0, f"ciubm.{name} is 0 or more", value, "0.0005 is a beginning.")
+            require(value >= 0, f"ciubm.{name} is 0 or more", value, f"{beginning} is a beginning.")
         require(
             0 <= self.modal_epochs < self.training.epochs and (self.modal or not self.modal_epochs),
             "ciubm.modal_epochs is less than ciubm.training.epochs, and needs ciubm.modal",

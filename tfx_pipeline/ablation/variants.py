@@ -43,14 +43,14 @@ def _seeded(stage: Any, seed: int) -> Any:
 
 NO_CONTENT = {"modal": False, "fusion": False}
 JOINT = {"vector": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
-WORDS = {"vector": ["text_features"]}  # many numbers, each small: the map that compresses them needs less of a hold
+WORDS = {"vector": ["text_features"]}
 GRID: dict[str, Variant] = {
     "ids": Variant("ids alone", "none", ciubm=NO_CONTENT),
     "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT),
     "stage1": Variant("+ stage 1", "1", encoder=JOINT),
     "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT),
     "stages": Variant("+ stages 1 and 2", encoder=JOINT),
-    "features": Variant("the towers' words alone", "raw", encoder=WORDS, ciubm={"content_l2": 2e-5}),
+    "features": Variant("the towers' words alone", "raw", encoder=WORDS),
     "full": Variant("as configured"),
     "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"pools": ["batch"]}]}),
     "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"pools": ["hard"]}]}),
