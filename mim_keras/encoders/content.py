@@ -108,14 +108,20 @@ class ContentTable:
             encoder: That encodes.
             features: What its towers say, where that is known already; see `features`.
         """
-        if features is None:
-            return self._of_every_row(encoder)
-        known = features
-        return self._in_parts(lambda rows: encoder.views({n: v[rows.numpy()] for n, v in known.items()}), 4096)
+        return self._of_every_row(encoder) if features is None else self._of_features(encoder.views, features)
+
+    def joint(self, encoder: ItemEncoder, features: dict[str, np.ndarray]) -> np.ndarray:
+        """The joint view alone of what the towers say, [rows, embedding_dim]; the vector may be far wider."""
+        return self._of_features(lambda content: {"joint": encoder.embed(content)["joint"]}, features)["joint"]
 
     def features(self, encoder: ItemEncoder) -> dict[str, np.ndarray]:
         """What the towers say of every row, as NumPy arrays; constant while the towers are frozen."""
         return self._of_every_row(encoder.features)
+
+    def _of_features(
+        self, compute: Callable[[Content], Content], features: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        return self._in_parts(lambda rows: compute({n: v[rows.numpy()] for n, v in features.items()}), 4096)
 
     def _of_every_row(self, compute: Callable[[Content], Content]) -> dict[str, np.ndarray]:
         return self._in_parts(tf.function(lambda rows: compute(self.rows(rows))), 256)

@@ -104,6 +104,7 @@ def test_a_vector_of_many_views_is_served_as_it_is_computed(tmp_path: Path) -> N
     table = ContentTable(ContentReader(config, words), *(np.array(c, object) for c in (pictures, titles, texts)))
     for views in (table.encode(model), table.encode(model, table.features(model))):
         np.testing.assert_allclose(views["vector"], expected, atol=1e-5)
+        np.testing.assert_allclose(table.joint(model, table.features(model)), views["joint"], atol=1e-5)
     export_encoder(model, words, tmp_path / "1")
     assert json.loads((tmp_path / "1" / FACTS).read_text())["dimension"] == expected.shape[1] == model.vector_dim
     served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]

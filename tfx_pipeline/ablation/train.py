@@ -61,6 +61,11 @@ def _frozen(stages: StagesConfig) -> bool:
     return stages.pretrain.frozen_towers and stages.csft.frozen_towers
 
 
+def _untouched(stages: StagesConfig) -> bool:
+    """Whether no stage reaches the vector: it is what frozen towers say."""
+    return _frozen(stages) and "joint" not in stages.encoder.vector
+
+
 class Bench:
     """Trains variants on the same inputs; what several of them need is made once and kept in `folder`.  The ranker
     reads vectors as a snapshot of this dtype keeps them."""
@@ -82,7 +87,9 @@ class Bench:
         if variant.stages != "none":
             folder = self._encoder(variant, stages)
             wanted = folder, stages.encoder.vector
-            vectors, has_vector, found["content"] = self._vectors.of(wanted, lambda: self._encode(folder, stages))
+            vectors, has_vector, content = self._vectors.of(wanted, lambda: self._encode(folder, stages))
+            if not _untouched(stages):  # else the views are not what the variant looks at
+                found["content"] = content
         model = self._ranker(stages.ciubm, vectors, has_vector)
         found |= {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
         keras.backend.clear_session()
@@ -93,10 +100,9 @@ class Bench:
     def _encoder(self, variant: Variant, stages: StagesConfig) -> Path:
         """Folder of the encoder that the variant's stages make."""
         seed, shape = stages.csft.training.seed, _shape(stages.encoder)
-        untouched = _frozen(stages) and "joint" not in stages.encoder.vector  # no stage reaches such vectors
-        seed = seed if stages.encoder.is_drawn or not untouched else 1
+        seed = seed if stages.encoder.is_drawn or not _untouched(stages) else 1
         raw = self._made(("raw", shape, seed), lambda folder: self._raw(stages, folder))
-        if untouched:
+        if _untouched(stages):
             return raw
         base, told = raw, ("raw", seed)
         if variant.stages in ("1", "1+2"):

@@ -38,11 +38,11 @@ def run_fn(fn_args: Any) -> None:
     train, valid, table = read_pairs(files, catalogue, ContentReader(encoder.config, words))
     items = len(catalogue.item_id)
     features = table.features(encoder)
-    before = pair_figures(table.encode(encoder, features)["joint"], valid, items)
+    before = pair_figures(table.joint(encoder, features), valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
     tuned = features if config.frozen_towers else table.features(encoder)
-    after = pair_figures(table.encode(encoder, tuned)["joint"], valid, items)
+    after = pair_figures(table.joint(encoder, tuned), valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
@@ -81,7 +81,7 @@ def tune(
         model.compile(optimizer=optimizer(training, training.epochs * batches.steps), jit_compile=training.jit_compile)
 
     def vectors() -> np.ndarray:
-        return table.encode(encoder, features if frozen else None)["joint"]
+        return table.joint(encoder, features) if frozen else table.encode(encoder)["joint"]
 
     watch = CollapseAlarm(vectors, config.max_cosine)
     fit("csft", model, batches, training, log_folder=logs, watch=watch, checkpoints=checkpoints)
