@@ -88,7 +88,7 @@ class Bench:
             folder = self._encoder(variant, stages)
             wanted = folder, stages.encoder.vector
             vectors, has_vector, content = self._vectors.of(wanted, lambda: self._encode(folder, stages))
-            if not _untouched(stages):  # else the views are not what the variant looks at
+            if content:
                 found["content"] = content
         model = self._ranker(stages.ciubm, vectors, has_vector)
         found |= {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
@@ -163,13 +163,15 @@ class Bench:
         return self._features.of(key, lambda: table.features(encoder))
 
     def _encode(self, folder: Path, stages: StagesConfig) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
-        """Every item's vector as a snapshot stores it, [items, d], whether it has one, and `content_figures`."""
+        """Every item's vector as a snapshot stores it, [items, d], whether it has one, and `content_figures`; none of
+        these where the variant looks at no view."""
         encoder, words = ItemEncoder.load_from(folder)
         encoder.config = replace(encoder.config, vector=stages.encoder.vector)
         _, held_out, table = self._read(encoder, words)
         views = table.encode(encoder, self._said(encoder, table, stages))
         vectors = views["vector"][: len(self._inputs.catalogue.item_id)]
-        found = content_figures(table, views, held_out, self._inputs.catalogue.held_out)
+        held = self._inputs.catalogue.held_out
+        found = {} if _untouched(stages) else content_figures(table, views, held_out, held)
         return store_vectors(vectors, self._dtype), np.any(vectors != 0, axis=1), found
 
     # -- stage 3 -------------------------------------------------------------------------------------------
