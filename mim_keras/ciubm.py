@@ -13,7 +13,7 @@ from mim_keras.config import CiubmConfig
 from mim_keras.interest.activation_unit import ActivationUnit
 from mim_keras.interest.history_attention import attend
 from mim_keras.interest.long_history import CosineSearch, looked_up
-from mim_keras.interest.masked import dot, means
+from mim_keras.interest.masked import dot, in_one_piece, means
 from mim_keras.interest.modal_attention import ModalAttention
 from mim_keras.interest.sa_ta import SemanticAwareTargetAttention
 from mim_keras.interest.sim_tier import SimTier
@@ -157,7 +157,8 @@ class CiUBM(StageModel):
             id_index = self.items.id_index if whole else ops.take(self.items.id_index, rows, axis=0)
             parts.append(self.history_id_embedding(ops.convert_to_tensor(id_index)))
         parts.append(self.category_projection(self.items.of("categories", wanted)))
-        learned = _in_one_piece(ops.concatenate(parts, axis=-1))
+        # in one piece: the gradient is then added up over all clicks at once, not for each of the parts
+        learned = in_one_piece(ops.concatenate(parts, axis=-1))
         return ops.take(learned, rows, axis=0) if whole else learned
 
     def score(
@@ -305,15 +306,6 @@ class CiUBM(StageModel):
             squared = ops.sum(ops.square(self.compression.kernel)) / self.compression.kernel.shape[0]
             loss = loss + self.config.content_l2 * squared
         return share_of(loss)
-
-
-def _in_one_piece(values: Any) -> Any:
-    """The values, whose gradient XLA then adds up over all clicks at once.
-
-    XLA moves a slice before the sum over clicks that it is a slice of, and would go through the clicks again for each
-    of the concatenated parts: a quarter of a training step.  It does not move one before a comparison.
-    """
-    return ops.minimum(values, 1e30)
 
 
 def _small() -> keras.initializers.Initializer:

