@@ -48,6 +48,12 @@ def test_ablate_measures_the_grid_and_resumes(
     encoders = list((tmp_path / "ablation/encoders").glob("*/*"))
     assert len(encoders) == 6  # as it comes, stage 1, stage 2, for each of two seeds
 
+    measured.clear()
+    other = ["--seeds", "1", "--variants", "ids", "--set", "data.pairs.max_per_user=2"]
+    third = CliRunner().invoke(main, [*words[:-1], *other])
+    assert third.exit_code == 0, third.output
+    assert len(measured) == 1  # other pairs are other data, though the rows are the same
+
 
 def test_the_best_epoch_is_kept_and_frozen_towers_speak_once(
     shop: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -58,16 +64,17 @@ def test_the_best_epoch_is_kept_and_frozen_towers_speak_once(
         ContentTable, "features", lambda self, encoder: asked.append(len(self)) or features(self, encoder)
     )
     words = ["ablate", "--config", str(tiny_config), "--data", str(shop), "--root", str(tmp_path), "--json"]
-    words += ["--seeds", "1", "--variants", "raw,stage1,full"]
+    words += ["--seeds", "2", "--variants", "raw,full"]
     sets = ["pretrain.trainable=head", "csft.trainable=head", "ciubm.training.epochs=6", "ciubm.training.patience=6"]
     sets += ["ciubm.training.learning_rate=0.5"]  # so large that the last epoch is not the best
     done = CliRunner().invoke(main, [*words, *(word for one in sets for word in ("--set", f"stages.{one}"))])
     assert done.exit_code == 0, done.output
-    assert len(asked) == 1
+    assert len(asked) == 2  # drawn towers: once a seed
     epochs = [float(found) for found in re.findall(r"ciubm epoch .*val_gauc (\S+)", (tmp_path / "run.log").read_text())]
-    assert len(epochs) == 18
+    own = [epochs[begin : begin + 6] for begin in range(0, len(epochs), 6)]
     results = json.loads(done.stdout)["results"]
-    own = [epochs[begin : begin + 6] for begin in (0, 6, 12)]
-    for name, curve in zip(("raw", "stage1", "full"), own, strict=True):
-        assert results[name]["1"]["valid"]["all"]["gauc"] == pytest.approx(max(curve), abs=6e-5)
+    runs = [results[name][seed] for seed in ("1", "2") for name in ("raw", "full")]
+    for run, curve in zip(runs, own, strict=True):
+        assert run["valid"]["all"]["gauc"] == pytest.approx(max(curve), abs=6e-5)
+    assert results["raw"]["1"] != results["raw"]["2"]
     assert any(max(curve) > curve[-1] for curve in own)

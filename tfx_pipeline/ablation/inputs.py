@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,11 @@ class Rows:
             "history_ages": self.ages[rows],
             "user_index": self.user[rows],
         }
+
+    def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
+        """The same of all rows, in order, `size` at a time."""
+        places = np.arange(len(self.item))
+        return (self.inputs(places[begin : begin + size]) for begin in range(0, len(places), size))
 
 
 @dataclass(frozen=True)

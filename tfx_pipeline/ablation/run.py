@@ -36,7 +36,8 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
 
     folder = Path(root) / FOLDER
     inputs = read_inputs(Path(root), settings.data, settings.stages.ciubm.history_length)
-    data_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
+    rows_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
+    data_made = [to_mapping(settings.data), rows_made]
     bench = Bench(inputs, settings.stages, folder / "encoders" / _name(data_made), settings.embeddings.dtype)
     results: Results = {}
     count, total = 0, seeds * len(variants)

@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from mim_keras.ciubm import CiUBM, RankerShape
 from mim_keras.config import CiubmConfig, EncoderConfig, StagesConfig, to_mapping
@@ -25,6 +24,7 @@ from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.batches import ranking_batches
 from mim_keras.training.fit import fit, optimizer, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
+from mim_keras.training.scorer import Scorer
 from mim_keras.training.strategy import make_strategy
 from serving.representation_center.snapshot import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
@@ -90,8 +90,8 @@ class Bench:
             vectors, has_vector, content = self._vectors.of(wanted, lambda: self._encode(folder, stages))
             if content:
                 found["content"] = content
-        model = self._ranker(stages.ciubm, vectors, has_vector)
-        found |= {split: figures(model, self._inputs.splits[split]) for split in ("valid", "test")}
+        scorer = self._ranker(stages.ciubm, vectors, has_vector)
+        found |= {split: figures(scorer, self._inputs.splits[split]) for split in ("valid", "test")}
         keras.backend.clear_session()
         return {**found, "seconds": round(time.monotonic() - begin, 1)}
 
@@ -176,7 +176,7 @@ class Bench:
 
     # -- stage 3 -------------------------------------------------------------------------------------------
 
-    def _ranker(self, config: CiubmConfig, vectors: np.ndarray, has_vector: np.ndarray) -> CiUBM:
+    def _ranker(self, config: CiubmConfig, vectors: np.ndarray, has_vector: np.ndarray) -> Scorer:
         training, train = config.training, self._inputs.splits["train"]
         seeded(training)
         columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
@@ -191,19 +191,21 @@ class Bench:
                 jit_compile=training.jit_compile,
                 steps_per_execution=training.steps_per_execution,
             )
-        valid = self._inputs.splits["valid"]
+        valid, scorer = self._inputs.splits["valid"], Scorer(model)
+
+        def measure() -> dict[str, float]:
+            return ranking_figures(valid.person, valid.label, scorer(valid.batches(EVALUATED_ROWS)))
+
         fit(
             "ciubm",
             model,
             batches,
             training,
-            measure=(lambda: ranking_figures(valid.person, valid.label, scores(model, valid)))
-            if training.patience
-            else None,
+            measure=measure if training.patience else None,
             monitor="gauc",
             watch=ModalEpochs(config.modal_epochs),
         )
-        return model
+        return scorer
 
 
 def content_figures(
@@ -229,20 +231,12 @@ def content_figures(
     }
 
 
-def figures(model: CiUBM, rows: Rows) -> dict[str, dict[str, float]]:
+def figures(scorer: Scorer, rows: Rows) -> dict[str, dict[str, float]]:
     """AUC, GAUC, LogLoss and rows, over `all` and over each slice."""
-    score = scores(model, rows)
+    score = scorer(rows.batches(EVALUATED_ROWS))
     found = {}
     for name, keep in {"all": np.ones(len(score), bool), **rows.slices}.items():
         if keep.any():
             measured = ranking_figures(rows.person[keep], rows.label[keep], score[keep])
             found[name] = {**measured, "rows": int(keep.sum())}
     return found
-
-
-def scores(model: CiUBM, rows: Rows) -> np.ndarray:
-    """Click probability of every row, float32 [rows]."""
-    call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
-    places = np.arange(len(rows.item))
-    parts = [places[begin : begin + EVALUATED_ROWS] for begin in range(0, len(places), EVALUATED_ROWS)]
-    return np.concatenate([call(rows.inputs(part)).numpy() for part in parts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
+from mim_keras.training.scorer import Scorer
 from mim_keras.training.strategy import make_strategy
 from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
@@ -70,12 +72,13 @@ def run_fn(fn_args: Any) -> None:
                 model(inputs)  # builds it
             known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
         log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
+    scorer = Scorer(model)
     figures = fit(
         "ciubm",
         model,
         train,
         training,
-        measure=lambda: measure(model, valid),
+        measure=lambda: measure(scorer, valid),
         monitor="gauc",
         log_folder=model_run_folder(fn_args.model_run_dir),
         watch=ModalEpochs(config.modal_epochs),
@@ -155,15 +158,18 @@ def raw_examples(
     return raw
 
 
-def measure(model: CiUBM, dataset: tf.data.Dataset) -> dict[str, float]:
-    """AUC, GAUC and LogLoss of `model`, each over all rows of `dataset`."""
-    call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
-    users, labels, scores = [], [], []
-    for inputs, label in dataset:
-        users.append(inputs["user_index"].numpy())
-        labels.append(label.numpy())
-        scores.append(call(inputs).numpy())
-    return ranking_figures(np.concatenate(users), np.concatenate(labels), np.concatenate(scores))
+def measure(scorer: Scorer, dataset: tf.data.Dataset) -> dict[str, float]:
+    """AUC, GAUC and LogLoss, each over all rows of `dataset`."""
+    users, labels = [], []
+
+    def inputs() -> Iterator[dict[str, tf.Tensor]]:
+        for read, label in dataset:
+            users.append(read["user_index"].numpy())
+            labels.append(label.numpy())
+            yield read
+
+    score = scorer(inputs())
+    return ranking_figures(np.concatenate(users), np.concatenate(labels), score)
 
 
 def curves(model_run: str) -> dict[str, list[float]]:

@@ -66,11 +66,12 @@ def pretrain(
         config: Of stage 1.
         catalogue: With its categories.
         table: Its content, and rows behind it that are not trained on.
-        features: What the towers say of it, where they are frozen; else None.
+        features: What the towers say of it, where that is known already; looked at only where they are frozen.
         logs: Where the curves go.
         checkpoints: See `fit`.
     """
     training = config.training
+    said = (features or table.features(encoder)) if config.frozen_towers else {}
     categories = catalogue.multi_hot()
     rows = np.flatnonzero(~catalogue.held_out)
     batch_size = min(training.batch_size, len(rows))
@@ -82,7 +83,7 @@ def pretrain(
         model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
 
     def read(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        content = {name: tf.gather(values, batch) for name, values in (features or {}).items()} or table.rows(batch)
+        content = {name: tf.gather(values, batch) for name, values in said.items()} or table.rows(batch)
         return {**content, "category": tf.gather(categories, batch)}
 
     def make(epoch: tf.Tensor) -> tf.data.Dataset:
