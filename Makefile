@@ -11,6 +11,8 @@ SHELL := /bin/bash
 ROOT ?= run
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
+# pytest in two processes; of a file, and of those that look at one run of the pipeline, all in the same
+BESIDE := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := setup
 .PHONY: setup redis flink minilm peer run test test-jax lint lock bench clean
@@ -37,11 +39,11 @@ redis: setup
 	@bash environment/redis.sh .venv
 
 test: setup lint redis flink minilm
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(BESIDE)
 	@$(MAKE) --no-print-directory test-jax
 
 test-jax: setup
-	@KERAS_BACKEND=jax $(BIN)/python -m pytest -m any_backend tests/mim_keras
+	@KERAS_BACKEND=jax $(BIN)/python -m pytest $(BESIDE) -m any_backend tests/mim_keras
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy

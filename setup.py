@@ -45,6 +45,7 @@ EXTRAS = {
     "dev": [
         "jax>=0.7",
         "pytest>=8",
+        "pytest-xdist>=3.6",  # the suite on two cores
         "hypothesis>=6.100",
         "ruff>=0.9",
         "mypy>=1.15",

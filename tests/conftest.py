@@ -1,4 +1,4 @@
-"""What several tests share: a small shop, and one run of the whole pipeline over it."""
+"""What several tests share: a small shop, and one run of the whole pipeline over it; how they share the machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several pytest processes run beside each other: two TensorFlows with a thread a core take turns of all cores, and
+    # each is four times slower for it.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import numpy as np
 import pytest
@@ -23,6 +29,13 @@ stages:
   ciubm: {training: {epochs: 1, batch_size: 256, jit_compile: false}}
 evaluation: {min_auc: 0.3, max_auc_drop: 0.2, min_examples: 10}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that look at the one run of the pipeline stay in one process, and so do those of a file."""
+    for item in items:
+        shared = "tiny_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tiny_run" if shared else item.path.name))
 
 
 @pytest.fixture(scope="session")
