@@ -1,6 +1,8 @@
 """What int8 costs: the cosine of every vector to its float32, and the ranker's AUC with the one and the other.
 
-    mim bench quantisation --config ml1m --root ROOT      (ROOT: what was given to `mim run`)
+    mim bench quantisation --config ml-small --root ROOT      (ROOT: what was given to `mim run`)
+
+Of a run whose snapshot is int8 and whose ranker is one (`ciubm.ensemble_at: 0`).
 
 The ranker of the run is built again from its SavedModel, once with the snapshot's int8 vectors and once with the
 float32 vectors that the run's encoder gives, and both score the test split.
@@ -33,6 +35,8 @@ def main(words: list[str] | None = None) -> None:
 
     root, settings = arguments.root, Settings.load(arguments.config)
     snapshot = Snapshot.load(newest(root, "EmbeddingExporter/embeddings"))
+    if snapshot.vectors.dtype != np.int8 or settings.stages.ciubm.ensemble_at:
+        parser.error(f"the snapshot must be int8, and the ranker one; --config {arguments.config} makes others")
     floats = encode(root, snapshot.item_ids)
     there = snapshot.modalities > 0
     restored = restore_vectors(snapshot.vectors[there])

@@ -57,9 +57,9 @@ class CiUBM(StageModel):
 
     Call takes a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int
     [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
-    optionally `item_vector` float [B, d], used instead of the table's vector, and `hide_id` bool [B] and `likeness`
-    [B, L] (see `training.batches`).  Returns `ctr`, `logit` and,
-    where the modal module is on, `modal_logit`, each [B].
+    optionally `item_vector` float [B, d], used instead of the table's vector, `vector_given` bool [B] (see `score`),
+    and `hide_id` bool [B] and `likeness` [B, L] (see `training.batches`).  Returns `ctr`, `logit` and, where the modal
+    module is on, `modal_logit`, each [B].
 
     Source: MIM (2502.00321); the modules' forms as each of them says.
     """
@@ -171,6 +171,7 @@ class CiUBM(StageModel):
         hide_id: Any | None = None,
         likeness: Any | None = None,
         training: bool = False,
+        vector_given: Any | None = None,
     ) -> dict[str, Any]:
         """Scores B targets against encoded histories.
 
@@ -179,7 +180,9 @@ class CiUBM(StageModel):
             item_row: int [B].
             user_index: int [H].
             context: int [H, C].
-            item_vector: float [B, d] of length one, instead of the table's; a row of zeros leaves the table's.
+            item_vector: float [B, d] of length one, instead of the table's.
+            vector_given: bool [B], which of these count; where it is left out, those that are not zero.  A row that
+                counts and is zero is an item without a vector.
             hide_id: bool [B]; true makes a target's id unknown, so that the rest of the model has to rank it.
             likeness: Cosines of each target and its clicks, [B, L], where they are known already; see `likenesses`.
         """
@@ -204,7 +207,7 @@ class CiUBM(StageModel):
         result = {}
         modal, attentions = [], []  # attentions: layer, queries, likenesses, positions that count
         if config.modal:
-            modal, similarity, counts = self._likeness(history, found, item_vector, likeness)
+            modal, similarity, counts = self._likeness(history, found, item_vector, vector_given, likeness)
             if config.search:
                 places = self.search(similarity, mask)
                 mask, looked_at, counts = (looked_up(values, places) for values in (mask, looked_at, counts))
@@ -240,15 +243,21 @@ class CiUBM(StageModel):
         return {"ctr": ops.sigmoid(logit), "logit": logit, **result}
 
     def _likeness(
-        self, history: dict[str, Any], found: dict[str, Any], item_vector: Any | None, likeness: Any | None
+        self,
+        history: dict[str, Any],
+        found: dict[str, Any],
+        item_vector: Any | None,
+        vector_given: Any | None,
+        likeness: Any | None,
     ) -> tuple:
         """Content's features of each target, [B, ·] each, the compressed vector first; and, where parts compare, its
         likeness to every click, [B, L], and where both have a vector, bool [B, L]."""
         config, vector, has_vector = self.config, found["vector"], found["has_vector"]
         if item_vector is not None:
-            given = ops.any(item_vector != 0, axis=-1)
+            there = ops.any(item_vector != 0, axis=-1)
+            given = there if vector_given is None else vector_given
             vector = ops.where(given[:, None], ops.cast(item_vector, vector.dtype), vector)
-            has_vector = ops.logical_or(has_vector, given)
+            has_vector = ops.where(given, there, has_vector)
         present = ops.cast(has_vector, vector.dtype)[:, None]
         p_t = self.compression(vector) * present
         liked = history["compressed_mean"]
@@ -261,13 +270,26 @@ class CiUBM(StageModel):
                 features.append(self.sim_tier(similarity, counts))
         return features, similarity, counts
 
-    def keyed_tables(self) -> dict[str, Any]:
+    @property
+    def vector_dim(self) -> int:
+        """Numbers in an item's vector."""
+        return self.items.dim
+
+    def has_vector(self, rows: Any) -> Any:
+        """Whether items have a vector, bool, in the shape of `rows`."""
+        return ops.take(self.items.has_vector, rows, axis=0)
+
+    def learn_jointly(self, on: bool) -> None:
+        """Whether all is trained, or the modal branch alone by its own loss."""
+        self.joint.assign(float(on))
+
+    def keyed_tables(self) -> dict[str, list[Any]]:
         """Variables whose rows stand for things of the data: `category`, `item`, `user`, `context 0`, …"""
-        tables = {"category": self.category_projection.kernel}
+        tables = {"category": [self.category_projection.kernel]}
         if self.config.ids:
-            tables |= {"item": self.id_embedding.embeddings, "user": self.user_embedding.embeddings}
-            tables["history item"] = self.history_id_embedding.embeddings
-        return tables | {f"context {i}": layer.embeddings for i, layer in enumerate(self.context_embeddings)}
+            tables["item"] = [self.id_embedding.embeddings, self.history_id_embedding.embeddings]
+            tables["user"] = [self.user_embedding.embeddings]
+        return tables | {f"context {i}": [layer.embeddings] for i, layer in enumerate(self.context_embeddings)}
 
     # -- Keras ---------------------------------------------------------------------------------------------
 
@@ -283,6 +305,7 @@ class CiUBM(StageModel):
             inputs.get("hide_id"),
             likeness,
             training=training,
+            vector_given=inputs.get("vector_given"),
         )
 
     def compute_loss(

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mim_keras.ciubm import CiUBM
 from mim_keras.encoders.content import ContentReader, trim_tokens
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export_extras import EXTRA, Request, of_size, texts, write_batching, write_facts, write_warm_up
+from mim_keras.ranker_ensemble import Ranker
 
 ENCODER_FOLDER = f"{EXTRA}/encoder"
 
@@ -166,7 +166,7 @@ class RankerServing:
     examples: Sequence[bytes] = ()
 
 
-def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
+def export_ranker(model: Ranker, serving: RankerServing, folder: Path) -> None:
     """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
     `transform_features`.
 
@@ -190,7 +190,7 @@ def export_ranker(model: CiUBM, serving: RankerServing, folder: Path) -> None:
         "kind": "ranker",
         "encoder_version": serving.encoder_version,
         "items": len(serving.item_ids),
-        "dimension": model.items.dim,
+        "dimension": model.vector_dim,
         "history_length": model.config.history_length,
         "context_features": list(serving.context_features),
     }
@@ -204,7 +204,7 @@ def latest(values: tf.SparseTensor, length: int, default: Any) -> tf.Tensor:
 
 
 class _RankerFunctions:
-    def __init__(self, model: CiUBM, serving: RankerServing) -> None:
+    def __init__(self, model: Ranker, serving: RankerServing) -> None:
         self.model, self.serving, self.rows = model, serving, serving.rows
         self.length = model.config.history_length
         small = [variable for variable in model.variables if np.prod(variable.shape) <= MAX_CONSTANT]
@@ -246,7 +246,7 @@ class _RankerFunctions:
         rows = self.rows(candidates)
         return {
             "ctr": self.model.score(history, rows, user_index, self._context(transformed), vectors)["ctr"],
-            "has_vector": self.model.items(rows)["has_vector"],
+            "has_vector": self.model.has_vector(rows),
             "encoder_version": tf.constant([self.serving.encoder_version]),
         }
 
@@ -273,7 +273,7 @@ class _RankerFunctions:
             "candidate_item_ids": many,
             **dict.fromkeys(self.serving.context_features, one),
         }
-        vectors = tf.TensorSpec([None, self.model.items.dim], tf.float32)
+        vectors = tf.TensorSpec([None, self.model.vector_dim], tf.float32)
         examples = tf.TensorSpec([None], tf.string, name="examples")
 
         def rank(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -287,7 +287,7 @@ class _RankerFunctions:
             )
             with tf.control_dependencies([same]):
                 # Whatever was sent: a server checks no shapes, and one vector would do for all candidates.
-                shape = [tf.size(inputs["candidate_item_ids"]), self.model.items.dim]
+                shape = [tf.size(inputs["candidate_item_ids"]), self.model.vector_dim]
                 vectors = tf.reshape(inputs["candidate_vectors"], shape)
             return self._score(inputs, inputs["candidate_item_ids"], vectors)
 
@@ -318,7 +318,7 @@ class _RankerFunctions:
             for size in CANDIDATES:
                 inputs = self._rank_inputs(user, of_size(candidates, size))
                 vectors = {
-                    "candidate_vectors": np.zeros((size, self.model.items.dim), np.float32),
+                    "candidate_vectors": np.zeros((size, self.model.vector_dim), np.float32),
                     "encoder_version": texts([self.serving.encoder_version]),
                 }
                 for outputs in ((), ("ctr",)):  # as our clients ask, and as those who want scores alone

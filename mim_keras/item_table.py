@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from mim_keras.config import require
 from mim_keras.training.replicas import several_workers
 
 INT8_SCALE = 127.0
+SPLIT_ROWS = 65_536
 PADDING_ROW = 0  # stands for no item at all, and for an item the table lacks
 
 
@@ -38,6 +40,27 @@ class ItemColumns:
     def scale(self) -> float:
         """What a number of `vectors` is multiplied by."""
         return 1 / INT8_SCALE if self.vectors.dtype == np.int8 else 1.0
+
+    def split(self, at: int) -> tuple[ItemColumns, ItemColumns]:
+        """The columns with the first `at` numbers of each vector, and with those behind them, at length one again; what
+        was int8 becomes float16, so that it is not rounded twice.
+
+        Raises:
+            ConfigError: nothing would be left for one of them.
+        """
+        width = self.vectors.shape[1]
+        fix = "Change ciubm.ensemble_at; after a change of encoder.vector train once without a warm start."
+        require(0 < at < width, "a vector is split inside it", f"at {at} of {width}", fix)
+        first, second = (self._with(self.vectors[:, part]) for part in (slice(at), slice(at, None)))
+        return first, second
+
+    def _with(self, vectors: np.ndarray) -> ItemColumns:
+        unit = np.empty(vectors.shape, np.float16 if vectors.dtype == np.int8 else vectors.dtype)
+        for begin in range(0, len(vectors), SPLIT_ROWS):
+            part = vectors[begin : begin + SPLIT_ROWS].astype(np.float32)
+            length = np.linalg.norm(part, axis=1, keepdims=True)
+            unit[begin : begin + SPLIT_ROWS] = part / np.where(length > 0, length, 1.0)
+        return replace(self, vectors=unit, has_vector=self.has_vector & np.any(vectors != 0, axis=1))
 
     @staticmethod
     def assemble(

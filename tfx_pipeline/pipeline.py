@@ -266,7 +266,7 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
     # -- what the content is worth: the same ranker with ids alone -----------------------------------------
     comparison: list[Any] = []
     if settings.evaluation.ids_only_comparison:
-        ids_only = ranker(replace(stages.ciubm, modal=False, fusion=False)).with_id("Trainer.ids_only")
+        ids_only = ranker(replace(stages.ciubm, modal=False, fusion=False, ensemble_at=0)).with_id("Trainer.ids_only")
         ids_only_evaluator = tfx.components.Evaluator(
             examples=examples,
             example_splits=["test"],

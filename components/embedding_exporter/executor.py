@@ -47,7 +47,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             facts = json.loads(handle.read())
         dtype, pointers = exec_properties["dtype"], exec_properties["snapshots"]
         last = last_snapshot(pointers, facts["version"])
-        if last is not None and (last[1].encoder_digest, last[1].dtype) != (facts["digest"], dtype):
+        same = facts["digest"], facts["dimension"], dtype  # what is kept of an item changes no weight
+        if last is not None and (last[1].encoder_digest, last[1].dimension, last[1].dtype) != same:
             last = None
 
         part = Path(f"{artifact.uri}.part")

@@ -203,6 +203,9 @@ class CiubmConfig:
     fusion: bool = True  # SA-TA
     search: int = 0  # attention sees so many clicks of the history, those most like the target; 0: all of them
     ids: bool = True  # id embeddings of items and the user
+    # Two rankers, one of a vector's first so many numbers and one of those behind them, and the mean of their logits;
+    # 0: one ranker, of the whole vector.  In a run of the three stages it is encoder.embedding_dim.
+    ensemble_at: int = 0
     ages: bool = True  # tell attention how long ago each click was
     rows_in_memory: int = 4_000_000  # training rows up to which all are kept as numbers; more are read each epoch
     training: TrainingConfig = field(
@@ -214,6 +217,11 @@ class CiubmConfig:
         """Heads of all attention that shares passes over the history."""
         modal = (self.attention + self.heads * self.fusion) * self.modal
         return modal + (self.ids and self.attention and not self.activation_unit)
+
+    @property
+    def compares_beforehand(self) -> bool:
+        """Whether whole vectors of targets and clicks may be compared once, for all epochs."""
+        return self.compares and not self.ensemble_at
 
     @property
     def compares(self) -> bool:
@@ -240,6 +248,12 @@ class CiubmConfig:
             self.search,
             "Switch these on, or set search to 0.",
         )
+        require(
+            self.ensemble_at >= 0 and (self.modal or not self.ensemble_at),
+            "ciubm.ensemble_at is 0 or more, and needs ciubm.modal",
+            (self.ensemble_at, self.modal),
+            "encoder.embedding_dim, where encoder.vector begins with joint, is where the joint view ends.",
+        )
         require(self.history_length >= 1, "ciubm.history_length must be at least 1", self.history_length, "Raise it.")
         require(
             self.id_dim % self.heads == 0,
@@ -254,10 +268,11 @@ class CiubmConfig:
 
 
 # Models of others, made of the same parts, to be compared with.
+_ONE = {"ensemble_at": 0}
 COMPARISONS: dict[str, dict[str, Any]] = {
-    "din": {"modal": False, "fusion": False, "simtier": False, "activation_unit": True, "cross_layers": 0},
-    "sim": {"fusion": False, "simtier": False, "search": 50},  # worth it with a history_length of hundreds
-    "dcn": {"modal": False, "fusion": False, "simtier": False, "attention": False},
+    "din": {"modal": False, "fusion": False, "simtier": False, "activation_unit": True, "cross_layers": 0, **_ONE},
+    "sim": {"fusion": False, "simtier": False, "search": 50, **_ONE},  # worth it with a history_length of hundreds
+    "dcn": {"modal": False, "fusion": False, "simtier": False, "attention": False, **_ONE},
 }
 
 
@@ -276,4 +291,12 @@ class StagesConfig:
             "csft.trainable: residual needs encoder.residual",
             self.encoder.residual,
             "Set encoder.residual to true.",
+        )
+        at, vector, width = self.ciubm.ensemble_at, self.encoder.vector, self.encoder.embedding_dim
+        require(
+            not at or (at == width and vector[0] == "joint" and len(vector) > 1),
+            "ciubm.ensemble_at parts the joint view from what the towers say: it must be encoder.embedding_dim, and "
+            "encoder.vector must begin with joint and go on",
+            (at, width, vector),
+            "Set encoder.vector to [joint, text_features, image_features], or ciubm.ensemble_at to 0.",
         )

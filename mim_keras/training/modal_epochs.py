@@ -21,4 +21,4 @@ class ModalEpochs(keras.callbacks.Callback):
         self._epochs = epochs
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.joint.assign(float(epoch >= self._epochs))
+        self.model.learn_jointly(epoch >= self._epochs)

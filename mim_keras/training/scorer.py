@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mim_keras.ciubm import CiUBM
+from mim_keras.ranker_ensemble import Ranker
 
 
 class Scorer:
@@ -20,7 +20,7 @@ class Scorer:
     Call takes batches of `CiUBM`'s input and returns float32 [rows of all batches].
     """
 
-    def __init__(self, model: CiUBM) -> None:
+    def __init__(self, model: Ranker) -> None:
         self._call = tf.function(lambda inputs: model(inputs, training=False)["ctr"], reduce_retracing=True)
 
     def __call__(self, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:

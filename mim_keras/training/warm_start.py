@@ -20,8 +20,8 @@ class Keyed(Protocol):
 
     trainable_variables: list[Any]
 
-    def keyed_tables(self) -> dict[str, Any]:
-        """Name → variable [rows, ...]."""
+    def keyed_tables(self) -> dict[str, list[Any]]:
+        """What the rows stand for → variables [rows, ...]."""
         ...
 
 
@@ -35,7 +35,7 @@ def save_weights(model: Keyed, keys: Mapping[str, Sequence[str]], folder: Path) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     tables = model.keyed_tables()
-    values = {f"table/{name}": ops.convert_to_numpy(variable) for name, variable in tables.items()}
+    values = {place: ops.convert_to_numpy(variable) for place, _, variable in _placed(tables)}
     values |= {f"weight/{place}": ops.convert_to_numpy(one) for place, one in enumerate(_others(model, tables))}
     np.savez(folder / WEIGHTS, allow_pickle=False, **values)
     (folder / KEYS).write_text(json.dumps({name: list(keys[name]) for name in tables}))
@@ -59,23 +59,30 @@ def load_weights(model: Keyed, keys: Mapping[str, Sequence[str]], folder: Path) 
         others = _others(model, tables)
         saved = [values[name] for name in values.files if name.startswith("weight/")]
         shapes = [tuple(one.shape) for one in others], [one.shape for one in saved]
-        if shapes[0] != shapes[1] or set(tables) != set(before):
+        places = {place for place, _, _ in _placed(tables)}
+        if shapes[0] != shapes[1] or places != {name for name in values.files if name.startswith("table/")}:
             raise ConfigError(
                 f"a warm start needs weights of the same model; {folder} has other shapes or tables "
-                f"({', '.join(before) or 'none'}). After a change of stages.ciubm or of features train once without."
+                f"({', '.join(before) or 'none'}). After a change of stages.ciubm, of features or of MIM itself train "
+                "once without."
             )
         for variable, value in zip(others, saved, strict=True):
             variable.assign(value)
-        for name, variable in tables.items():
-            place = {key: row for row, key in enumerate(before[name])}
-            rows = np.array([place.get(key, place.get("", -1)) for key in keys[name]], np.int64)
+        for place, name, variable in _placed(tables):
+            row_of = {key: row for row, key in enumerate(before[name])}
+            rows = np.array([row_of.get(key, row_of.get("", -1)) for key in keys[name]], np.int64)
             value = np.array(ops.convert_to_numpy(variable))
-            value[: len(rows)][rows >= 0] = values[f"table/{name}"][rows[rows >= 0]]
+            value[: len(rows)][rows >= 0] = values[place][rows[rows >= 0]]
             variable.assign(value)
-            known[name] = sum(key in place for key in keys[name])
+            known[name] = sum(key in row_of for key in keys[name])
     return known
 
 
-def _others(model: Keyed, tables: Mapping[str, Any]) -> list[Any]:
-    keyed = {id(variable) for variable in tables.values()}
+def _placed(tables: Mapping[str, list[Any]]) -> list[tuple[str, str, Any]]:
+    """Of each table where it is kept, what its rows stand for, and itself."""
+    return [(f"table/{name}/{n}", name, one) for name, several in tables.items() for n, one in enumerate(several)]
+
+
+def _others(model: Keyed, tables: Mapping[str, list[Any]]) -> list[Any]:
+    keyed = {id(variable) for _, _, variable in _placed(tables)}
     return [variable for variable in model.trainable_variables if id(variable) not in keyed]

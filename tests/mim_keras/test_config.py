@@ -33,12 +33,31 @@ def test_presets_survive_the_round_trip(name: str) -> None:
         ({"modal": False, "ids": False}, "one of ciubm.modal and ciubm.ids must be on"),
         ({"training": {"strategy": "magic"}}, "strategy must be one of .*received 'magic'"),
         ({"training": {"learning_rate": -1}}, "learning_rate must be positive"),
+        ({"modal": False, "fusion": False, "ensemble_at": 4}, "ensemble_at is 0 or more, and needs ciubm.modal"),
         ({"training": 3}, "training must be a mapping; received 3"),
     ],
 )
 def test_bad_ranker_settings(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_mapping(CiubmConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("vector", "at"), [(["joint"], 16), (["text_features", "joint"], 16), (["joint", "text_features"], 8)]
+)
+def test_an_ensemble_parts_the_joint_view_from_the_towers(vector: list[str], at: int) -> None:
+    tiny = to_mapping(preset("tiny"))
+    fits = {**tiny, "encoder": {**tiny["encoder"], "vector": ["joint", "text_features"]}}
+    assert from_mapping(StagesConfig, {**fits, "ciubm": {**tiny["ciubm"], "ensemble_at": 16}}).ciubm.ensemble_at == 16
+    with pytest.raises(ConfigError, match=rf"parts the joint view .* received \({at}, 16, \('{vector[0]}'"):
+        from_mapping(
+            StagesConfig,
+            {
+                **tiny,
+                "encoder": {**tiny["encoder"], "vector": vector},
+                "ciubm": {**tiny["ciubm"], "ensemble_at": at},
+            },
+        )
 
 
 def test_bad_shapes() -> None:

@@ -29,7 +29,7 @@ def ranker(users: list[str], items: list[str], categories: list[str], seed: int,
     one = {"item_row": np.array([1]), "user_index": np.array([1])}
     model({**one, **{name: np.ones((1, 3), int) for name in ("history_rows", "history_ages")}})
     learned = ["", *items]
-    keys = {"item": learned, "history item": learned, "user": ["", *users]}
+    keys = {"item": learned, "user": ["", *users]}
     return model, {"category": list(columns.category_names), **keys}
 
 
@@ -38,7 +38,7 @@ def test_rows_follow_what_they_stand_for(tmp_path: Path) -> None:
     new, new_keys = ranker(["c", "new", "a"], ["z", "y", "new"], ["lamp", "rug"], seed=2)
     fresh = plain(new.category_projection.kernel)
     save_weights(old, old_keys, tmp_path)
-    assert load_weights(new, new_keys, tmp_path) == {"category": 1, "item": 3, "history item": 3, "user": 3}
+    assert load_weights(new, new_keys, tmp_path) == {"category": 1, "item": 3, "user": 3}
     before, after = (plain(model.user_embedding.embeddings) for model in (old, new))
     np.testing.assert_array_equal(after, before[[0, 3, 0, 1]])  # a new user begins as all the unknown ones
     before, after = (plain(model.id_embedding.embeddings) for model in (old, new))

@@ -51,12 +51,15 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_a_file_may_extend_another(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text("extends: ml1m-new\nname: own\nstages: {ciubm: {id_dim: 8}}\n")
-    base, new, own = Settings.load("ml1m"), Settings.load("ml1m-new"), Settings.load(tmp_path / "own.yaml")
+    (tmp_path / "own.yaml").write_text("extends: ml-small\nname: own\nstages: {ciubm: {id_dim: 8}}\n")
+    base, small, own = Settings.load("ml1m"), Settings.load("ml-small"), Settings.load(tmp_path / "own.yaml")
     assert own.name == "own"
-    assert own.stages.encoder == new.stages.encoder != base.stages.encoder
-    assert own.stages.ciubm == replace(base.stages.ciubm, id_dim=8)
-    assert own.data == replace(base.data, split=replace(base.data.split, new_items=10))
+    assert own.stages.encoder == small.stages.encoder == replace(base.stages.encoder, vector=("joint",))
+    assert own.stages.ciubm == replace(small.stages.ciubm, id_dim=8)
+    assert own.data == base.data
+    new = Settings.load("ml1m-new")
+    assert new.data == replace(base.data, split=replace(base.data.split, new_items=10))
+    assert new.stages.csft == base.stages.csft
     (tmp_path / "one.yaml").write_text(f"extends: {tmp_path / 'two.yaml'}\n")
     (tmp_path / "two.yaml").write_text(f"extends: {tmp_path / 'one.yaml'}\n")
     with pytest.raises(ConfigError, match=r"must not extend itself; received 'one.yaml -> two.yaml -> one.yaml'"):

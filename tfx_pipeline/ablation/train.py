@@ -14,13 +14,14 @@ from typing import Any, Generic, TypeVar
 import keras
 import numpy as np
 
-from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.ciubm import RankerShape
 from mim_keras.config import CiubmConfig, EncoderConfig, StagesConfig, to_mapping
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
+from mim_keras.ranker_ensemble import make_ranker
 from mim_keras.training.batches import ranking_batches
 from mim_keras.training.fit import fit, optimizer, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
@@ -182,10 +183,10 @@ class Bench:
         columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
         batch = min(training.batch_size, len(train.item))
         inputs = train.inputs(np.arange(len(train.item)))
-        compared = columns if config.compares else None
+        compared = columns if config.compares_beforehand else None
         batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout, compared)
         with make_strategy(training).scope():
-            model = CiUBM(config, RankerShape(self._inputs.users), columns)
+            model = make_ranker(config, RankerShape(self._inputs.users), columns)
             model.compile(
                 optimizer=optimizer(training, training.epochs * batches.steps),
                 jit_compile=training.jit_compile,

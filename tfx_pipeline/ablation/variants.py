@@ -41,16 +41,17 @@ def _seeded(stage: Any, seed: int) -> Any:
     return replace(stage, training=replace(stage.training, seed=seed))
 
 
-NO_CONTENT = {"modal": False, "fusion": False}
+ONE_RANKER = {"ensemble_at": 0}
+NO_CONTENT = {"modal": False, "fusion": False, **ONE_RANKER}
 JOINT = {"vector": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
 WORDS = {"vector": ["text_features"]}
 GRID: dict[str, Variant] = {
     "ids": Variant("ids alone", "none", ciubm=NO_CONTENT),
-    "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT),
-    "stage1": Variant("+ stage 1", "1", encoder=JOINT),
-    "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT),
-    "stages": Variant("+ stages 1 and 2", encoder=JOINT),
-    "features": Variant("the towers' words alone", "raw", encoder=WORDS),
+    "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT, ciubm=ONE_RANKER),
+    "stage1": Variant("+ stage 1", "1", encoder=JOINT, ciubm=ONE_RANKER),
+    "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT, ciubm=ONE_RANKER),
+    "stages": Variant("+ stages 1 and 2", encoder=JOINT, ciubm=ONE_RANKER),
+    "features": Variant("the towers' words alone", "raw", encoder=WORDS, ciubm=ONE_RANKER),
     "full": Variant("as configured"),
     "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"pools": ["batch"]}]}),
     "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"pools": ["hard"]}]}),
@@ -60,10 +61,12 @@ GRID: dict[str, Variant] = {
     ),
     "no_ids": Variant("without ids", ciubm={"ids": False}),
     "no_fusion": Variant("without fused interest", ciubm={"fusion": False}),
-    "attention": Variant("with attention", ciubm={"attention": True}),
-    "simtier": Variant("with SimTier", ciubm={"simtier": True}),
+    "attention": Variant("with attention", encoder=JOINT, ciubm={"attention": True, **ONE_RANKER}),
+    "simtier": Variant("with SimTier", encoder=JOINT, ciubm={"simtier": True, **ONE_RANKER}),
     "all_interests": Variant(
-        "with attention, SimTier and SA-TA", ciubm={"attention": True, "simtier": True, "fusion": True}
+        "with attention, SimTier and SA-TA",
+        encoder=JOINT,
+        ciubm={"attention": True, "simtier": True, "fusion": True, **ONE_RANKER},
     ),
 }
 

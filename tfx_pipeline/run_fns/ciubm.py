@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.ciubm import RankerShape
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.export import ItemRows, RankerServing, export_ranker
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
+from mim_keras.ranker_ensemble import make_ranker
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.scorer import Scorer
@@ -58,7 +59,7 @@ def run_fn(fn_args: Any) -> None:
     train = RankingExamples(fn_args.train_files, spec, rows, config, context).for_training(columns)
     strategy = make_strategy(training)
     with strategy.scope():
-        model = CiUBM(config, shape, columns)
+        model = make_ranker(config, shape, columns)
         model.compile(
             optimizer=optimizer(training, training.epochs * train.steps),
             jit_compile=training.jit_compile,
@@ -112,11 +113,9 @@ def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[
             return ["", *(f"bucket {place}" for place in range(1, bucket_size(told)))]
         return learned(name, told["oov_buckets"])
 
-    items = learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1]
     return {
         "category": list(columns.category_names),
-        "item": items,
-        "history item": items,
+        "item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
         "user": learned(USER_VOCABULARY, told["oov_buckets"]),
         **{f"context {place}": context(name) for place, name in enumerate(told["categorical_features"])},
     }

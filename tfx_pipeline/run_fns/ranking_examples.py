@@ -67,7 +67,7 @@ class RankingExamples:
         columns = {name: np.concatenate([inputs[name] for inputs, _ in parts]) for name in parts[0][0]}
         label = np.concatenate([label for _, label in parts])
         batch_size = min(training.batch_size, count)  # a table smaller than a batch is one batch
-        compared = items if config.compares else None
+        compared = items if config.compares_beforehand else None
         return ranking_batches(columns, label, batch_size, training.seed, config.id_dropout, compared)
 
     def streamed(self) -> Epochs:
