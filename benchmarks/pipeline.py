@@ -25,6 +25,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--config", required=True)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--name", default=None)
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
     parser.add_argument("--root", default=None, help="kept where given; a temporary folder otherwise")
     arguments = parser.parse_args(words)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,10 +43,11 @@ def main(words: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.root or folder
         started = time.monotonic()
-        times = local.run(Settings.load(arguments.config), str(arguments.data), root)
+        times = local.run(Settings.load(arguments.config, arguments.sets), str(arguments.data), root)
         seconds = time.monotonic() - started
         details = {
             "config": arguments.config,
+            "set": arguments.sets,
             "peak_memory_mib": round(memory.stop() / MEBIBYTE),
             "metrics": newest_metrics(Path(root)),
             "seconds_a_stage": {node: round(value, 1) for node, value in times.seconds.items()},
