@@ -9,6 +9,7 @@ from keras import ops
 
 from mim_keras.ciubm import CiUBM, RankerShape
 from mim_keras.config import CiubmConfig
+from mim_keras.encoders.normalise import normalise
 from mim_keras.item_table import ItemColumns
 from mim_keras.training.stage_model import StageModel
 
@@ -28,7 +29,7 @@ class RankerEnsemble(StageModel):
 
     def __init__(self, config: CiubmConfig, shape: RankerShape, columns: ItemColumns, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.config, self.shape = config, shape
+        self.config = config
         self.members = [CiUBM(config, shape, part) for part in columns.split(config.ensemble_at)]
         self.loss_tracker = keras.metrics.Mean("logloss")
 
@@ -73,7 +74,7 @@ class RankerEnsemble(StageModel):
             return [{}, {}]
         at, given = self.config.ensemble_at, ops.any(vector != 0, axis=-1)
         parts = [vector[:, :at], vector[:, at:]]
-        return [{"item_vector": _of_length_one(part), "vector_given": given} for part in parts]
+        return [{"item_vector": normalise(part), "vector_given": given} for part in parts]
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -95,12 +96,6 @@ class RankerEnsemble(StageModel):
         """See `CiUBM.keyed_tables`; the tables of both."""
         first, second = (member.keyed_tables() for member in self.members)
         return {name: [*tables, *second[name]] for name, tables in first.items()}
-
-
-def _of_length_one(vectors: Any) -> Any:
-    """Vectors [B, d] at length one; one of zeros stays as it is."""
-    length = ops.sqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True))
-    return ops.where(length > 0, vectors / ops.maximum(length, 1e-12), vectors)
 
 
 def _mean(found: list[dict[str, Any]]) -> dict[str, Any]:

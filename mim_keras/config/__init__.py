@@ -9,6 +9,7 @@ from mim_keras.config.mapping import ConfigError, from_mapping, require, to_mapp
 from mim_keras.config.presets import PRESETS, preset
 from mim_keras.config.stages import (
     COMPARISONS,
+    IDS_ALONE,
     CiubmConfig,
     ContrastTerm,
     CsftConfig,
@@ -19,6 +20,7 @@ from mim_keras.config.stages import (
 
 __all__ = [
     "COMPARISONS",
+    "IDS_ALONE",
     "PRESETS",
     "CiubmConfig",
     "ConfigError",

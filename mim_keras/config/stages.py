@@ -267,12 +267,14 @@ class CiubmConfig:
         require(self.modal or self.ids, "one of ciubm.modal and ciubm.ids must be on", (self.modal, self.ids), "")
 
 
+# What switches content off.
+IDS_ALONE: dict[str, Any] = {"modal": False, "fusion": False, "ensemble_at": 0}
 # Models of others, made of the same parts, to be compared with.
-_ONE = {"ensemble_at": 0}
 COMPARISONS: dict[str, dict[str, Any]] = {
-    "din": {"modal": False, "fusion": False, "simtier": False, "activation_unit": True, "cross_layers": 0, **_ONE},
-    "sim": {"fusion": False, "simtier": False, "search": 50, **_ONE},  # worth it with a history_length of hundreds
-    "dcn": {"modal": False, "fusion": False, "simtier": False, "attention": False, **_ONE},
+    "din": {**IDS_ALONE, "simtier": False, "activation_unit": True, "cross_layers": 0},
+    # worth it with a history_length of hundreds
+    "sim": {"fusion": False, "simtier": False, "search": 50, "ensemble_at": 0},
+    "dcn": {**IDS_ALONE, "simtier": False, "attention": False},
 }
 
 

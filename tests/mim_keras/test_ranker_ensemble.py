@@ -92,12 +92,10 @@ def test_a_history_may_be_shared_and_a_vector_given(columns: ItemColumns) -> Non
     others = vectors[::-1].copy()
     assert not np.allclose(model({**x, "item_vector": others})["ctr"], expected, atol=1e-2)
     half = vectors * (np.arange(D) < AT)  # given, and without its second part, which is not taken of the table
-    missing = replace(columns, has_vector=columns.has_vector & False)
     second = numbers(model({**x, "item_vector": half})["members"][1]["logit"])
-    lacking = ranker(missing.split(AT)[1])
+    lacking = ranker(columns.split(AT)[1])
     lacking(x)
     lacking.set_weights(model.members[1].get_weights())
-    lacking.items.has_vector.assign(columns.has_vector)
     own = {**x, "item_vector": np.zeros((6, D - AT), "float32"), "vector_given": np.any(half != 0, axis=1)}
     np.testing.assert_allclose(second, numbers(lacking(own)["logit"]), atol=1e-6)
     assert not np.allclose(second, numbers(model(x)["members"][1]["logit"]), atol=1e-3)

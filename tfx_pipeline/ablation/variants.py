@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mim_keras.config import ConfigError, StagesConfig, from_mapping, to_mapping
+from mim_keras.config import IDS_ALONE, ConfigError, StagesConfig, from_mapping, to_mapping
 
 STAGES = ("none", "raw", "1", "2", "1+2")
 
@@ -42,11 +42,10 @@ def _seeded(stage: Any, seed: int) -> Any:
 
 
 ONE_RANKER = {"ensemble_at": 0}
-NO_CONTENT = {"modal": False, "fusion": False, **ONE_RANKER}
 JOINT = {"vector": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
 WORDS = {"vector": ["text_features"]}
 GRID: dict[str, Variant] = {
-    "ids": Variant("ids alone", "none", ciubm=NO_CONTENT),
+    "ids": Variant("ids alone", "none", ciubm=IDS_ALONE),
     "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT, ciubm=ONE_RANKER),
     "stage1": Variant("+ stage 1", "1", encoder=JOINT, ciubm=ONE_RANKER),
     "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT, ciubm=ONE_RANKER),
