@@ -1,4 +1,5 @@
-"""A run that is killed in the middle goes on from where it was; its ranker is two, of two parts of the vector."""
+"""A run that is killed in the middle goes on from where it was; its ranker is two, of two parts of the vector, and is
+served as one."""
 
 from __future__ import annotations
 
@@ -9,11 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  registers the tokenizer's operations
+
+from serving.client import RANKER
+from serving.representation_center.snapshot import Snapshot, restore_vectors
+from tests.conftest import Run
+from tests.e2e.test_pipeline import folder, pushed
 from tfx_pipeline.runners import local
 from tfx_pipeline.runners.lineage import executions
 from tfx_pipeline.settings import Settings
 
-TWO_RANKERS = ["stages.encoder.vector=[joint, text_features]", "stages.ciubm.ensemble_at=16"]
+AT = 16
+TWO_RANKERS = ["stages.encoder.vector=[joint, text_features]", f"stages.ciubm.ensemble_at={AT}"]
 
 
 def test_a_killed_run_resumes(shop: Path, tiny_config: Path, tmp_path: Path) -> None:
@@ -39,4 +49,27 @@ def test_a_killed_run_resumes(shop: Path, tiny_config: Path, tmp_path: Path) -> 
     second = executions(metadata)[len(first) :]
     assert {node for node, state in second if state == "CACHED"} >= {n for n in finished if "LatestBlessed" not in n}
     assert not any(state == "FAILED" for _, state in second)
-    assert list((tmp_path / "root/models/mim_ranker").iterdir())
+    ranks_by_both_parts(Run(tmp_path / "root", shop, tiny_config, None))
+
+
+def ranks_by_both_parts(run: Run) -> None:
+    signatures = tf.saved_model.load(str(pushed(run, RANKER))).signatures
+    snapshot = Snapshot.load(folder(run, "EmbeddingExporter", "embeddings"))
+    vectors = restore_vectors(snapshot.vectors[:12])
+    assert vectors.shape[1] > AT
+    ids = [str(item_id) for item_id in snapshot.item_ids]
+    history = {"history_item_ids": tf.constant(ids[20:24]), "history_ages": tf.constant([9000, 600, 60, 1], tf.int64)}
+    asked = {"user_id": tf.constant(["u1"]), "candidate_item_ids": tf.constant(ids[:12]), **history}
+    version = tf.constant([snapshot.manifest.encoder_version])
+
+    def given(of: np.ndarray) -> np.ndarray:
+        told = signatures["rank_with_vectors"](**asked, candidate_vectors=tf.constant(of), encoder_version=version)
+        return np.asarray(told["ctr"])
+
+    expected = np.asarray(signatures["rank"](**asked)["ctr"])
+    np.testing.assert_allclose(given(np.zeros_like(vectors)), expected, atol=1e-6)
+    np.testing.assert_allclose(given(vectors), expected, atol=2e-3)
+    for part in (slice(AT), slice(AT, None)):
+        other = vectors.copy()
+        other[:, part] = vectors[::-1, part]
+        assert not np.allclose(given(other), expected, atol=2e-3), "each part counts"

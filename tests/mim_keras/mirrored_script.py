@@ -1,7 +1,8 @@
-"""Trains the ranker and stage 2 on two logical CPU devices and on one, and compares; a process of its own, because
-logical devices must be set before TensorFlow starts."""
+"""Trains a ranker, two of them and stage 2 on two logical CPU devices and on one, and compares; a process of its own,
+because logical devices must be set before TensorFlow starts."""
 
 import os
+from dataclasses import replace
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -9,13 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mim_keras.ciubm import CiUBM, RankerShape
+from mim_keras.ciubm import RankerShape
 from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
 from mim_keras.contrast.candidates import ABSENT
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
+from mim_keras.ranker_ensemble import make_ranker
 from mim_keras.training.fit import fit
 from mim_keras.training.strategy import make_strategy
 
@@ -25,13 +27,13 @@ tf.config.set_logical_device_configuration(
 BATCH = 32
 
 
-def train(strategy_name: str) -> list[np.ndarray]:
+def train(strategy_name: str, ensemble_at: int) -> list[np.ndarray]:
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     vectors = rng.integers(-20, 20, (10, 8)).astype(np.int8)
     columns = ItemColumns.assemble(vectors, np.ones(10, bool), [[]] * 10, np.arange(1, 11))
     with make_strategy(TrainingConfig(strategy=strategy_name)).scope():
-        model = CiUBM(preset("tiny").ciubm, RankerShape(users=3), columns)
+        model = make_ranker(replace(preset("tiny").ciubm, ensemble_at=ensemble_at), RankerShape(users=3), columns)
         model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
     x = {
         "item_row": rng.integers(1, 11, BATCH),
@@ -74,8 +76,9 @@ def contrast(strategy_name: str, momentum: float) -> tuple[list[np.ndarray], lis
     return [variable.numpy() for variable in model.trainable_variables] + queue, history["loss"]
 
 
-for one, two in zip(train("one_device"), train("mirrored"), strict=True):
-    np.testing.assert_allclose(one, two, atol=1e-5)
+for at in (0, 3):
+    for one, two in zip(train("one_device", at), train("mirrored", at), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
 
 for momentum in (0.0, 0.5):
     alone, alone_loss = contrast("one_device", momentum)

@@ -83,6 +83,22 @@ def test_each_learns_from_its_own_error(columns: ItemColumns) -> None:
         assert auc(y, numbers(answer["ctr"])) > 0.95
 
 
+def test_half_precision(columns: ItemColumns) -> None:
+    x = inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = ensemble(columns)
+        model(x)
+        model.compile(optimizer=keras.optimizers.Adam(0.02))
+        model.fit(x, y, epochs=40, batch_size=64, verbose=0)
+        told = model(x)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {keras.backend.standardize_dtype(told[name].dtype) for name in ("ctr", "logit")} == {"float32"}
+    assert auc(y, numbers(told["ctr"])) > 0.95
+
+
 def test_a_history_may_be_shared_and_a_vector_given(columns: ItemColumns) -> None:
     model, x = ensemble(columns), inputs()
     expected = numbers(model(x)["ctr"])
