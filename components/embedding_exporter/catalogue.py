@@ -19,7 +19,7 @@ RECORDS_A_READ = 512
 ROWS_A_PLACE = 32_768
 CONTENT = ("image", "title", "text")
 HASH = pa.binary(16)
-LENGTHS = (24, 48, 96, 192, 384, 768)  # bytes of words; texts of like length share a batch
+LENGTHS = (24, 48, 96, 192, 384, 768, 1536)  # bytes of words; texts of like length share a batch
 
 Index = dict[str, Any]
 

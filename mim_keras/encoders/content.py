@@ -12,6 +12,10 @@ from mim_keras.config import EncoderConfig
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.encoders.text_reader import TextReader
 
+# What a table gives to towers at once.
+LARGEST_BATCH = 256
+BATCH_TOKENS = 16_384
+
 
 class ContentReader:
     """Encoded pictures and strings → `Content`.
@@ -124,8 +128,19 @@ class ContentTable:
         return self._in_parts(lambda rows: compute({n: v[rows.numpy()] for n, v in features.items()}), 4096)
 
     def _of_every_row(self, compute: Callable[[Content], Content]) -> dict[str, np.ndarray]:
-        return self._in_parts(tf.function(lambda rows: compute(self.rows(rows))), 256)
+        """Texts of like length together, so that little of what a tower reads is padding, and as many as it can hold:
+        its attention takes the square of their length."""
+        order, batch = np.arange(len(self)), LARGEST_BATCH
+        if "token_mask" in self.columns:
+            order = np.argsort(self.columns["token_mask"].sum(axis=1), kind="stable")
+            batch = max(1, min(batch, BATCH_TOKENS // self.columns["token_mask"].shape[1]))
+        found = self._in_parts(tf.function(lambda rows: compute(trim_tokens(self.rows(rows)))), batch, order)
+        back = np.argsort(order)
+        return {name: values[back] for name, values in found.items()}
 
-    def _in_parts(self, call: Callable[[tf.Tensor], Content], batch: int) -> dict[str, np.ndarray]:
-        parts = [call(tf.range(b, min(b + batch, len(self)))) for b in range(0, len(self), batch)]
+    def _in_parts(
+        self, call: Callable[[tf.Tensor], Content], batch: int, order: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        rows = np.arange(len(self)) if order is None else order
+        parts = [call(tf.constant(rows[begin : begin + batch])) for begin in range(0, len(rows), batch)]
         return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

@@ -8,7 +8,9 @@ import tensorflow as tf
 from PIL import Image
 
 from mim_keras.config import preset
-from mim_keras.encoders.content import ContentReader
+from mim_keras.encoders import content as content_module
+from mim_keras.encoders.content import ContentReader, ContentTable
+from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 
 
@@ -41,3 +43,18 @@ def test_what_is_missing_is_masked(reader):
     np.testing.assert_allclose(content["image"][0], 200 / 255, rtol=1e-6)
     assert not np.any(content["image"][1])
     assert content["token_mask"][0].numpy().sum() < content["token_mask"][1].numpy().sum()
+
+
+def test_a_table_is_encoded_in_parts_of_like_length_and_comes_back_in_order(monkeypatch):
+    config = preset("tiny").encoder
+    words, _ = TextReader.fit(config, ["red lamp", "blue mug"])
+    encoder = ItemEncoder(config, words)
+    encoder.build()
+    reader = ContentReader(config, words)
+    titles = ["red lamp blue mug red", "", "mug", "blue lamp mug", "red lamp"]
+    columns = [np.array([b""] * 5, object), np.array(titles, object), np.array([""] * 5, object)]
+    expected = encoder(reader(*map(tf.constant, columns)))
+    monkeypatch.setattr(content_module, "BATCH_TOKENS", 2 * config.text.max_tokens)
+    found = ContentTable(reader, *columns).encode(encoder)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5)
