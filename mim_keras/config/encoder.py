@@ -95,7 +95,7 @@ class ImageTowerConfig:
         )
 
 
-VECTOR_PARTS = ("joint", "text_features", "image_features")
+VECTOR_PARTS = ("joint", "sentence_features", "text_features", "image_features")
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class EncoderConfig:
 
     embedding_dim: int = 64
     head_hidden: int = 0  # width of a small network beside each linear projection head; 0: none
-    # What an item's vector is made of: the joint view, and what the towers say as it is.  The ranker makes more of the
-    # towers' words on new items than of any view; the vector is as much wider.
-    vector: tuple[str, ...] = ("joint",)  # joint | text_features | image_features
+    # What an item's vector is made of: the joint view, and beside it what towers say as it is: the one of sentences
+    # (`text`), all that read words, the one of pictures.  The vector is as much wider.
+    vector: tuple[str, ...] = ("joint",)  # joint | sentence_features | text_features | image_features
     residual: bool = False  # a linear map beside each view, zero until csft.trainable: residual trains it alone
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     lexical: LexicalConfig = field(default_factory=LexicalConfig)
@@ -139,6 +139,12 @@ class EncoderConfig:
             f"encoder.vector is some of {VECTOR_PARTS}",
             self.vector,
             "e.g. [joint, text_features]",
+        )
+        require(
+            self.text.is_on or "sentence_features" not in self.vector,
+            "sentence_features in encoder.vector are what encoder.text says, which is off",
+            self.vector,
+            "Set text.preset or text.layers, or take text_features.",
         )
         require(
             self.text.is_on or self.lexical.is_on,

@@ -300,5 +300,5 @@ class StagesConfig:
             "ciubm.ensemble_at parts the joint view from what the towers say: it must be encoder.embedding_dim, and "
             "encoder.vector must begin with joint and go on",
             (at, width, vector),
-            "Set encoder.vector to [joint, text_features, image_features], or ciubm.ensemble_at to 0.",
+            "Set encoder.vector to [joint, text_features], or ciubm.ensemble_at to 0.",
         )

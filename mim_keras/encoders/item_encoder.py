@@ -137,15 +137,16 @@ class ItemEncoder(keras.Model):
     @property
     def vector_dim(self) -> int:
         """Numbers in an item's vector."""
-        width = {"joint": self.config.embedding_dim, "image_features": self.image_tower.width}
-        width["text_features"] = sum(self._text_blocks)
-        return sum(width[part] for part in self.config.vector)
+        return sum(self.config.embedding_dim if p == "joint" else sum(self._blocks(p)) for p in self.config.vector)
 
-    @property
-    def _text_blocks(self) -> list[int]:
-        """Widths of what the towers for words say."""
-        own = [self.text_tower.width] if self.text_tower is not None else []
-        return [*own, *(width for tower in self.lexical_towers for width in tower.blocks)]
+    def _blocks(self, part: str) -> list[int]:
+        """Widths of what the towers say for a part of the vector: of the first so many of its modality's features."""
+        if part == "image_features":
+            return self.image_tower.blocks
+        sentence = [self.text_tower.width] if self.text_tower is not None else []
+        if part == "sentence_features":
+            return sentence
+        return [*sentence, *(width for tower in self.lexical_towers for width in tower.blocks)]
 
     def vector(self, joint: Any, features: Content) -> Any:
         """The item's vector [B, vector_dim] from its joint view and the towers' features."""
@@ -156,9 +157,9 @@ class ItemEncoder(keras.Model):
             if part == "joint":
                 parts.append(joint)
                 continue
-            present = ops.cast(features[part.replace("features", "mask")], joint.dtype)[:, None]
-            said = ops.cast(features[part], joint.dtype)
-            blocks = self._text_blocks if part == "text_features" else self.image_tower.blocks
+            modality, blocks = "image" if part == "image_features" else "text", self._blocks(part)
+            present = ops.cast(features[f"{modality}_mask"], joint.dtype)[:, None]
+            said = ops.cast(features[f"{modality}_features"][:, : sum(blocks)], joint.dtype)
             parts.append(normalise_blocks(said, blocks) * present)
         return normalise(ops.concatenate(parts, axis=-1))
 

@@ -63,6 +63,9 @@ def test_an_ensemble_parts_the_joint_view_from_the_towers(vector: list[str], at:
 def test_bad_shapes() -> None:
     with pytest.raises(ConfigError, match="image.size must be divisible"):
         from_mapping(EncoderConfig, {"image": {"size": 50, "widths": [8, 8, 8]}})
+    wordless = {"text": {"layers": 0}, "lexical": {"terms": 9}, "vector": ["joint", "sentence_features"]}
+    with pytest.raises(ConfigError, match=r"are what encoder.text says, which is off; received \('joint', 'sentence"):
+        from_mapping(EncoderConfig, wordless)
     with pytest.raises(ConfigError, match="temperature must be positive"):
         PretrainConfig(temperature=0)
     with pytest.raises(ConfigError, match="a preset is one of tiny, base, paper"):

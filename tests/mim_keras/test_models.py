@@ -113,6 +113,17 @@ def test_a_vector_of_many_views_is_served_as_it_is_computed(tmp_path: Path) -> N
     loaded, own_words = ItemEncoder.load_from(tmp_path / "1/assets.extra/encoder")
     again = ContentReader(loaded.config, own_words)(*map(tf.constant, (pictures, titles, texts)))
     np.testing.assert_allclose(loaded(again)["vector"], expected, atol=1e-6)
+    # of all that reads words, the tower of sentences comes first, and may stand alone
+    d, width = config.embedding_dim, model.text_tower.width
+    model.config = replace(config, vector=("joint", "sentence_features"))
+    short = model(read)["vector"].numpy()
+    assert short.shape[1] == model.vector_dim == d + width
+    for part in (slice(d), slice(d, d + width)):
+        own, given = (
+            v[:, part] / np.maximum(np.linalg.norm(v[:, part], axis=1), 1e-9)[:, None] for v in (short, expected)
+        )
+        np.testing.assert_allclose(own, given, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(short[:3, d:], axis=1), np.sqrt(1 / 2), atol=1e-4)
     # what the lexical towers know is not learned, neither before saving nor after
     for made in (model, loaded):
         assert not any(weight is tower.table for tower in made.lexical_towers for weight in made.trainable_variables)
