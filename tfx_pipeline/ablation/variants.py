@@ -43,14 +43,14 @@ def _seeded(stage: Any, seed: int) -> Any:
 
 ONE_RANKER = {"ensemble_at": 0}
 JOINT = {"vector": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
-WORDS = {"vector": ["text_features"]}
+TOWERS = {"vector": ["text_features", "image_features"]}
 GRID: dict[str, Variant] = {
     "ids": Variant("ids alone", "none", ciubm=IDS_ALONE),
     "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT, ciubm=ONE_RANKER),
     "stage1": Variant("+ stage 1", "1", encoder=JOINT, ciubm=ONE_RANKER),
     "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT, ciubm=ONE_RANKER),
     "stages": Variant("+ stages 1 and 2", encoder=JOINT, ciubm=ONE_RANKER),
-    "features": Variant("the towers' words alone", "raw", encoder=WORDS, ciubm=ONE_RANKER),
+    "features": Variant("what the towers say as they come, alone", "raw", encoder=TOWERS, ciubm=ONE_RANKER),
     "full": Variant("as configured"),
     "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"pools": ["batch"]}]}),
     "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"pools": ["hard"]}]}),
