@@ -180,6 +180,21 @@ class Settings:
             _apply_override(merged, override)
         return from_mapping(Settings, merged)
 
+    def require_presets(self) -> None:
+        """Looks, before anything runs on this machine, whether the backbones named by a path are there.
+
+        Raises:
+            ConfigError: a folder is missing.
+        """
+        encoder = self.stages.encoder
+        for tower, preset in (("text", encoder.text.preset), ("image", encoder.image.preset)):
+            require(
+                preset is None or not preset.startswith((".", "/")) or Path(preset).is_dir(),
+                f"stages.encoder.{tower}.preset, where it is a path, must be a folder that is there",
+                preset,
+                "`make minilm` fetches MiniLM; or set this to null, and encoder.vector to [joint, text_features].",
+            )
+
 
 def _read(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """What a YAML file says, over what the one says that it names by `extends`; `above` are those that extend it."""

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from mim_keras.config import ConfigError
+from tfx_pipeline.ablation.run import ablate
+from tfx_pipeline.ablation.variants import chosen
+from tfx_pipeline.runners import local
 from tfx_pipeline.settings import CONFIGS, Settings
 
 
@@ -54,7 +57,8 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("extends: ml-small\nname: own\nstages: {ciubm: {id_dim: 8}}\n")
     base, small, own = Settings.load("ml1m"), Settings.load("ml-small"), Settings.load(tmp_path / "own.yaml")
     assert own.name == "own"
-    assert own.stages.encoder == small.stages.encoder == replace(base.stages.encoder, vector=("joint",))
+    text = replace(base.stages.encoder.text, preset=None)
+    assert own.stages.encoder == small.stages.encoder == replace(base.stages.encoder, vector=("joint",), text=text)
     assert own.stages.ciubm == replace(small.stages.ciubm, id_dim=8)
     assert own.data == base.data
     new = Settings.load("ml1m-new")
@@ -67,3 +71,16 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("extends: none\n")
     with pytest.raises(ConfigError, match="none does not exist"):
         Settings.load(tmp_path / "broken.yaml")
+
+
+def test_a_backbone_by_path_must_be_there(tmp_path: Path) -> None:
+    for there in ("", "bert_base_en", str(tmp_path)):
+        Settings.load("sample", [f"stages.encoder.text.preset={there}"]).require_presets()
+    lacking = Settings.load("ml1m", [f"stages.encoder.text.preset={tmp_path / 'none'}"])
+    for refused in (
+        lambda: local.run(lacking, str(tmp_path), str(tmp_path / "root")),
+        lambda: ablate(lacking, str(tmp_path), str(tmp_path / "root"), chosen("ids,full"), 1, "ids"),
+    ):
+        with pytest.raises(ConfigError, match=r"text.preset, where it is a path, .* received '/.*none'. `make minilm`"):
+            refused()
+    assert not (tmp_path / "root").exists()

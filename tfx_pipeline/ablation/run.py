@@ -29,7 +29,12 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
 
     Returns:
         What `ablation.json` holds: `rows` and `content` (see `summary`), and `results`, every figure of every run.
+
+    Raises:
+        ConfigError: a backbone that a variant needs is not there.
     """
+    if any(variant.stages != "none" for variant in variants.values()):
+        settings.require_presets()
     local.run(settings, data, root, data_only=True)
     from tfx_pipeline.ablation.inputs import read_inputs
     from tfx_pipeline.ablation.train import Bench

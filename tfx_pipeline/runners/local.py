@@ -100,8 +100,11 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
     Nodes whose inputs, settings and code did not change reuse their last result.
 
     Raises:
+        ConfigError: a backbone is not there.
         Whatever a node raises; what was done before it is kept and reused by the next run.
     """
+    if not data_only:
+        settings.require_presets()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfx import v1 as tfx
     from tfx.orchestration import metadata
