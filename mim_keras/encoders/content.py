@@ -125,7 +125,9 @@ class ContentTable:
     def _of_features(
         self, compute: Callable[[Content], Content], features: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        return self._in_parts(lambda rows: compute({n: v[rows.numpy()] for n, v in features.items()}), 4096)
+        return self._in_parts(
+            lambda rows: compute({n: v[rows.numpy()] for n, v in features.items()}), np.arange(len(self)), 4096
+        )
 
     def _of_every_row(self, compute: Callable[[Content], Content]) -> dict[str, np.ndarray]:
         """Texts of like length together, so that little of what a tower reads is padding, and as many as it can hold:
@@ -134,13 +136,11 @@ class ContentTable:
         if "token_mask" in self.columns:
             order = np.argsort(self.columns["token_mask"].sum(axis=1), kind="stable")
             batch = max(1, min(batch, BATCH_TOKENS // self.columns["token_mask"].shape[1]))
-        found = self._in_parts(tf.function(lambda rows: compute(trim_tokens(self.rows(rows)))), batch, order)
-        back = np.argsort(order)
-        return {name: values[back] for name, values in found.items()}
+        return self._in_parts(tf.function(lambda rows: compute(trim_tokens(self.rows(rows)))), order, batch)
 
-    def _in_parts(
-        self, call: Callable[[tf.Tensor], Content], batch: int, order: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        rows = np.arange(len(self)) if order is None else order
-        parts = [call(tf.constant(rows[begin : begin + batch])) for begin in range(0, len(rows), batch)]
-        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+    @staticmethod
+    def _in_parts(call: Callable[[tf.Tensor], Content], order: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+        """What `call` says of all rows, asked in this order and given in the table's."""
+        parts = [call(tf.constant(order[begin : begin + batch])) for begin in range(0, len(order), batch)]
+        back = np.argsort(order)
+        return {name: np.concatenate([part[name].numpy() for part in parts])[back] for name in parts[0]}
