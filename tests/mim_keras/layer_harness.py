@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,16 @@ import keras
 import numpy as np
 
 from tests.mim_keras.backend import compiled, gradients
+
+
+@contextmanager
+def half_precision() -> Iterator[None]:
+    """What is made inside computes in bfloat16, with weights in float32."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def check_layer(make: Any, inputs: dict[str, np.ndarray], floats: tuple[str, ...], tmp_path: Path) -> np.ndarray:
@@ -42,12 +54,9 @@ def check_layer(make: Any, inputs: dict[str, np.ndarray], floats: tuple[str, ...
         assert gradient is not None, f"no gradient reaches {variable.path}"
         assert np.any(gradient != 0), f"only zeros reach {variable.path}"
 
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with half_precision():
         half = make()
         half_output = half(**{n: keras.ops.cast(v, "bfloat16") if n in floats else v for n, v in inputs.items()})
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert keras.backend.standardize_dtype(half_output.dtype) == "bfloat16"
     assert np.all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(half_output, "float32"))))
     return output

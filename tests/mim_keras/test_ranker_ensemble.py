@@ -17,6 +17,7 @@ from mim_keras.metrics.gauc import auc
 from mim_keras.ranker_ensemble import make_ranker
 from mim_keras.training.warm_start import load_weights, save_weights
 from tests.mim_keras.backend import numbers
+from tests.mim_keras.layer_harness import half_precision
 from tests.mim_keras.tiny_ranker import ITEMS, D, inputs, ranker, some_columns
 
 pytestmark = pytest.mark.any_backend
@@ -86,15 +87,12 @@ def test_each_learns_from_its_own_error(columns: ItemColumns) -> None:
 def test_half_precision(columns: ItemColumns) -> None:
     x = inputs(64)
     y = (x["item_row"] % 2).astype("float32")
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with half_precision():
         model = ensemble(columns)
         model(x)
         model.compile(optimizer=keras.optimizers.Adam(0.02))
         model.fit(x, y, epochs=40, batch_size=64, verbose=0)
         told = model(x)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert {keras.backend.standardize_dtype(told[name].dtype) for name in ("ctr", "logit")} == {"float32"}
     assert auc(y, numbers(told["ctr"])) > 0.95
 
