@@ -85,6 +85,7 @@ class Pretraining(StageModel):
         self.align_tracker.update_state(loss)
         if self.category_head is not None:
             target = x["category"] / ops.maximum(ops.sum(x["category"], axis=-1, keepdims=True), 1.0)
-            cross_entropy = -ops.sum(target * ops.log_softmax(y_pred["category"]), axis=-1)
+            guessed = ops.log_softmax(ops.cast(y_pred["category"], "float32"))
+            cross_entropy = -ops.sum(target * guessed, axis=-1)
             loss = loss + self.config.category_weight * ops.mean(cross_entropy)
         return share_of(loss)

@@ -47,7 +47,7 @@ def alignment_loss(image: Any, text: Any, both: Any, scale: Any) -> Any:
 
     Source: CLIP (2103.00020).
     """
-    similarity = ops.matmul(image, ops.transpose(text)) * scale  # (B, B)
+    similarity = ops.cast(ops.matmul(image, ops.transpose(text)), "float32") * ops.cast(scale, "float32")  # (B, B)
     own = ops.arange(ops.shape(image)[0])
     absent = ops.broadcast_to(ops.cast(both, "float32")[None, :] < 0.5, ops.shape(similarity))
     forward = info_nce(similarity, own, absent, both)
@@ -64,7 +64,8 @@ def sigmoid_alignment_loss(image: Any, text: Any, both: Any, scale: Any, bias: A
 
     Source: SigLIP (2303.15343).
     """
-    logits = ops.matmul(image, ops.transpose(text)) * scale + bias  # (B, B)
+    similarity = ops.cast(ops.matmul(image, ops.transpose(text)), "float32")
+    logits = similarity * ops.cast(scale, "float32") + ops.cast(bias, "float32")  # (B, B)
     weights = ops.cast(both, logits.dtype)
     sign = 2.0 * ops.eye(ops.shape(logits)[0], dtype=logits.dtype) - 1.0
     wrong = -ops.log_sigmoid(sign * logits) * weights[:, None] * weights[None, :]

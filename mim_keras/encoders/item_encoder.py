@@ -169,9 +169,9 @@ class ItemEncoder(keras.Model):
         masks = [ops.cast(features[name], raw[0].dtype)[:, None] for name in ("image_mask", "text_mask")]
         image, text = (normalise(vector) * mask for vector, mask in zip(raw, masks, strict=True))
         # (B, 2, 1): how much each modality counts; one that is missing counts nothing
-        gates = ops.stack([self.gate(image), self.gate(text)], axis=1)
+        gates = ops.cast(ops.stack([self.gate(image), self.gate(text)], axis=1), "float32")
         present = ops.stack(masks, axis=1)
-        weights = ops.softmax(ops.where(present > 0, gates, -1e9), axis=1) * present
+        weights = ops.cast(ops.softmax(ops.where(present > 0, gates, -1e9), axis=1), present.dtype) * present
         joint = normalise(ops.sum(weights * ops.stack([image, text], axis=1), axis=1))
         views = {"image": image, "text": text, "joint": joint}
         return {**views, **{name: normalise(views[name] + turn(views[name])) for name, turn in self.residuals.items()}}

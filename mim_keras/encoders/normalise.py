@@ -10,8 +10,13 @@ from keras import ops
 
 
 def normalise(x: Any) -> Any:
-    """Scales vectors [..., d] to length one; a zero vector stays zero."""
-    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+    """Scales vectors [..., d] to length one; a zero vector stays zero.
+
+    Worked out in float32, for squares and their inverses soon leave what float16 holds.
+    """
+    wide = ops.cast(x, "float32")
+    squares = ops.sum(ops.square(wide), axis=-1, keepdims=True)
+    return ops.cast(wide * ops.rsqrt(ops.maximum(squares, 1e-12)), x.dtype)
 
 
 def normalise_blocks(x: Any, widths: Sequence[int]) -> Any:

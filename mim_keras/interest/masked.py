@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 
 def masked_softmax(logits: Any, mask: Any) -> Any:
     """Softmax over the last axis among the positions where `mask` is true; all zeros where none is.
 
+    Worked out in float32: what stands for minus infinity is beyond float16.
+
     Args:
         logits: [..., L].
         mask: bool, broadcastable to [..., L].
     """
     mask = ops.broadcast_to(mask, ops.shape(logits))
-    weights = ops.softmax(ops.where(mask, logits, ops.full_like(logits, -1e9)), axis=-1)
-    return weights * ops.cast(mask, weights.dtype)
+    wide = ops.cast(logits, "float32")
+    weights = ops.softmax(ops.where(mask, wide, ops.full_like(wide, -1e9)), axis=-1)
+    return ops.cast(weights * ops.cast(mask, "float32"), logits.dtype)
 
 
 def in_one_piece(values: Any) -> Any:
@@ -25,7 +29,8 @@ def in_one_piece(values: Any) -> Any:
     Left to itself it moves slices and transpositions to where they cost more: a slice of a sum over clicks becomes a
     second sum over them, and a transposed product one whose factors change places.  It moves none over a comparison.
     """
-    return ops.minimum(values, 1e30)
+    largest = 6e4 if keras.backend.standardize_dtype(values.dtype) == "float16" else 1e30
+    return ops.minimum(values, largest)
 
 
 def dot(targets: Any, values: Any) -> Any:

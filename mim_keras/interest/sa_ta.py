@@ -65,7 +65,8 @@ class SemanticAwareTargetAttention(HistoryAttention):
         return ops.reshape(ops.einsum("bhd,dhw->bhw", gathered, self._by_head(self.value)), (-1, self.dim))
 
     def _by_head(self, layer: Any) -> Any:
-        return ops.reshape(layer.kernel, (-1, self.heads, self.dim // self.heads))  # (D', heads, width)
+        kernel = ops.cast(layer.kernel, self.compute_dtype)
+        return ops.reshape(kernel, (-1, self.heads, self.dim // self.heads))  # (D', heads, width)
 
     def call(self, target: Any, history: Any, similarity: Any, present: Any) -> Any:
         return self.attend(target, history, similarity, present)

@@ -39,7 +39,7 @@ class TargetAttention(HistoryAttention):
 
     def ask(self, target: Any) -> Any:
         query = self.query(target) / math.sqrt(self.dim)
-        return ops.matmul(query, ops.transpose(self.key.kernel))[:, None, :]
+        return ops.matmul(query, ops.transpose(ops.cast(self.key.kernel, query.dtype)))[:, None, :]
 
     def weigh(self, dots: Any, similarity: Any, present: Any) -> Any:
         return masked_softmax(dots, present[:, None, :])

@@ -12,11 +12,13 @@ import numpy as np
 
 from tests.mim_keras.backend import compiled, gradients
 
+HALVES = ("bfloat16", "float16")
+
 
 @contextmanager
-def half_precision() -> Iterator[None]:
-    """What is made inside computes in bfloat16, with weights in float32."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
+def half_precision(kind: str = "bfloat16") -> Iterator[None]:
+    """What is made inside computes in bfloat16 or float16, with weights in float32."""
+    keras.config.set_dtype_policy(f"mixed_{kind}")
     try:
         yield
     finally:
@@ -54,9 +56,10 @@ def check_layer(make: Any, inputs: dict[str, np.ndarray], floats: tuple[str, ...
         assert gradient is not None, f"no gradient reaches {variable.path}"
         assert np.any(gradient != 0), f"only zeros reach {variable.path}"
 
-    with half_precision():
-        half = make()
-        half_output = half(**{n: keras.ops.cast(v, "bfloat16") if n in floats else v for n, v in inputs.items()})
-    assert keras.backend.standardize_dtype(half_output.dtype) == "bfloat16"
-    assert np.all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(half_output, "float32"))))
+    for kind in HALVES:
+        with half_precision(kind):
+            half = make()
+            half_output = half(**{n: keras.ops.cast(v, kind) if n in floats else v for n, v in inputs.items()})
+        assert keras.backend.standardize_dtype(half_output.dtype) == kind
+        assert np.all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(half_output, "float32"))))
     return output
