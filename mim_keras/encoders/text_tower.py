@@ -9,11 +9,14 @@ import keras
 import keras_nlp
 
 from mim_keras.config import TextTowerConfig
-from mim_keras.encoders.backbones import word_backbone
+from mim_keras.encoders.backbones import word_backbone, word_preprocessor
 
 
 class TextTokens:
     """Strings → token ids and padding mask, by TensorFlow operations that also run inside a SavedModel.
+
+    Of a preset, as its model was trained: the tokenizer's own case and special tokens, for CLIP and SigLIP all of
+    keras-hub's preprocessing (see `word_preprocessor`).
 
     Args:
         config: Length, and the preset the tokenizer comes from, if any.
@@ -21,11 +24,15 @@ class TextTokens:
     """
 
     def __init__(self, config: TextTowerConfig, vocabulary: list[str] | None = None) -> None:
+        self.vocabulary = vocabulary
+        self._preprocessor = word_preprocessor(config.preset, config.max_tokens) if config.preset else None
+        if self._preprocessor is not None:
+            self.tokenizer = self._preprocessor.tokenizer
+            return
         if config.preset:
             self.tokenizer = keras_nlp.models.Tokenizer.from_preset(config.preset)
         else:
             self.tokenizer = keras_nlp.models.BertTokenizer(vocabulary=vocabulary, lowercase=True)
-        self.vocabulary = vocabulary
         self._packer = keras_nlp.layers.StartEndPacker(
             sequence_length=config.max_tokens,
             start_value=self.tokenizer.start_token_id,
@@ -36,6 +43,9 @@ class TextTokens:
 
     def __call__(self, texts: Any) -> tuple[Any, Any]:
         """Texts [B] → token ids int32 [B, T], padding mask bool [B, T]."""
+        if self._preprocessor is not None:
+            read = self._preprocessor({"prompts": texts, "images": None})
+            return read["token_ids"], read["padding_mask"]
         tokens, mask = self._packer(self.tokenizer(texts))
         return tokens, mask
 
@@ -61,6 +71,10 @@ class TextTower(keras.layers.Layer):
     """Token ids → features: a transformer backbone and the mean over the tokens that are not padding; of the text
     half of a CLIP or SigLIP, its own vector.
 
+    A token whose mask is 0 says nothing, be it padding or hidden for training: a BERT or RoBERTa attends to none of
+    them, and of a text half, which reads no mask, the text is as if it had been without those words.  So a text has the
+    same vector whatever T is, and whatever texts are beside it.
+
     Args:
         config: Shape of the backbone, or the preset it comes from.
         vocabulary_size: Rows of its token embedding, where there is no preset.
@@ -72,7 +86,7 @@ class TextTower(keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         if config.preset:
-            self.backbone = word_backbone(config.preset)
+            self.backbone = word_backbone(config.preset, config.max_tokens)
         else:
             self.backbone = keras_nlp.models.BertBackbone(
                 vocabulary_size=vocabulary_size,
