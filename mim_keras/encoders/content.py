@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -118,9 +119,21 @@ class ContentTable:
         """The joint view alone of what the towers say, [rows, embedding_dim]; the vector may be far wider."""
         return self._of_features(lambda content: {"joint": encoder.embed(content)["joint"]}, features)["joint"]
 
-    def features(self, encoder: ItemEncoder) -> dict[str, np.ndarray]:
-        """What the towers say of every row, as NumPy arrays; constant while the towers are frozen."""
-        return self._of_every_row(encoder.features)
+    def features(self, encoder: ItemEncoder, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What the towers say of every row, or of these, as NumPy arrays; constant while the towers are frozen."""
+        return self._of_every_row(encoder.features, rows)
+
+    def hashes(self) -> np.ndarray:
+        """Of every row's content, 32 hexadecimal digits each, S32 [rows]; rows of one content have one."""
+        columns = [np.ascontiguousarray(self.columns[name]) for name in sorted(self.columns)]
+
+        def of(row: int) -> bytes:
+            found = hashlib.blake2b(digest_size=16)
+            for column in columns:
+                found.update(column[row].tobytes())
+            return found.hexdigest().encode()
+
+        return np.array([of(row) for row in range(len(self))], "S32")
 
     def _of_features(
         self, compute: Callable[[Content], Content], features: dict[str, np.ndarray]
@@ -129,18 +142,20 @@ class ContentTable:
             lambda rows: compute({n: v[rows.numpy()] for n, v in features.items()}), np.arange(len(self)), 4096
         )
 
-    def _of_every_row(self, compute: Callable[[Content], Content]) -> dict[str, np.ndarray]:
+    def _of_every_row(
+        self, compute: Callable[[Content], Content], rows: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Texts of like length together, so that little of what a tower reads is padding, and as many as it can hold:
         its attention takes the square of their length."""
-        order, batch = np.arange(len(self)), LARGEST_BATCH
+        order, batch = np.arange(len(self)) if rows is None else rows, LARGEST_BATCH
         if "token_mask" in self.columns:
-            order = np.argsort(self.columns["token_mask"].sum(axis=1), kind="stable")
+            order = order[np.argsort(self.columns["token_mask"][order].sum(axis=1), kind="stable")]
             batch = max(1, min(batch, BATCH_TOKENS // self.columns["token_mask"].shape[1]))
         return self._in_parts(tf.function(lambda rows: compute(trim_tokens(self.rows(rows)))), order, batch)
 
     @staticmethod
     def _in_parts(call: Callable[[tf.Tensor], Content], order: np.ndarray, batch: int) -> dict[str, np.ndarray]:
-        """What `call` says of all rows, asked in this order and given in the table's."""
+        """What `call` says of rows, asked in this order and given in the table's."""
         parts = [call(tf.constant(order[begin : begin + batch])) for begin in range(0, len(order), batch)]
         back = np.argsort(order)
         return {name: np.concatenate([part[name].numpy() for part in parts])[back] for name in parts[0]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mim_keras.encoders.feature_cache import FeatureCache
+
 
 def model_run_folder(model_run_dir: str) -> Path:
     """Curves and figures, in the ModelRun artifact."""
@@ -18,4 +20,14 @@ def checkpoints_of(fn_args: Any, stage: str) -> tuple[Path, object]:
     before it left when it was killed.  The artifacts' folders tell whether it is the same training.
     """
     told = [fn_args.custom_config, fn_args.train_files, fn_args.base_model, fn_args.transform_graph_path]
-    return Path(fn_args.model_run_dir).parent.parent / "checkpoints" / stage, told
+    return _shared(fn_args) / "checkpoints" / stage, told
+
+
+def features_of(fn_args: Any) -> FeatureCache:
+    """What frozen towers said: one for the stages that ask them, and for later runs in the same root."""
+    return FeatureCache(_shared(fn_args).parent / "tower_features")
+
+
+def _shared(fn_args: Any) -> Path:
+    """A folder that all executions of one Trainer find."""
+    return Path(fn_args.model_run_dir).parent.parent

@@ -19,7 +19,7 @@ from mim_keras.training.batches import Epochs, shuffled
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall
-from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
+from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
 
 
 def run_fn(fn_args: Any) -> None:
@@ -31,7 +31,7 @@ def run_fn(fn_args: Any) -> None:
     with make_strategy(config.training).scope():
         encoder, words = new_encoder(encoder_config, catalogue)
     table = catalogue.table(ContentReader(encoder_config, words))
-    features = table.features(encoder) if config.frozen_towers else None
+    features = features_of(fn_args).features(table, encoder) if config.frozen_towers else None
     untrained = cross_modal_recall(table, table.encode(encoder, features), catalogue.held_out)
     logs = model_run_folder(fn_args.model_run_dir)
     pretrain(encoder, config, catalogue, table, features, logs, checkpoints_of(fn_args, "pretrain"))

@@ -1,0 +1,75 @@
+"""Frozen towers are asked once for each content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mim_keras.config import preset
+from mim_keras.encoders.content import ContentReader, ContentTable
+from mim_keras.encoders.feature_cache import FeatureCache
+from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.encoders.text_reader import TextReader
+
+TITLES = ["red mug", "blue lamp", "green rug", "", "red lamp"]
+
+
+@pytest.fixture
+def encoder() -> tuple[ItemEncoder, TextReader]:
+    keras.utils.set_random_seed(1)
+    config = preset("tiny").encoder
+    words, _ = TextReader.fit(config, TITLES)
+    made = ItemEncoder(config, words)
+    made.build()
+    return made, words
+
+
+def table(encoder: tuple[ItemEncoder, TextReader], titles: list[str]) -> ContentTable:
+    model, words = encoder
+    nothing = np.array([b""] * len(titles), object)
+    return ContentTable(
+        ContentReader(model.config, words), nothing, np.array([t.encode() for t in titles], object), nothing
+    )
+
+
+def test_only_new_contents_are_asked_for(
+    encoder: tuple[ItemEncoder, TextReader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    features = ContentTable.features
+
+    def counted(self: ContentTable, model: ItemEncoder, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        asked.append(len(self) if rows is None else len(rows))
+        return features(self, model, rows)
+
+    monkeypatch.setattr(ContentTable, "features", counted)
+    model, _ = encoder
+    for titles, new in ((TITLES[:3], 3), (TITLES[:3], 0), (TITLES[::-1], 2), (["green rug", "green rug"], 0)):
+        own = table(encoder, titles)
+        asked.clear()
+        found = FeatureCache(tmp_path).features(own, model)
+        assert sum(asked) == new
+        for name, values in features(own, model).items():
+            np.testing.assert_allclose(found[name], values, atol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_towers_are_asked_anew_and_heads_do_not_matter(
+    encoder: tuple[ItemEncoder, TextReader], tmp_path: Path
+) -> None:
+    model, _ = encoder
+    own = table(encoder, TITLES)
+    before = FeatureCache(tmp_path).features(own, model)
+    for variable in model.text_head.trainable_variables:
+        variable.assign(variable + 1.0)
+    FeatureCache(tmp_path).features(own, model)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert model.text_tower is not None
+    for variable in model.text_tower.trainable_variables:
+        variable.assign(variable + 0.1)
+    after = FeatureCache(tmp_path).features(own, model)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not np.allclose(before["text_features"], after["text_features"])
