@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 
 from mim_keras.config import ContrastTerm, CsftConfig
-from mim_keras.contrast.candidates import ABSENT, Candidates
+from mim_keras.contrast.candidates import Candidates, positives_of
 from mim_keras.contrast.info_nce import alignment_loss, fair_logits, info_nce
+from mim_keras.contrast.known_positives import ABSENT, KnownPositives
 from mim_keras.contrast.momentum import Followers
 from mim_keras.contrast.negative_queue import NegativeQueue
 from mim_keras.contrast.space import gather_from_replicas
@@ -29,8 +30,9 @@ class Csft(StageModel):
     L = Σ_l w_l · L_l + w_0 · L_align, one L_l for each of the settings' terms: InfoNCE between a view of the query and
     a view of the item, over chosen pools of negatives, on the first so many dimensions.  The pools: `batch`, the items
     of the other pairs; `space`, those of all replicas; `time`, a queue of earlier batches' items; `hard`, what the
-    pair itself names (seen and not clicked).  A candidate that is one of the query's own items, or the item of
-    another pair with the same key, is no negative.  Candidates of the shared pools are corrected for popularity (logQ).
+    pair itself names (seen and not clicked, say).  A candidate that is one of the query's own items, or a known
+    positive of its key, is no negative, in whichever shared pool it stands.  Candidates of the shared pools are
+    corrected for popularity (logQ).
 
     The queue holds vectors as they were computed, or, with `momentum`, as an encoder computes them that follows the
     trained one slowly.  A query of several items, a history, is the mean of their views, turned by a learned map into
@@ -43,6 +45,8 @@ class Csft(StageModel):
         features: Of every content row, as `ItemEncoder.features` gives them; for frozen towers.  Else the content
             of each pair comes with it.
         query_items: L, how many items a query has at most.
+        positives: Of all training pairs.  Without them, what is known of a key are the items of the pairs of the same
+            step, and what the queue holds may be an earlier positive of it.
 
     Trains on a mapping: `rows` int [B, L + 1 + K], rows of the content table: the query's items, the item, the hard
     negatives; `ABSENT` where there are fewer.  `key` int [B]: pairs of one key share their positives.  Without
@@ -58,12 +62,17 @@ class Csft(StageModel):
         log_q: np.ndarray,
         features: dict[str, np.ndarray] | None = None,
         query_items: int = 1,
+        positives: KnownPositives | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.encoder, self.config, self.query_items = encoder, config, query_items
         self.features = {name: self._frozen(name, values) for name, values in (features or {}).items()}
         self.log_q = self._frozen("log_q", log_q)
+        self.positives = None
+        if positives is not None:
+            offsets, liked = self._frozen("offsets", positives.offsets), self._frozen("liked", positives.rows)
+            self.positives = positives_of(offsets, liked, positives.most)
         self.log_scale = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(math.log(1 / config.temperature)), name="log_scale"
         )
@@ -148,8 +157,8 @@ class Csft(StageModel):
         draw = keras.random.uniform(ops.shape(content["image_mask"]), seed=self.chance)
         both = content["image_mask"] * content["text_mask"]
         rate = self.config.modality_dropout / 2
-        hide_image = both * ops.cast(draw < rate, "float32")
-        hide_text = both * ops.cast(draw > 1 - rate, "float32")
+        hide_image = both * ops.cast(draw < rate, both.dtype)
+        hide_text = both * ops.cast(draw > 1 - rate, both.dtype)
         return {
             **content,
             "image_mask": content["image_mask"] * (1 - hide_image),
@@ -163,9 +172,8 @@ class Csft(StageModel):
     ) -> Any:
         rows, key = ops.cast(x["rows"], "int32"), ops.cast(x["key"], "int32")
         item_row = rows[:, self.query_items]
-        candidates = Candidates(
-            rows[:, : self.query_items], item_row, key, y_pred["item"], self.queues, self.log_q.shape[0]
-        )
+        query_rows, size = rows[:, : self.query_items], self.log_q.shape[0]
+        candidates = Candidates(query_rows, item_row, key, y_pred["item"], self.queues, size, self.positives)
         loss = 0.0
         for position, term in enumerate(self.config.all_terms):
             logits, blocked = self._logits(term, rows, y_pred, candidates)
@@ -203,14 +211,14 @@ class Csft(StageModel):
         size = term.dimension or self.encoder.config.embedding_dim
         query, item = _prefix(y_pred["query"][term.query], size), _prefix(y_pred["item"][term.item], size)
         query_rows, item_row = rows[:, : self.query_items], rows[:, self.query_items]
-        scale = ops.exp(ops.minimum(self.log_scale, math.log(100.0)))
+        scale = ops.cast(ops.exp(ops.minimum(self.log_scale, math.log(100.0))), "float32")
         own_q = ops.take(self.log_q, item_row)[:, None] if self.config.log_q else 0.0
-        logits = [ops.sum(query * item, axis=-1, keepdims=True) * scale - own_q]
+        logits = [ops.cast(ops.sum(query * item, axis=-1, keepdims=True), "float32") * scale - own_q]
         blocked = [ops.zeros_like(item_row[:, None], dtype="bool")]
         pools = tuple(pool for pool in term.pools if pool != "hard" and (pool != "time" or self.queues))
         if pools:
             others = _prefix(candidates.vectors(term.item, pools), size)
-            far = ops.matmul(query, ops.transpose(others)) * scale  # (B, N)
+            far = ops.cast(ops.matmul(query, ops.transpose(others)), "float32") * scale  # (B, N)
             if self.config.log_q:
                 far = far - ops.take(self.log_q, ops.maximum(candidates.rows(pools), 0))[None, :]
             logits.append(far)
@@ -219,11 +227,11 @@ class Csft(StageModel):
             hard_rows = rows[:, self.query_items + 1 :]  # (B, K)
             hard = _prefix(y_pred["hard"][term.item], size)
             # corrected as if drawn as often as the item, so that the two are compared as they are
-            logits.append(ops.sum(query[:, None, :] * hard, axis=-1) * scale - own_q)
+            logits.append(ops.cast(ops.sum(query[:, None, :] * hard, axis=-1), "float32") * scale - own_q)
             no_negative = ops.logical_or(hard_rows == ABSENT, hard_rows == item_row[:, None])
             itself = ops.any(hard_rows[..., None] == query_rows[:, None, :], axis=-1)
             blocked.append(ops.logical_or(no_negative, itself))
-        return ops.cast(ops.concatenate(logits, axis=1), "float32"), ops.concatenate(blocked, axis=1)
+        return ops.concatenate(logits, axis=1), ops.concatenate(blocked, axis=1)
 
 
 @keras.saving.register_keras_serializable("mim")

@@ -138,6 +138,9 @@ class CsftConfig:
     queue_size: int = 1024  # time negatives: item vectors of earlier batches; 0: none
     momentum: float = 0.0  # of the encoder that makes what the queue holds (MoCo: .999); 0: the trained one itself
     hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found; 0: none
+    # Whatever a key (a user, an intent) is known to like stands against none of its queries; off: what the same step
+    # shows alone.
+    known_positives: bool = True
     log_q: bool = True  # correct in-batch negatives for popularity
     align_weight: float = 0.5  # weight of the stage-1 alignment loss that keeps the content
     # all | top-N (the towers' last N blocks) | head (frozen towers, whose features are computed once) | residual (all

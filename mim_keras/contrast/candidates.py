@@ -8,10 +8,9 @@ from typing import Any
 
 from keras import ops
 
+from mim_keras.contrast.known_positives import ABSENT
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.contrast.space import gather_from_replicas
-
-ABSENT = -1  # stands where a pair has fewer query items or hard negatives than others
 
 
 class Candidates:
@@ -24,6 +23,7 @@ class Candidates:
         items: Each view of the items, [B, d].
         queues: Time negatives, by view.
         table_rows: How many rows there are; all above are smaller.
+        positives: Gives the known positives of keys; see `positives_of`.  Without, they are those of this step.
     """
 
     def __init__(
@@ -34,7 +34,9 @@ class Candidates:
         items: Mapping[str, Any],
         queues: Mapping[str, NegativeQueue],
         table_rows: int,
+        positives: Callable[[Any], Any] | None = None,
     ) -> None:
+        self._positives = positives
         self._query_rows, self._key, self._queues, self._table_rows = query_rows, key, queues, table_rows
         self._near = {"row": item_row, "key": key, **items}
         # Remembered, so that every term asks the other replicas but once.
@@ -65,35 +67,47 @@ class Candidates:
     def _unfair(self, pools: tuple[str, ...]) -> Any:
         """True where a candidate of these pools is no negative of a query, bool [B, N].
 
-        That is: an item of the query, or the item of any pair of this step with the same key (its own among them), or
-        an empty place.
+        That is: an item of the query; a positive of its key, as far as they are known, or else the item of any pair of
+        this step with the same key; or an empty place.
         """
-        return unfair(
-            self._query_rows,
-            self._key,
-            self.rows(pools),
-            self._of_step("row", pools),
-            self._of_step("key", pools),
-            self._table_rows,
-        )
+        pairs = None
+        own = self._query_rows
+        if self._positives is None:
+            pairs = (self._key, self._of_step("row", pools), self._of_step("key", pools))
+        else:
+            own = ops.concatenate([own, self._positives(self._key)], axis=1)
+        return unfair(own, self.rows(pools), self._table_rows, pairs)
 
 
-def unfair(query_rows: Any, key: Any, candidate_rows: Any, pair_rows: Any, pair_keys: Any, table_rows: int) -> Any:
+def positives_of(offsets: Any, rows: Any, most: int) -> Callable[[Any], Any]:
+    """What gives the known positives of keys, int [B] → int [B, most], `ABSENT` where there are fewer; of tensors as
+    `KnownPositives` has them."""
+
+    def look_up(key: Any) -> Any:
+        begin, end = ops.take(offsets, key), ops.take(offsets, key + 1)
+        place = begin[:, None] + ops.arange(most, dtype="int32")
+        found = ops.take(rows, ops.minimum(place, rows.shape[0] - 1))
+        return ops.where(place < end[:, None], found, ABSENT)
+
+    return look_up
+
+
+def unfair(own_rows: Any, candidate_rows: Any, table_rows: int, pairs: tuple[Any, Any, Any] | None = None) -> Any:
     """True where a candidate is no negative of a query, bool [B, N]; see `Candidates`.
 
     Every candidate is named by the first place it stands at, and what each query must not be held against is marked
     in a table of these names: less work than to compare every candidate with all items of every history.
 
     Args:
-        query_rows: int [B, L]; `ABSENT` where there are fewer.
-        key: int [B].
+        own_rows: What each query must not be held against, int [B, L]; `ABSENT` where there is less.
         candidate_rows: int [N]; `EMPTY` for an empty place.
-        pair_rows, pair_keys: Items and keys of all pairs of this step, int [P].
         table_rows: All rows are smaller.
+        pairs: Keys of the queries, int [B], and items and keys of all pairs of this step, int [P] each: the items of
+            a query's key are none of its negatives either.
     """
-    batch, length = query_rows.shape
-    batch = ops.shape(query_rows)[0] if batch is None else batch
-    count, pairs = ops.shape(candidate_rows)[0], ops.shape(pair_rows)[0]
+    batch, length = own_rows.shape
+    batch = ops.shape(own_rows)[0] if batch is None else batch
+    count = ops.shape(candidate_rows)[0]
     nowhere = count  # the last column takes what is no candidate
 
     def name_of(rows: Any) -> Any:
@@ -102,15 +116,17 @@ def unfair(query_rows: Any, key: Any, candidate_rows: Any, pair_rows: Any, pair_
     places = ops.where(candidate_rows == EMPTY, table_rows, candidate_rows)
     names = ops.full((table_rows + 1,), nowhere, dtype="int32")
     names = ops.scatter_update(names, places[:, None], ops.arange(count, dtype="int32"))
-    # by pair: the items of its query
+    # by query: what is its own
     line = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, length))
-    at = ops.stack([ops.reshape(line, (-1,)), ops.reshape(name_of(query_rows), (-1,))], axis=1)
-    own = ops.scatter_update(ops.zeros((batch, count + 1), "int32"), at, ops.ones((batch * length,), "int32"))
-    # by key, which is named by the first pair that has it: the items of its pairs
-    first = ops.argmax(ops.cast(pair_keys[:, None] == pair_keys[None, :], "int32"), axis=1)
-    at = ops.stack([ops.cast(first, "int32"), name_of(pair_rows)], axis=1)
-    shared = ops.scatter_update(ops.zeros((pairs, count + 1), "int32"), at, ops.ones((pairs,), "int32"))
-    mine = ops.argmax(ops.cast(key[:, None] == pair_keys[None, :], "int32"), axis=1)
-    marked = own + ops.take(shared, mine, axis=0)  # (B, N + 1)
+    at = ops.stack([ops.reshape(line, (-1,)), ops.reshape(name_of(own_rows), (-1,))], axis=1)
+    marked = ops.scatter_update(ops.zeros((batch, count + 1), "int32"), at, ops.ones((batch * length,), "int32"))
+    if pairs is not None:  # by key, which is named by the first pair that has it: the items of its pairs
+        key, pair_rows, pair_keys = pairs
+        first = ops.argmax(ops.cast(pair_keys[:, None] == pair_keys[None, :], "int32"), axis=1)
+        at = ops.stack([ops.cast(first, "int32"), name_of(pair_rows)], axis=1)
+        total = ops.shape(pair_rows)[0]
+        shared = ops.scatter_update(ops.zeros((total, count + 1), "int32"), at, ops.ones((total,), "int32"))
+        mine = ops.argmax(ops.cast(key[:, None] == pair_keys[None, :], "int32"), axis=1)
+        marked = marked + ops.take(shared, mine, axis=0)  # (B, N + 1)
     columns = ops.where(candidate_rows == EMPTY, nowhere, name_of(candidate_rows))
     return (ops.take(marked, columns, axis=1) > 0) | (candidate_rows == EMPTY)[None, :]

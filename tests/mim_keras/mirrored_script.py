@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mim_keras.ciubm import RankerShape
 from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
-from mim_keras.contrast.candidates import ABSENT
+from mim_keras.contrast.known_positives import ABSENT, KnownPositives
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
@@ -46,8 +46,8 @@ def train(strategy_name: str, ensemble_at: int) -> list[np.ndarray]:
     return [variable.numpy() for variable in model.trainable_variables]
 
 
-def contrast(strategy_name: str, momentum: float) -> tuple[list[np.ndarray], list[float]]:
-    """Weights, the queue's content, and the loss of each epoch."""
+def contrast(strategy_name: str, momentum: float, known: bool) -> tuple[list[np.ndarray], list[float]]:
+    """Weights, the queue's content, and the loss of each epoch; at a rate of one, weights differ as gradients do."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     config = preset("tiny").encoder
@@ -62,15 +62,16 @@ def contrast(strategy_name: str, momentum: float) -> tuple[list[np.ndarray], lis
         terms=terms, queue_size=48, momentum=momentum, align_weight=0.0, modality_dropout=0.0, temperature=0.2
     )
     log_q = np.log(rng.uniform(0.01, 0.1, 40)).astype("float32")
+    rows, key = rng.integers(0, 40, (BATCH, 6)).astype(np.int32), rng.integers(0, 20, BATCH).astype(np.int32)
+    rows[::3, 0] = ABSENT
     with make_strategy(TrainingConfig(strategy=strategy_name)).scope():
         encoder = ItemEncoder(config, TextReader.fit(config, ["red mug", "blue lamp"])[0])
         encoder.build()
         encoder.freeze_towers()
-        model = Csft(encoder, settings, log_q, features, query_items=3)
-        model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
-    rows = rng.integers(0, 40, (BATCH, 6)).astype(np.int32)
-    rows[::3, 0] = ABSENT
-    x = {"rows": rows, "key": rng.integers(0, 20, BATCH).astype(np.int32)}
+        positives = KnownPositives.of(key, rows[:, 3]) if known else None
+        model = Csft(encoder, settings, log_q, features, query_items=3, positives=positives)
+        model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
+    x = {"rows": rows, "key": key}
     history = fit("csft", model, tf.data.Dataset.from_tensor_slices(x).batch(BATCH), TrainingConfig(epochs=3))
     queue = [model.queues["joint"].vectors.numpy(), model.queues["joint"].rows.numpy()]
     return [variable.numpy() for variable in model.trainable_variables] + queue, history["loss"]
@@ -80,9 +81,9 @@ for at in (0, 3):
     for one, two in zip(train("one_device", at), train("mirrored", at), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
-for momentum in (0.0, 0.5):
-    alone, alone_loss = contrast("one_device", momentum)
-    together, together_loss = contrast("mirrored", momentum)
+for momentum, known in ((0.0, False), (0.0, True), (0.5, True)):
+    alone, alone_loss = contrast("one_device", momentum, known)
+    together, together_loss = contrast("mirrored", momentum, known)
     for one, two in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_allclose(alone_loss, together_loss, rtol=1e-5)

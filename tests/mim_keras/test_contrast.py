@@ -8,8 +8,9 @@ import pytest
 from keras_hub.src.models.siglip.siglip_loss import SigLIPLoss
 
 from mim_keras.config import ContrastTerm, CsftConfig, preset
-from mim_keras.contrast.candidates import ABSENT, unfair
+from mim_keras.contrast.candidates import positives_of, unfair
 from mim_keras.contrast.info_nce import alignment_loss, info_nce, sigmoid_alignment_loss
+from mim_keras.contrast.known_positives import ABSENT, KnownPositives
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -87,7 +88,7 @@ def csft(levels: str = "one", query_items: int = 1, **changes: object) -> Csft:
 def test_unfair_candidates() -> None:
     query_rows, item_row, key = np.array([[7], [7], [8]]), np.array([1, 2, 1]), np.array([0, 0, 1])
     candidates = np.array([1, 2, 1, EMPTY, 7, 9])
-    found = keras.ops.convert_to_numpy(unfair(query_rows, key, candidates, item_row, key, 20))
+    found = keras.ops.convert_to_numpy(unfair(query_rows, candidates, 20, (key, item_row, key)))
     # query 7 led to 1 and 2; query 8 led to 1; 7 is a candidate itself; the fourth place is empty
     expected = [
         [True, True, True, True, True, False],
@@ -102,7 +103,7 @@ def test_unfair_candidates_of_many_against_every_comparison(rng: np.random.Gener
     query_rows = rng.integers(-1, rows, (batch, 5))
     item_row, key = rng.integers(0, rows, batch), rng.integers(0, 12, batch)
     candidates = rng.integers(-1, rows, places)
-    found = keras.ops.convert_to_numpy(unfair(query_rows, key, candidates, item_row, key, rows))
+    found = keras.ops.convert_to_numpy(unfair(query_rows, candidates, rows, (key, item_row, key)))
     for b in range(batch):
         own = {*query_rows[b], *item_row[key == key[b]], EMPTY}
         np.testing.assert_array_equal(found[b], [row in own for row in candidates])
@@ -110,8 +111,48 @@ def test_unfair_candidates_of_many_against_every_comparison(rng: np.random.Gener
 
 def test_nothing_of_a_history_is_its_negative() -> None:
     query_rows = np.array([[ABSENT, 4, 5]])
-    found = unfair(query_rows, np.array([0]), np.array([4, 5, 6]), np.array([1]), np.array([0]), 20)
+    pairs = (np.array([0]), np.array([1]), np.array([0]))
+    found = unfair(query_rows, np.array([4, 5, 6]), 20, pairs)
     np.testing.assert_array_equal(found, [[True, True, False]])
+
+
+def test_what_a_key_is_known_to_like(rng: np.random.Generator) -> None:
+    key, item_row = rng.integers(0, 9, 70), rng.integers(0, 30, 70)
+    item_row[1], key[1] = item_row[0], key[0]  # the same pair twice
+    key[key == 4] = 5  # a key without any
+    known = KnownPositives.of(key, item_row)
+    assert known.rows.shape == (len({*zip(key.tolist(), item_row.tolist(), strict=True)}),)
+    look_up = positives_of(*map(keras.ops.convert_to_tensor, (known.offsets, known.rows)), known.most)
+    found = keras.ops.convert_to_numpy(look_up(np.arange(9)))
+    for one in range(9):
+        assert found[one][found[one] != ABSENT].tolist() == sorted({*item_row[key == one].tolist()})
+    asked = rng.integers(-1, 40, (9, 6))
+    holds = known.holds(np.arange(9), asked)
+    for one in range(9):
+        assert holds[one].tolist() == [row in {*item_row[key == one].tolist()} for row in asked[one]]
+    with pytest.raises(ValueError, match=r"keys and rows are 0 or more; received \(-1, 3\)"):
+        KnownPositives.of(np.array([-1]), np.array([3]))
+
+
+def test_log_q_takes_popularity_out_by_numpy(rng: np.random.Generator) -> None:
+    share = rng.uniform(0.001, 0.2, 20)
+    model = csft(terms=(ContrastTerm(pools=("batch", "time", "hard")),), log_q=True)
+    model = Csft(model.encoder, model.config, np.log(share).astype("float32"))
+    query, item, queued, hard = rng.normal(size=(4, 4, 16)).astype("float32")
+    queued_rows = np.array([11, 12, 13, 14])
+    model.queues["joint"].push(queued, queued_rows)
+    rows = np.stack([np.arange(4), np.arange(4, 8), np.arange(15, 19)], axis=1)
+    y_pred = {"query": views(query), "item": views(item), "hard": views(hard[:, None])}
+    found = float(model.compute_loss({"rows": rows, "key": np.arange(4)}, y_pred=y_pred, training=False))
+    # log of a softmax in which each candidate counts exp(s) over the chance to draw it; a hard one is compared as it is
+    losses = []
+    for b in range(4):
+        own = np.exp(query[b] @ item[b]) / share[rows[b, 1]]
+        others = sum(np.exp(query[b] @ item[o]) / share[rows[o, 1]] for o in range(4) if o != b)
+        others += sum(np.exp(query[b] @ queued[q]) / share[queued_rows[q]] for q in range(4))
+        others += np.exp(query[b] @ hard[b]) / share[rows[b, 1]]
+        losses.append(-np.log(own / (own + others)))
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def views(vectors: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,6 +170,24 @@ def test_loss_counts_the_queue_and_pushes_after() -> None:
     second = float(model.compute_loss(x, y_pred=y_pred, training=False))
     # now the queue holds rows 1 and 2: one at cosine 1, one at 0, beside the in-batch negative
     assert second == pytest.approx(np.log(2 * np.e + 2) - 1, rel=1e-5)
+
+
+def test_the_queue_never_holds_what_a_key_likes_against_it() -> None:
+    z = np.eye(16, dtype="float32")
+    y_pred = {"query": views(z[:2]), "item": views(z[:2]), "hard": views(np.zeros((2, 0, 16), "float32"))}
+    earlier = {"rows": np.array([[8, 1], [9, 2]]), "key": np.array([0, 1])}
+    now = {"rows": np.array([[6, 3], [7, 4]]), "key": np.array([0, 2])}
+    # of the queue's two, at cosine 1 and 0 to the first query and 0 and 1 to the second: key 0 liked row 1 before, and
+    # key 2 likes both, one of which it never had in a step
+    known = KnownPositives.of(np.array([0, 1, 0, 2, 2, 2]), np.array([1, 2, 3, 4, 2, 1]))
+    for positives, by_hand in (
+        (None, 2 * (np.log(2 * np.e + 2) - 1)),
+        (known, np.log(np.e + 2) + np.log(np.e + 1) - 2),
+    ):
+        plain = csft()
+        model = Csft(plain.encoder, plain.config, np.zeros(20, "float32"), positives=positives)
+        model.compute_loss(earlier, y_pred=y_pred, training=True)
+        assert float(model.compute_loss(now, y_pred=y_pred, training=False)) == pytest.approx(by_hand / 2, rel=1e-5)
 
 
 def test_pools_are_terms_of_their_own_and_hard_negatives_belong_to_their_pair() -> None:

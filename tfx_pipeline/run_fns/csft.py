@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mim_keras.config import CsftConfig, from_mapping
-from mim_keras.contrast.candidates import ABSENT
+from mim_keras.contrast.known_positives import ABSENT, KnownPositives
 from mim_keras.csft import Csft
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -22,7 +22,7 @@ from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
-from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
+from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
 
 MEASURED_PAIRS = 4_000
 
@@ -37,7 +37,8 @@ def run_fn(fn_args: Any) -> None:
     files = fn_args.train_files, fn_args.eval_files
     train, valid, table = read_pairs(files, catalogue, ContentReader(encoder.config, words))
     items = len(catalogue.item_id)
-    features = table.features(encoder)
+    cached = config.frozen_towers  # else they serve this once
+    features = features_of(fn_args).features(table, encoder) if cached else table.features(encoder)
     before = pair_figures(table.joint(encoder, features), valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
@@ -69,6 +70,8 @@ def tune(
         checkpoints: See `fit`.
     """
     training, frozen = config.training, config.frozen_towers
+    positives = KnownPositives.of(pairs.key, pairs.item_row)
+    pairs = pairs.without_liked(positives)
     batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
     with make_strategy(training).scope():
@@ -77,7 +80,8 @@ def tune(
         elif config.trainable != "all":
             encoder.freeze_towers(config.top_blocks)
         log_q = np.log(share / share.sum()).astype(np.float32)
-        model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1])
+        known = positives if config.known_positives else None
+        model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1], known)
         model.compile(optimizer=optimizer(training, training.epochs * batches.steps), jit_compile=training.jit_compile)
 
     def vectors() -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.examples import DECODE_ROWS, Columns, concatenate, decode
-from mim_keras.contrast.candidates import ABSENT
+from mim_keras.contrast.known_positives import ABSENT, KnownPositives
 from mim_keras.encoders.content import ContentReader, ContentTable
 from tfx_pipeline.run_fns.catalogue import Catalogue
 
@@ -43,6 +43,10 @@ class Pairs:
     def rows(self) -> np.ndarray:
         """As `Csft` takes them, int32 [n, L + 1 + K]."""
         return np.concatenate([self.query_rows, self.item_row[:, None], self.hard_rows], axis=1).astype(np.int32)
+
+    def without_liked(self, positives: KnownPositives) -> Pairs:
+        """These pairs, less the hard negatives that their key is known to like, at another time say."""
+        return replace(self, hard_rows=np.where(positives.holds(self.key, self.hard_rows), ABSENT, self.hard_rows))
 
 
 def read_pairs(
