@@ -92,6 +92,7 @@ def fit(
     config: TrainingConfig,
     measure: Callable[[], dict[str, float]] | None = None,
     monitor: str = "",
+    judged_after: int = 0,
     log_folder: Path | None = None,
     watch: keras.callbacks.Callback | None = None,
     checkpoints: tuple[Path, object] | None = None,
@@ -105,6 +106,7 @@ def fit(
         config: Epochs and patience.
         measure: Gives validation figures; called after each epoch.
         monitor: Name of the figure to stop on and to keep the best weights by; higher is better.
+        judged_after: How many epochs come first that neither stop the training nor are kept: those that train a part.
         log_folder: Where TensorBoard's events and `history.json` go.
         watch: Looks on, before the progress line is written.
         checkpoints: Folder and what must be the same (`Checkpoints`): a training that was cut off goes on after the
@@ -125,7 +127,11 @@ def fit(
     early = None
     if monitor and config.patience:
         early = keras.callbacks.EarlyStopping(
-            f"val_{monitor}", mode="max", patience=config.patience, restore_best_weights=True
+            f"val_{monitor}",
+            mode="max",
+            patience=config.patience,
+            restore_best_weights=True,
+            start_from_epoch=judged_after,
         )
         callbacks.append(early)
     done, keeper = 0, None

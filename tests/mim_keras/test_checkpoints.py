@@ -153,3 +153,21 @@ def test_the_checkpoint_of_another_training_is_left_aside(tmp_path: Path) -> Non
     figures, _ = train_ranker(tmp_path, shorter)
     alone, _ = train_ranker(tmp_path / "alone", shorter)
     assert figures == alone
+
+
+def test_epochs_that_train_a_part_neither_stop_a_training_nor_are_kept() -> None:
+    figures = iter([0.9, 0.8, 0.7, 0.2, 0.3, 0.1])
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+    rows = tf.data.Dataset.from_tensors((np.ones((4, 2), "float32"), np.ones((4, 1), "float32")))
+    weights = []
+
+    def measure() -> dict[str, float]:
+        weights.append(model.get_weights()[0])
+        return {"gauc": next(figures)}
+
+    training = TrainingConfig(epochs=6, patience=1)
+    found = fit("ciubm", model, rows, training, measure=measure, monitor="gauc", judged_after=3)
+    assert found["val_gauc"] == [0.9, 0.8, 0.7, 0.2, 0.3, 0.1]
+    np.testing.assert_array_equal(model.get_weights()[0], weights[4])

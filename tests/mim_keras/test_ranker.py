@@ -8,12 +8,15 @@ import keras
 import numpy as np
 import pytest
 
+from mim_keras.config import COMPARISONS
+from mim_keras.interest.activation_unit import ActivationUnit
+from mim_keras.interest.target_attention import TargetAttention
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc
 from mim_keras.training.batches import likenesses
 from mim_keras.training.modal_epochs import ModalEpochs
 from tests.mim_keras.backend import numbers
-from tests.mim_keras.tiny_ranker import L, inputs, ranker, some_columns
+from tests.mim_keras.tiny_ranker import ITEMS, L, inputs, ranker, some_columns
 
 pytestmark = pytest.mark.any_backend
 
@@ -47,7 +50,11 @@ def test_ranker_learns_with_every_switch(columns: ItemColumns, switches: dict) -
 @pytest.mark.parametrize("changes", [{}, {"search": 3}])
 def test_padding_in_the_history_never_counts(columns: ItemColumns, changes: dict) -> None:
     model, x = ranker(columns, **changes), inputs()
+    model(x)
+    model.recency.embeddings.assign(np.random.default_rng(0).normal(size=model.recency.embeddings.shape))
     before = numbers(model(x)["ctr"])
+    of_clicks = np.where(x["history_rows"] > 0, 999, x["history_ages"])
+    assert not np.allclose(numbers(model({**x, "history_ages": of_clicks})["ctr"]), before, atol=1e-4)
     ages = np.where(x["history_rows"] == 0, 999, x["history_ages"])
     np.testing.assert_array_equal(numbers(model({**x, "history_ages": ages})["ctr"]), before)
     longer = {
@@ -80,6 +87,44 @@ def test_a_search_leaves_to_attention_what_is_most_like_the_target(columns: Item
             "user_index": np.repeat(first["user_index"], len(x["item_row"])),
         }
         np.testing.assert_allclose(shared, model(alone)["ctr"], atol=1e-6)
+
+
+def test_a_search_of_a_thousand_clicks_finds_the_fifty_most_alike(columns: ItemColumns) -> None:
+    rng = np.random.default_rng(2)
+    long = {
+        "item_row": np.array([2, 5]),
+        "history_rows": rng.integers(1, ITEMS + 1, (2, 1000)),
+        "history_ages": np.sort(rng.integers(0, 10**6, (2, 1000)))[:, ::-1].copy(),
+        "user_index": np.array([1, 2]),
+    }
+    model, whole = (ranker(columns, search=n, ids=False, fusion=False, simtier=False) for n in (50, 0))
+    for one in (model, whole):
+        one(long)
+    whole.set_weights(model.get_weights())
+    vectors = columns.vectors / np.maximum(np.linalg.norm(columns.vectors, axis=1, keepdims=True), 1e-9)
+    history, found = model.encode_history(long["history_rows"], long["history_ages"]), model.items(long["item_row"])
+    likeness, counts = numbers(model._likeness(history, found, None, None, None)[1]), long["history_rows"] > 0
+    places = numbers(model.search(likeness, counts))
+    assert places.shape == (2, 50)
+    for own, item, rows in zip(places, long["item_row"], long["history_rows"], strict=True):
+        cosine = vectors[rows - 1] @ vectors[item - 1]
+        assert np.sort(cosine[own])[0] >= np.sort(cosine)[-50] - 1e-6
+    assert not np.allclose(model(long)["ctr"], whole(long)["ctr"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_models_of_others_are_made_of_the_same_parts_and_learn(columns: ItemColumns, name: str) -> None:
+    model, x = ranker(columns, **COMPARISONS[name]), inputs(64)
+    y = (x["item_row"] % 2).astype("float32")
+    model.compile(optimizer=keras.optimizers.Adam(0.02))
+    model.fit(x, y, epochs=80, batch_size=64, verbose=0)
+    assert auc(y, numbers(model(x)["ctr"])) > 0.95
+    assert hasattr(model, "compression") == (name == "sim"), "DIN and DCN know ids alone"
+    assert bool(model.crosses) == (name != "din")
+    assert isinstance(
+        getattr(model, "id_attention", None), {"din": ActivationUnit, "sim": TargetAttention}.get(name, type(None))
+    )
+    assert hasattr(model, "search") == (name == "sim")
 
 
 def test_a_hidden_id_is_an_unknown_id(columns: ItemColumns) -> None:

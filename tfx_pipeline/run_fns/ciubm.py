@@ -81,6 +81,7 @@ def run_fn(fn_args: Any) -> None:
         training,
         measure=lambda: measure(scorer, valid),
         monitor="gauc",
+        judged_after=config.modal_epochs,
         log_folder=model_run_folder(fn_args.model_run_dir),
         watch=ModalEpochs(config.modal_epochs),
         checkpoints=checkpoints_of(fn_args, "ciubm"),
