@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from mim_keras.encoders.content import ContentTable
 from tfx_pipeline.ablation import train
+from tfx_pipeline.ablation.inputs import read_inputs
 from tfx_pipeline.cli import main
+from tfx_pipeline.settings import Settings
 
 
 def test_ablate_measures_the_grid_and_resumes(
@@ -30,6 +33,14 @@ def test_ablate_measures_the_grid_and_resumes(
     assert counts["new"]["rows"] + counts["known"]["rows"] == counts["all"]["rows"]
     assert 0.3 < counts["all"]["auc"] < 1
     assert "| as configured | 2 |" in (tmp_path / "ablation.md").read_text()
+    settings = Settings.load(tiny_config, ["data.split.new_items=5"])
+    test = read_inputs(tmp_path, settings.data, settings.stages.ciubm.history_length).splits["test"]
+    files = sorted((tmp_path / "ablation").glob("*.json"))
+    assert len(files) == 4
+    for file in files:
+        scores = np.load(file.with_suffix(".npy"))
+        assert scores.dtype == np.float32
+        assert train.figures(test, scores) == json.loads(file.read_text())["test"]
 
     measured: list[str] = []
     measure = train.Bench.measure

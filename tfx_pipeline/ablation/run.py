@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mim_keras.config import to_mapping
 from tfx_pipeline.ablation.table import CONTENT, Results, markdown, summary
@@ -13,11 +15,17 @@ from tfx_pipeline.ablation.variants import Variant
 from tfx_pipeline.runners import local
 from tfx_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from tfx_pipeline.ablation.inputs import Inputs
+
 FOLDER, RESULTS, PAGE = "ablation", "ablation.json", "ablation.md"
 
 
 def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant], seeds: int, reference: str) -> dict:
     """Measures `variants` with seeds 1 to `seeds` and writes `ablation.json` and `ablation.md` below `root`.
+
+    In the folder `ablation` stand the figures of every variant and seed (see `result_file`), and beside them what the
+    ranker says of test's rows, in their order: click probabilities, float32, in a file `.npy` of the same name.
 
     Args:
         settings: Of the run that the variants change.
@@ -41,22 +49,20 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
 
     folder = Path(root) / FOLDER
     inputs = read_inputs(Path(root), settings.data, settings.stages.ciubm.history_length)
-    rows_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
-    data_made = [to_mapping(settings.data), rows_made]
-    bench = Bench(inputs, settings.stages, folder / "encoders" / _name(data_made), settings.embeddings.dtype)
+    made = data_made(settings, inputs)
+    bench = Bench(inputs, settings.stages, folder / "encoders" / digest(made), settings.embeddings.dtype)
     results: Results = {}
     count, total = 0, seeds * len(variants)
     for seed in range(1, seeds + 1):
         for name, variant in variants.items():
             count += 1
-            made_of = to_mapping(variant.settings(settings.stages, seed))
-            told = [data_made, variant.stages, made_of, settings.embeddings.dtype]
-            file = folder / f"{_name(told)}-{seed}.json"  # variants that come to the same settings are one
+            file = result_file(Path(root), settings, made, variant, seed)
             if not file.is_file():
                 local.say(f"[{count:2d}/{total}] {variant.says}, seed {seed}")
                 with local.narrated(total, local.NodeTimes(), Path(root) / "run.log"):
-                    found = bench.measure(variant, seed)
+                    found, scores = bench.measure(variant, seed)
                 file.parent.mkdir(parents=True, exist_ok=True)
+                np.save(file.with_suffix(".npy"), scores)
                 part = file.with_suffix(".part")
                 part.write_text(json.dumps(found, indent=2))
                 part.rename(file)
@@ -76,7 +82,21 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     return everything
 
 
-def _name(told: Any) -> str:
+def data_made(settings: Settings, inputs: Inputs) -> list[Any]:
+    """What tells these inputs from those of other settings or other data."""
+    rows_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
+    return [to_mapping(settings.data), rows_made]
+
+
+def result_file(root: Path, settings: Settings, made: list[Any], variant: Variant, seed: int) -> Path:
+    """Where the figures of a variant and a seed stand; `made` is of `data_made`."""
+    made_of = to_mapping(variant.settings(settings.stages, seed))
+    told = [made, variant.stages, made_of, settings.embeddings.dtype]
+    return root / FOLDER / f"{digest(told)}-{seed}.json"  # variants that come to the same settings are one
+
+
+def digest(told: Any) -> str:
+    """A short name for whatever is told."""
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 

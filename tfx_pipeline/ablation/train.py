@@ -17,6 +17,7 @@ import numpy as np
 from mim_keras.ciubm import RankerShape
 from mim_keras.config import CiubmConfig, EncoderConfig, StagesConfig, to_mapping
 from mim_keras.encoders.content import ContentReader, ContentTable
+from mim_keras.encoders.feature_cache import FeatureCache
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
@@ -77,9 +78,10 @@ class Bench:
         self._features: Latest[dict[str, np.ndarray]] = Latest()
         self._vectors: Latest[tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]] = Latest()
 
-    def measure(self, variant: Variant, seed: int) -> dict[str, Any]:
+    def measure(self, variant: Variant, seed: int) -> tuple[dict[str, Any], np.ndarray]:
         """Figures on valid and test, each over all rows and over each slice; of the content, where the variant looks at
-        it (`content_figures`); and the seconds it took."""
+        it (`content_figures`); and the seconds it took.  Beside them the click probabilities of test's rows, float32.
+        """
         begin = time.monotonic()
         stages = variant.settings(self._stages, seed)
         items = len(self._inputs.catalogue.item_id)
@@ -92,9 +94,10 @@ class Bench:
             if content:
                 found["content"] = content
         scorer = self._ranker(stages.ciubm, vectors, has_vector)
-        found |= {split: figures(scorer, self._inputs.splits[split]) for split in ("valid", "test")}
+        scores = {split: scorer(self._inputs.splits[split].batches(EVALUATED_ROWS)) for split in ("valid", "test")}
+        found |= {split: figures(self._inputs.splits[split], score) for split, score in scores.items()}
         keras.backend.clear_session()
-        return {**found, "seconds": round(time.monotonic() - begin, 1)}
+        return {**found, "seconds": round(time.monotonic() - begin, 1)}, scores["test"]
 
     # -- stages 1 and 2 ------------------------------------------------------------------------------------
 
@@ -161,7 +164,8 @@ class Bench:
         if not _frozen(stages):
             return table.features(encoder)
         key = _shape(encoder.config), stages.encoder.is_drawn and stages.csft.training.seed
-        return self._features.of(key, lambda: table.features(encoder))
+        kept = FeatureCache(self._folder / "tower_features")  # for further seeds, and when it is asked again
+        return self._features.of(key, lambda: kept.features(table, encoder))
 
     def _encode(self, folder: Path, stages: StagesConfig) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
         """Every item's vector as a snapshot stores it, [items, d], whether it has one, and `content_figures`; none of
@@ -204,6 +208,7 @@ class Bench:
             training,
             measure=measure if training.patience else None,
             monitor="gauc",
+            judged_after=config.modal_epochs,
             watch=ModalEpochs(config.modal_epochs),
         )
         return scorer
@@ -232,9 +237,8 @@ def content_figures(
     }
 
 
-def figures(scorer: Scorer, rows: Rows) -> dict[str, dict[str, float]]:
-    """AUC, GAUC, LogLoss and rows, over `all` and over each slice."""
-    score = scorer(rows.batches(EVALUATED_ROWS))
+def figures(rows: Rows, score: np.ndarray) -> dict[str, dict[str, float]]:
+    """AUC, GAUC, LogLoss and rows, over `all` and over each slice; `score` are click probabilities of all rows."""
     found = {}
     for name, keep in {"all": np.ones(len(score), bool), **rows.slices}.items():
         if keep.any():
