@@ -58,7 +58,9 @@ class PretrainConfig:
     )
     token_masking: float = 0.0  # chance that a token, or a term, is hidden in training
     category_weight: float = 0.1  # weight of the category head's cross-entropy, 0 to leave it out
-    trainable: str = "all"  # all | head (frozen towers, whose features are computed once: pretrained ones on a CPU)
+    # all | top-N (the towers' last N blocks) | head (frozen towers, whose features are computed once: pretrained ones
+    # on a CPU)
+    trainable: str = "all"
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20, batch_size=128))
 
     @property
@@ -66,15 +68,21 @@ class PretrainConfig:
         """Whether the towers' features stay as they are."""
         return self.trainable == "head"
 
+    @property
+    def top_blocks(self) -> int:
+        """How many of the towers' last blocks learn where `trainable` is top-N; else 0."""
+        return _top_blocks(self.trainable)
+
     def __post_init__(self) -> None:
         losses = ("softmax", "sigmoid")
         require(self.loss in losses, f"pretrain.loss is one of {losses}", self.loss, "Choose one.")
         for name in ("augment", "token_masking"):
             require(0 <= getattr(self, name) < 1, f"pretrain.{name} is in [0, 1)", getattr(self, name), "0.1 is mild.")
         require(self.temperature > 0, "pretrain.temperature must be positive", self.temperature, "0.07 is usual.")
-        require(self.trainable in ("all", "head"), "pretrain.trainable is all or head", self.trainable, "Choose one.")
+        known_parts = self.trainable in ("all", "head") or self.top_blocks > 0
+        require(known_parts, "pretrain.trainable is all, top-N or head", self.trainable, "e.g. top-2")
         require(
-            self.trainable == "all" or not (self.augment or self.token_masking),
+            not self.frozen_towers or not (self.augment or self.token_masking),
             "pretrain.augment and pretrain.token_masking change what towers read, and frozen ones read it once",
             (self.augment, self.token_masking),
             "Set both to 0, or pretrain.trainable to all.",
@@ -82,6 +90,11 @@ class PretrainConfig:
         require(
             self.category_weight >= 0, "pretrain.category_weight must not be negative", self.category_weight, "0..0.2."
         )
+
+
+def _top_blocks(trainable: str) -> int:
+    found = re.fullmatch(r"top-([1-9]\d*)", trainable)
+    return int(found[1]) if found else 0
 
 
 VIEWS = ("image", "text", "joint")
@@ -137,7 +150,8 @@ class CsftConfig:
     temperature: float = 0.1  # where the learned temperature starts
     queue_size: int = 1024  # time negatives: item vectors of earlier batches; 0: none
     momentum: float = 0.0  # of the encoder that makes what the queue holds (MoCo: .999); 0: the trained one itself
-    hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found; 0: none
+    hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found and these; 0: none
+    same_category: int = 0  # so many hard negatives of a pair are other items of one of its item's categories
     # Whatever a key (a user, an intent) is known to like stands against none of its queries; off: what the same step
     # shows alone.
     known_positives: bool = True
@@ -159,7 +173,7 @@ class CsftConfig:
     @property
     def top_blocks(self) -> int:
         """How many of the towers' last blocks learn where `trainable` is top-N; else 0."""
-        return int(self.trainable.removeprefix("top-")) if self.trainable.startswith("top-") else 0
+        return _top_blocks(self.trainable)
 
     @property
     def all_terms(self) -> tuple[ContrastTerm, ...]:
@@ -171,9 +185,17 @@ class CsftConfig:
         require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
         require(0 < self.max_cosine <= 1, "csft.max_cosine is in (0, 1]", self.max_cosine, "0.9 is usual.")
-        require(self.hard >= 0, "csft.hard must not be negative", self.hard, "0 switches it off.")
-        known_parts = self.trainable in ("all", "head", "residual") or re.fullmatch(r"top-[1-9]\d*", self.trainable)
-        require(bool(known_parts), "csft.trainable is all, top-N, head or residual", self.trainable, "e.g. top-2")
+        for name in ("hard", "same_category"):
+            value = getattr(self, name)
+            require(value >= 0, f"csft.{name} must not be negative", value, "0 switches it off.")
+        require(
+            self.queue_size > 0 or all(term.pools != ("time",) for term in self.all_terms),
+            "a term with time negatives alone needs a queue",
+            self.queue_size,
+            "Set csft.queue_size, or add a pool.",
+        )
+        known_parts = self.trainable in ("all", "head", "residual") or self.top_blocks > 0
+        require(known_parts, "csft.trainable is all, top-N, head or residual", self.trainable, "e.g. top-2")
         require(0 <= self.momentum < 1, "csft.momentum is in [0, 1)", self.momentum, "0.999 is usual.")
         require(
             0 <= self.modality_dropout < 1, "csft.modality_dropout is in [0, 1)", self.modality_dropout, "Lower it."
@@ -298,6 +320,13 @@ class StagesConfig:
             "Set encoder.residual to true.",
         )
         at, vector, width = self.ciubm.ensemble_at, self.encoder.vector, self.encoder.embedding_dim
+        longest = max(term.dimension for term in self.csft.all_terms)
+        require(
+            longest <= width,
+            "a term's dimension is at most encoder.embedding_dim",
+            (longest, width),
+            "Lower it, or set csft.terms.",
+        )
         require(
             not at or (at == width and vector[0] == "joint" and len(vector) > 1),
             "ciubm.ensemble_at parts the joint view from what the towers say: it must be encoder.embedding_dim, and "

@@ -17,14 +17,15 @@ from mim_keras.encoders.content import ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 
 log = logging.getLogger("mim")
+KEPT = 4
 
 
 class FeatureCache:
     """Features of contents, by what a content is and by what the towers are.
 
     Args:
-        folder: Holds one file for each state of the towers; its name is the hash of their weights and settings.  It
-            holds the contents that were asked for last.  Several processes may use one folder.
+        folder: Holds one file for each of the last `KEPT` states of the towers, named by the hash of their weights and
+            settings.  A file holds the contents that were asked for last.  Several processes may use one folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,6 +55,8 @@ class FeatureCache:
         own = self._folder / f".{uuid.uuid4().hex}.npz"
         np.savez(own, allow_pickle=False, hash=keys, **features)
         os.replace(own, file)
+        for old in sorted(self._folder.glob("[!.]*.npz"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
         return features
 
 

@@ -148,7 +148,8 @@ class Bench:
         with make_strategy(stages.csft.training).scope():
             encoder, words = ItemEncoder.load_from(base)
         pairs, _, table = self._read(encoder, words)
-        tune(encoder, stages.csft, pairs, table, self._said(encoder, table, stages))
+        features = self._said(encoder, table, stages)
+        tune(encoder, stages.csft, pairs, table, features, self._inputs.catalogue.categories)
         encoder.save_to(folder, words)
 
     def _read(self, encoder: ItemEncoder, words: TextReader) -> tuple[Pairs, Pairs, ContentTable]:

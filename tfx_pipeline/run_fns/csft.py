@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mim_keras.config import CsftConfig, from_mapping
+from mim_keras.config import ConfigError, CsftConfig, from_mapping
 from mim_keras.contrast.known_positives import ABSENT, KnownPositives
 from mim_keras.csft import Csft
 from mim_keras.encoders.content import ContentReader, ContentTable
@@ -41,7 +41,7 @@ def run_fn(fn_args: Any) -> None:
     features = features_of(fn_args).features(table, encoder) if cached else table.features(encoder)
     before = pair_figures(table.joint(encoder, features), valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
-    tune(encoder, config, train, table, features, logs, checkpoints_of(fn_args, "csft"))
+    tune(encoder, config, train, table, features, catalogue.categories, logs, checkpoints_of(fn_args, "csft"))
     tuned = features if config.frozen_towers else table.features(encoder)
     after = pair_figures(table.joint(encoder, tuned), valid, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
@@ -55,6 +55,7 @@ def tune(
     pairs: Pairs,
     table: ContentTable,
     features: dict[str, np.ndarray],
+    categories: list[list[str]],
     logs: Path | None = None,
     checkpoints: tuple[Path, object] | None = None,
 ) -> None:
@@ -66,12 +67,23 @@ def tune(
         pairs: Of the training split.
         table: The content that their rows name.
         features: What the towers say of it.
+        categories: Of the table's first rows, the catalogue.
         logs: Where the curves go.
         checkpoints: See `fit`.
+
+    Raises:
+        ConfigError: a term is of hard negatives alone, and there are none.
     """
     training, frozen = config.training, config.frozen_towers
     positives = KnownPositives.of(pairs.key, pairs.item_row)
+    if config.same_category:
+        pairs = pairs.with_same_category(categories, config.same_category, training.seed)
     pairs = pairs.without_liked(positives)
+    if any(term.pools == ("hard",) for term in config.all_terms) and (pairs.hard_rows == ABSENT).all():
+        raise ConfigError(
+            "a term of stage 2 with hard negatives alone needs some, and no pair has any. Set data.pairs.source to "
+            "impressions and data.pairs.hard, or csft.same_category, or choose other csft.levels."
+        )
     batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
     with make_strategy(training).scope():

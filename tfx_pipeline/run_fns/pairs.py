@@ -44,6 +44,32 @@ class Pairs:
         """As `Csft` takes them, int32 [n, L + 1 + K]."""
         return np.concatenate([self.query_rows, self.item_row[:, None], self.hard_rows], axis=1).astype(np.int32)
 
+    def with_same_category(self, categories: list[list[str]], count: int, seed: int) -> Pairs:
+        """These pairs with `count` further hard negatives each, drawn from the items of one of its item's categories.
+
+        Args:
+            categories: Of the content table's first rows, the catalogue.
+            count: Draws for each pair; one that hits the item itself, or has no category to draw from, is absent.
+            seed: Of the draws.
+        """
+        names = sorted({name for own in categories for name in own})
+        place = {name: number for number, name in enumerate(names)}
+        category = np.array([place[name] for own in categories for name in own], np.int64)
+        row = np.repeat(np.arange(len(categories)), [len(own) for own in categories])
+        begin = np.searchsorted(row, np.arange(len(categories) + 1))  # of each row's categories
+        by_category = np.argsort(category, kind="stable")
+        first = np.searchsorted(category[by_category], np.arange(len(names) + 1))  # of each category's rows
+        rng, shape = np.random.default_rng(seed), (len(self), count)
+        own = (begin[self.item_row + 1] - begin[self.item_row])[:, None]
+        drawn = np.full(shape, ABSENT, np.int32)
+        if len(category):
+            at = begin[self.item_row][:, None] + (rng.random(shape) * own).astype(np.int64)
+            chosen = category[np.minimum(at, len(category) - 1)]
+            members = first[chosen] + (rng.random(shape) * (first[chosen + 1] - first[chosen])).astype(np.int64)
+            found = row[by_category[members]]
+            drawn = np.where((own > 0) & (found != self.item_row[:, None]), found, ABSENT).astype(np.int32)
+        return replace(self, hard_rows=np.concatenate([self.hard_rows, drawn], axis=1))
+
     def without_liked(self, positives: KnownPositives) -> Pairs:
         """These pairs, less the hard negatives that their key is known to like, at another time say."""
         return replace(self, hard_rows=np.where(positives.holds(self.key, self.hard_rows), ABSENT, self.hard_rows))

@@ -76,8 +76,8 @@ def pretrain(
     rows = np.flatnonzero(~catalogue.held_out)
     batch_size = min(training.batch_size, len(rows))
     with make_strategy(training).scope():
-        if config.frozen_towers:
-            encoder.freeze_towers()
+        if config.trainable != "all":
+            encoder.freeze_towers(config.top_blocks)
         model = Pretraining(encoder, config, categories.shape[1])
         steps = training.epochs * (len(rows) // batch_size)
         model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
