@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mim_keras.encoders.content import ContentTable
+from mim_keras.encoders.item_encoder import ItemEncoder
 from tfx_pipeline.ablation import train
 from tfx_pipeline.ablation.inputs import read_inputs
 from tfx_pipeline.cli import main
@@ -71,9 +72,12 @@ def test_the_best_epoch_is_kept_and_frozen_towers_speak_once(
 ) -> None:
     asked: list[int] = []
     features = ContentTable.features
-    monkeypatch.setattr(
-        ContentTable, "features", lambda self, encoder: asked.append(len(self)) or features(self, encoder)
-    )
+
+    def heard(self: ContentTable, encoder: ItemEncoder, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        asked.append(len(self))
+        return features(self, encoder, rows)
+
+    monkeypatch.setattr(ContentTable, "features", heard)
     words = ["ablate", "--config", str(tiny_config), "--data", str(shop), "--root", str(tmp_path), "--json"]
     words += ["--seeds", "2", "--variants", "raw,full"]
     sets = ["pretrain.trainable=head", "csft.trainable=head", "ciubm.training.epochs=6", "ciubm.training.patience=6"]
