@@ -55,6 +55,8 @@ def check_learns(model: keras.Model, x: dict[str, np.ndarray], y: np.ndarray | N
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_stage_1(kind: str, loss: str) -> None:
+    if (keras.backend.backend(), kind) == ("jax", "float16"):
+        pytest.skip("on a CPU, JAX has no product of float16 that Keras' attention asks for")
     with half_precision(kind):
         encoder, content = encoder_and_content()
         model = Pretraining(encoder, replace(preset("tiny").pretrain, loss=loss), 4)
