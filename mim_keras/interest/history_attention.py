@@ -27,6 +27,10 @@ class HistoryAttention(keras.layers.Layer):
         self.dim = dim
         self.query, self.key, self.value = (keras.layers.Dense(dim, use_bias=False) for _ in range(3))
 
+    def _held_against_clicks(self, query: Any) -> Any:
+        """(q W_kᵀ) of q [B, d] → [B, D], for clicks as they are."""
+        return ops.matmul(query, ops.transpose(ops.cast(self.key.kernel, query.dtype)))
+
     def ask(self, target: Any) -> Any:
         raise NotImplementedError
 

@@ -53,9 +53,7 @@ class ModalAttention(HistoryAttention):
     def ask(self, target: Any, further: int = 0) -> Any:
         """Queries [B, 1, D + further], which look at the compressed vectors alone."""
         query = self.query(target) / math.sqrt(self.dim)
-        return ops.pad(
-            ops.matmul(query, ops.transpose(ops.cast(self.key.kernel, query.dtype))), [[0, 0], [0, further]]
-        )[:, None, :]
+        return ops.pad(self._held_against_clicks(query), [[0, 0], [0, further]])[:, None, :]
 
     def weigh(self, dots: Any, similarity: Any, present: Any) -> Any:
         logits = similarity * ops.cast(self.scale, similarity.dtype) + dots[:, 0]  # (B, L)

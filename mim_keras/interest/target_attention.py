@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import keras
-from keras import ops
 
 from mim_keras.interest.history_attention import HistoryAttention
 from mim_keras.interest.masked import masked_softmax
@@ -39,7 +38,7 @@ class TargetAttention(HistoryAttention):
 
     def ask(self, target: Any) -> Any:
         query = self.query(target) / math.sqrt(self.dim)
-        return ops.matmul(query, ops.transpose(ops.cast(self.key.kernel, query.dtype)))[:, None, :]
+        return self._held_against_clicks(query)[:, None, :]
 
     def weigh(self, dots: Any, similarity: Any, present: Any) -> Any:
         return masked_softmax(dots, present[:, None, :])
