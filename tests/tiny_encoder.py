@@ -17,13 +17,19 @@ from mim_keras.export_extras import FACTS
 WORDS = ["red striped heart mug", "blue dotted star lamp", "green plain circle rug"] * 5
 
 
-def export_tiny_encoder(folder: Path, seed: int = 1, config: EncoderConfig | None = None, **changes: int) -> str:
-    """Writes a SavedModel into `folder` and returns the encoder's version."""
+def tiny_encoder(seed: int = 1, config: EncoderConfig | None = None) -> tuple[ItemEncoder, TextReader]:
+    """An encoder as it comes, and what its towers for words read."""
     keras.utils.set_random_seed(seed)
-    config = replace(config or preset("tiny").encoder, **changes)
+    config = config or preset("tiny").encoder
     words, _ = TextReader.fit(config, WORDS)
     encoder = ItemEncoder(config, words)
     encoder.build()
+    return encoder, words
+
+
+def export_tiny_encoder(folder: Path, seed: int = 1, config: EncoderConfig | None = None, **changes: int) -> str:
+    """Writes a SavedModel into `folder` and returns the encoder's version."""
+    encoder, words = tiny_encoder(seed, replace(config or preset("tiny").encoder, **changes))
     export_encoder(encoder, words, folder)
     version: str = json.loads((folder / FACTS).read_text())["version"]
     return version

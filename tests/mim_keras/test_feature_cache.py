@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-from mim_keras.config import preset
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.feature_cache import FeatureCache
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
+from tests.tiny_encoder import tiny_encoder
 
 TITLES = ["red mug", "blue lamp", "green rug", "", "red lamp"]
 
 
 @pytest.fixture
 def encoder() -> tuple[ItemEncoder, TextReader]:
-    keras.utils.set_random_seed(1)
-    config = preset("tiny").encoder
-    words, _ = TextReader.fit(config, TITLES)
-    made = ItemEncoder(config, words)
-    made.build()
-    return made, words
+    return tiny_encoder()
 
 
 def table(encoder: tuple[ItemEncoder, TextReader], titles: list[str]) -> ContentTable:

@@ -21,19 +21,13 @@ from mim_keras.export_extras import FACTS
 from mim_keras.training.batches import hide_some_ids
 from mim_keras.training.strategy import make_strategy
 from tests.mim_keras.tiny_ranker import ITEMS, D, L, inputs, ranker, some_columns
+from tests.tiny_encoder import tiny_encoder
 from tfx_pipeline.importers.sample_pictures import draw_picture
-
-WORDS = ["red striped heart mug", "blue dotted star lamp", "green plain circle rug"] * 5
 
 
 @pytest.fixture(scope="module")
 def encoder() -> tuple[ItemEncoder, TextReader]:
-    keras.utils.set_random_seed(1)
-    config = preset("tiny").encoder
-    words, _ = TextReader.fit(config, WORDS)
-    made = ItemEncoder(config, words)
-    made.build()
-    return made, words
+    return tiny_encoder()
 
 
 def content(reader: ContentReader) -> dict[str, tf.Tensor]:
