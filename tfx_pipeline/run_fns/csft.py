@@ -37,8 +37,8 @@ def run_fn(fn_args: Any) -> None:
     files = fn_args.train_files, fn_args.eval_files
     train, valid, table = read_pairs(files, catalogue, ContentReader(encoder.config, words))
     items = len(catalogue.item_id)
-    cached = config.frozen_towers  # else they serve this once
-    features = features_of(fn_args).features(table, encoder) if cached else table.features(encoder)
+    # kept where they stay as they are; else they serve this once
+    features = features_of(fn_args).features(table, encoder) if config.frozen_towers else table.features(encoder)
     before = pair_figures(table.joint(encoder, features), valid, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, catalogue.categories, logs, checkpoints_of(fn_args, "csft"))
