@@ -13,7 +13,7 @@ _PLACES = {
     "ItemColumns": "mim_keras.item_table",
     "ItemEncoder": "mim_keras.encoders.item_encoder",
     "ItemTable": "mim_keras.item_table",
-    "KnownPositives": "mim_keras.contrast.known_positives",
+    "ItemsOfKeys": "mim_keras.contrast.items_of_keys",
     "Pretraining": "mim_keras.pretrain",
     "RankerShape": "mim_keras.ciubm",
     "preset": "mim_keras.config",

@@ -12,7 +12,7 @@ from keras import ops
 from mim_keras.config import ContrastTerm, CsftConfig
 from mim_keras.contrast.candidates import Candidates, positives_of
 from mim_keras.contrast.info_nce import alignment_loss, fair_logits, info_nce
-from mim_keras.contrast.known_positives import ABSENT, KnownPositives
+from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from mim_keras.contrast.momentum import Followers
 from mim_keras.contrast.negative_queue import NegativeQueue
 from mim_keras.contrast.space import gather_from_replicas
@@ -62,7 +62,7 @@ class Csft(StageModel):
         log_q: np.ndarray,
         features: dict[str, np.ndarray] | None = None,
         query_items: int = 1,
-        positives: KnownPositives | None = None,
+        positives: ItemsOfKeys | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -17,10 +17,10 @@ from PIL import Image
 
 from components.contract.tables import MALFORMED, ContractError, TableBatch
 from components.metrics import counter
+from mim_keras.config import SIGNALS
 
 # Seconds since 1970 that a shop can mean: 1990 to 2100.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
-SIGNALS = ("click", "cart", "order")
 
 Good = dict[str, pa.Array]
 Rejects = list[dict[str, object]]

@@ -10,6 +10,7 @@ from mim_keras.config.presets import PRESETS, preset
 from mim_keras.config.stages import (
     COMPARISONS,
     IDS_ALONE,
+    SIGNALS,
     CiubmConfig,
     ContrastTerm,
     CsftConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "COMPARISONS",
     "IDS_ALONE",
     "PRESETS",
+    "SIGNALS",
     "CiubmConfig",
     "ConfigError",
     "ContrastTerm",

@@ -123,6 +123,8 @@ class ContrastTerm:
         require(self.weight > 0, "a term's weight is positive", self.weight, "Leave the term out instead.")
 
 
+SIGNALS = ("click", "cart", "order")  # what a query led to, the weakest first
+
 LEVELS: dict[str, tuple[ContrastTerm, ...]] = {
     "one": (ContrastTerm(pools=("batch", "time")),),
     # What "multi-level" may mean: by modality, by pool of negatives, by nested dimension.
@@ -152,6 +154,9 @@ class CsftConfig:
     momentum: float = 0.0  # of the encoder that makes what the queue holds (MoCo: .999); 0: the trained one itself
     hard: int = 4  # hard negatives of a pair in one step, drawn from those that PairGen found and these; 0: none
     same_category: int = 0  # so many hard negatives of a pair are other items of one of its item's categories
+    # The weakest signal that makes a pair: click | cart | order.  What the same query led to by a weaker one alone
+    # (clicked and not bought) is a hard negative of it.
+    signal: str = "click"
     # Whatever a key (a user, an intent) is known to like stands against none of its queries; off: what the same step
     # shows alone.
     known_positives: bool = True
@@ -182,6 +187,7 @@ class CsftConfig:
 
     def __post_init__(self) -> None:
         require(self.levels in LEVELS, f"csft.levels is one of {tuple(LEVELS)}", self.levels, "Choose one.")
+        require(self.signal in SIGNALS, f"csft.signal is one of {SIGNALS}", self.signal, "Choose one.")
         require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
         require(0 < self.max_cosine <= 1, "csft.max_cosine is in (0, 1]", self.max_cosine, "0.9 is usual.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from mim_keras.contrast.known_positives import ABSENT
+from mim_keras.contrast.items_of_keys import ABSENT
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.contrast.space import gather_from_replicas
 
@@ -81,7 +81,7 @@ class Candidates:
 
 def positives_of(offsets: Any, rows: Any, most: int) -> Callable[[Any], Any]:
     """What gives the known positives of keys, int [B] → int [B, most], `ABSENT` where there are fewer; of tensors as
-    `KnownPositives` has them."""
+    `ItemsOfKeys` has them."""
 
     def look_up(key: Any) -> Any:
         begin, end = ops.take(offsets, key), ops.take(offsets, key + 1)

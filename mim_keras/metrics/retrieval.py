@@ -6,7 +6,12 @@ import numpy as np
 
 
 def recall_at(query: np.ndarray, items: np.ndarray, positive: np.ndarray, k: int) -> float:
-    """Share of queries whose item is among the `k` most similar of all items.
+    """Share of queries whose item is among the `k` most similar of all items; arguments as of `hits_at`."""
+    return float(hits_at(query, items, positive, k).sum()) / max(len(query), 1)
+
+
+def hits_at(query: np.ndarray, items: np.ndarray, positive: np.ndarray, k: int) -> np.ndarray:
+    """Whether each query's item is among the `k` most similar of all items, bool [Q].
 
     Args:
         query: [Q, d].
@@ -14,12 +19,12 @@ def recall_at(query: np.ndarray, items: np.ndarray, positive: np.ndarray, k: int
         positive: Row of each query's item, int [Q].
         k: How many are looked at.  Items that tie with the positive count against it.
     """
-    hits = 0
+    hits = np.zeros(len(query), bool)
     for begin in range(0, len(query), 1024):
         similarity = query[begin : begin + 1024] @ items.T
         own = np.take_along_axis(similarity, positive[begin : begin + 1024, None], axis=1)
-        hits += int(((similarity >= own).sum(axis=1) <= k).sum())
-    return hits / max(len(query), 1)
+        hits[begin : begin + 1024] = (similarity >= own).sum(axis=1) <= k
+    return hits
 
 
 def mean_pairwise_cosine(vectors: np.ndarray) -> float:

@@ -61,6 +61,15 @@ def test_ablate_measures_the_grid_and_resumes(
     assert len(encoders) == 6  # as it comes, stage 1, stage 2, for each of two seeds
 
     measured.clear()
+    without = CliRunner().invoke(main, [*words, "hard,ids"])  # pairs from histories name no hard negatives
+    assert without.exit_code == 0, without.output
+    told = json.loads(without.stdout)
+    assert measured == ["stage 2 with hard negatives alone"]
+    assert list(told["results"]) == ["ids"]
+    assert "no pair has any" in told["left_out"]["hard"]
+    assert "Left out: stage 2 with hard negatives alone." in (tmp_path / "ablation.md").read_text()
+
+    measured.clear()
     other = ["--seeds", "1", "--variants", "ids", "--set", "data.pairs.max_per_user=2"]
     third = CliRunner().invoke(main, [*words[:-1], *other])
     assert third.exit_code == 0, third.output

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mim_keras.ciubm import RankerShape
 from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
-from mim_keras.contrast.known_positives import ABSENT, KnownPositives
+from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
@@ -68,7 +68,7 @@ def contrast(strategy_name: str, momentum: float, known: bool) -> tuple[list[np.
         encoder = ItemEncoder(config, TextReader.fit(config, ["red mug", "blue lamp"])[0])
         encoder.build()
         encoder.freeze_towers()
-        positives = KnownPositives.of(key, rows[:, 3]) if known else None
+        positives = ItemsOfKeys.of(key, rows[:, 3]) if known else None
         model = Csft(encoder, settings, log_q, features, query_items=3, positives=positives)
         model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
     x = {"rows": rows, "key": key}

@@ -10,7 +10,7 @@ from keras_hub.src.models.siglip.siglip_loss import SigLIPLoss
 from mim_keras.config import ContrastTerm, CsftConfig, preset
 from mim_keras.contrast.candidates import positives_of, unfair
 from mim_keras.contrast.info_nce import alignment_loss, info_nce, sigmoid_alignment_loss
-from mim_keras.contrast.known_positives import ABSENT, KnownPositives
+from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from mim_keras.contrast.negative_queue import EMPTY, NegativeQueue
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -120,7 +120,7 @@ def test_what_a_key_is_known_to_like(rng: np.random.Generator) -> None:
     key, item_row = rng.integers(0, 9, 70), rng.integers(0, 30, 70)
     item_row[1], key[1] = item_row[0], key[0]  # the same pair twice
     key[key == 4] = 5  # a key without any
-    known = KnownPositives.of(key, item_row)
+    known = ItemsOfKeys.of(key, item_row)
     assert known.rows.shape == (len({*zip(key.tolist(), item_row.tolist(), strict=True)}),)
     look_up = positives_of(*map(keras.ops.convert_to_tensor, (known.offsets, known.rows)), known.most)
     found = keras.ops.convert_to_numpy(look_up(np.arange(9)))
@@ -131,7 +131,7 @@ def test_what_a_key_is_known_to_like(rng: np.random.Generator) -> None:
     for one in range(9):
         assert holds[one].tolist() == [row in {*item_row[key == one].tolist()} for row in asked[one]]
     with pytest.raises(ValueError, match=r"keys and rows are 0 or more; received \(-1, 3\)"):
-        KnownPositives.of(np.array([-1]), np.array([3]))
+        ItemsOfKeys.of(np.array([-1]), np.array([3]))
 
 
 def test_log_q_takes_popularity_out_by_numpy(rng: np.random.Generator) -> None:
@@ -179,7 +179,7 @@ def test_the_queue_never_holds_what_a_key_likes_against_it() -> None:
     now = {"rows": np.array([[6, 3], [7, 4]]), "key": np.array([0, 2])}
     # of the queue's two, at cosine 1 and 0 to the first query and 0 and 1 to the second: key 0 liked row 1 before, and
     # key 2 likes both, one of which it never had in a step
-    known = KnownPositives.of(np.array([0, 1, 0, 2, 2, 2]), np.array([1, 2, 3, 4, 2, 1]))
+    known = ItemsOfKeys.of(np.array([0, 1, 0, 2, 2, 2]), np.array([1, 2, 3, 4, 2, 1]))
     for positives, by_hand in (
         (None, 2 * (np.log(2 * np.e + 2) - 1)),
         (known, np.log(np.e + 2) + np.log(np.e + 1) - 2),

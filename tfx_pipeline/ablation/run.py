@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mim_keras.config import to_mapping
+from mim_keras.config import ConfigError, to_mapping
 from tfx_pipeline.ablation.table import CONTENT, Results, markdown, summary
 from tfx_pipeline.ablation.variants import Variant
 from tfx_pipeline.runners import local
@@ -36,31 +36,43 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
         reference: The variant that the others are held against.
 
     Returns:
-        What `ablation.json` holds: `rows` and `content` (see `summary`), and `results`, every figure of every run.
+        What `ablation.json` holds: `rows` and `content` (see `summary`), `results`, every figure of every run, and
+        `left_out`, the variants that these data do not allow, each with the reason.
 
     Raises:
-        ConfigError: a backbone that a variant needs is not there.
+        ConfigError: a backbone that a variant needs is not there, or no variant can be measured on these data.
     """
     if any(variant.stages != "none" for variant in variants.values()):
         settings.require_presets()
     local.run(settings, data, root, data_only=True)
     from tfx_pipeline.ablation.inputs import read_inputs
     from tfx_pipeline.ablation.train import Bench
+    from tfx_pipeline.run_fns.pair_figures import TRAINED_ON
 
     folder = Path(root) / FOLDER
     inputs = read_inputs(Path(root), settings.data, settings.stages.ciubm.history_length)
     made = data_made(settings, inputs)
     bench = Bench(inputs, settings.stages, folder / "encoders" / digest(made), settings.embeddings.dtype)
     results: Results = {}
+    left_out: dict[str, str] = {}
     count, total = 0, seeds * len(variants)
     for seed in range(1, seeds + 1):
         for name, variant in variants.items():
             count += 1
+            if name in left_out:
+                continue
             file = result_file(Path(root), settings, made, variant, seed)
             if not file.is_file():
                 local.say(f"[{count:2d}/{total}] {variant.says}, seed {seed}")
-                with local.narrated(total, local.NodeTimes(), Path(root) / "run.log"):
-                    found, scores = bench.measure(variant, seed)
+                try:
+                    with local.narrated(total, local.NodeTimes(), Path(root) / "run.log"):
+                        found, scores = bench.measure(variant, seed)
+                except ConfigError as error:
+                    left_out[name] = str(error)
+                    local.say(f"        left out: {error}")
+                    if len(left_out) == len(variants):
+                        raise
+                    continue
                 file.parent.mkdir(parents=True, exist_ok=True)
                 np.save(file.with_suffix(".npy"), scores)
                 part = file.with_suffix(".part")
@@ -68,16 +80,21 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
                 part.rename(file)
                 local.say(f"        {_line(found)}")
             results.setdefault(name, {})[seed] = json.loads(file.read_text())
+    if reference in left_out:  # the first that can be measured, then
+        reference = next(iter(results))
     rows = summary(results, reference)
     encoders = [name for name in results if variants[name].stages != "none"]
     base = reference if reference in encoders else next((n for n in ("stage1", *encoders) if n in encoders), reference)
     content = summary(results, base, "content", CONTENT)
-    everything = {"rows": rows, "reference": reference, "content": content, "results": results}
+    everything = {"rows": rows, "reference": reference, "content": content, "results": results, "left_out": left_out}
     (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
-    says = {name: variant.says for name, variant in variants.items()}
+    says = {name: variant.says for name, variant in variants.items() if name in results}
     page = markdown(rows, says, reference)
     if content:
-        page += "\nWhat the encoder finds, of what it did not learn from:\n\n" + markdown(content, says, base)
+        whole = [row for row in content if not row["slice"].endswith(tuple(TRAINED_ON))]
+        page += "\nWhat the encoder finds, of what it did not learn from:\n\n" + markdown(whole, says, base)
+    for name, reason in left_out.items():
+        page += f"\nLeft out: {variants[name].says}. {reason}\n"
     (Path(root) / PAGE).write_text(page)
     return everything
 

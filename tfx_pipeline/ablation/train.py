@@ -32,7 +32,8 @@ from serving.representation_center.snapshot import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
 from tfx_pipeline.ablation.variants import Variant
 from tfx_pipeline.run_fns.catalogue import cross_modal_recall
-from tfx_pipeline.run_fns.csft import pair_figures, tune
+from tfx_pipeline.run_fns.csft import tune
+from tfx_pipeline.run_fns.pair_figures import pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
 from tfx_pipeline.run_fns.pretrain import new_encoder, pretrain
 
@@ -173,11 +174,11 @@ class Bench:
         these where the variant looks at no view."""
         encoder, words = ItemEncoder.load_from(folder)
         encoder.config = replace(encoder.config, vector=stages.encoder.vector)
-        _, held_out, table = self._read(encoder, words)
+        trained, held_out, table = self._read(encoder, words)
         views = table.encode(encoder, self._said(encoder, table, stages))
         vectors = views["vector"][: len(self._inputs.catalogue.item_id)]
         held = self._inputs.catalogue.held_out
-        found = {} if _untouched(stages) else content_figures(table, views, held_out, held)
+        found = {} if _untouched(stages) else content_figures(table, views, held_out, trained, held)
         return store_vectors(vectors, self._dtype), np.any(vectors != 0, axis=1), found
 
     # -- stage 3 -------------------------------------------------------------------------------------------
@@ -216,26 +217,22 @@ class Bench:
 
 
 def content_figures(
-    table: ContentTable, views: dict[str, np.ndarray], pairs: Pairs, held_out: np.ndarray
+    table: ContentTable, views: dict[str, np.ndarray], pairs: Pairs, trained: Pairs, held_out: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """Recall@10 of what the encoder did not learn from: `recall_at_10`, and how many times chance that is.
 
-    Of the pictures of held-out items among their words, and the reverse; of held-out pairs among all items.
+    Of the pictures of held-out items among their words, and the reverse; of held-out `pairs` among all items, and of
+    their parts (see `pair_figures`).
     """
     items = len(held_out)
     rows = np.concatenate([held_out, np.zeros(len(table) - items, bool)])
-    crossed, paired = cross_modal_recall(table, views, rows), pair_figures(views["joint"], pairs, items)
+    crossed, paired = cross_modal_recall(table, views, rows), pair_figures(views["joint"], pairs, trained, items)
     found = {
         "picture to words": (crossed["image_to_text"], crossed["chance"]),
         "words to picture": (crossed["text_to_image"], crossed["chance"]),
-        "intents": (paired.get("recall_at_10_intents"), paired["chance"]),
-        "histories": (paired.get("recall_at_10_histories"), paired["chance"]),
+        **{name: (recall, paired["chance"]) for name, recall in paired["recall_at_10"].items()},
     }
-    return {
-        name: {"recall_at_10": value, "times_chance": value / chance}
-        for name, (value, chance) in found.items()
-        if value is not None
-    }
+    return {name: {"recall_at_10": value, "times_chance": value / chance} for name, (value, chance) in found.items()}
 
 
 def figures(rows: Rows, score: np.ndarray) -> dict[str, dict[str, float]]:

@@ -63,6 +63,11 @@ GRID: dict[str, Variant] = {
     "modality": Variant("stage 2 with a term for each modality", csft={"levels": "modality", "queue_size": 0}),
     "dimension": Variant("stage 2 with nested dimensions", csft={"levels": "dimension", "queue_size": 0}),
     "same_category": Variant("stage 2 with hard negatives of the item's category too", csft={"same_category": 8}),
+    "orders": Variant(
+        "stage 2 with orders alone, what was merely clicked as hard negatives",
+        csft={"signal": "order", "terms": [{"pools": ["batch", "time", "hard"]}]},
+    ),
+    "orders_alone": Variant("stage 2 with orders alone", csft={"signal": "order"}),
     "no_ids": Variant("without ids", ciubm={"ids": False}),
     "no_fusion": Variant("without fused interest", ciubm={"fusion": False}),
     "attention": Variant("with attention", encoder=JOINT, ciubm={"attention": True, **ONE_RANKER}),

@@ -10,21 +10,19 @@ import numpy as np
 import tensorflow as tf
 
 from mim_keras.config import ConfigError, CsftConfig, from_mapping
-from mim_keras.contrast.known_positives import ABSENT, KnownPositives
+from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from mim_keras.csft import Csft
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
-from mim_keras.metrics.retrieval import mean_pairwise_cosine, recall_at
 from mim_keras.training.batches import Epochs, shuffled, with_seeds
 from mim_keras.training.collapse import CollapseAlarm
 from mim_keras.training.fit import fit, log, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue
+from tfx_pipeline.run_fns.pair_figures import pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
 from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
-
-MEASURED_PAIRS = 4_000
 
 
 def run_fn(fn_args: Any) -> None:
@@ -39,11 +37,11 @@ def run_fn(fn_args: Any) -> None:
     items = len(catalogue.item_id)
     # kept where they stay as they are; else they serve this once
     features = features_of(fn_args).features(table, encoder) if config.frozen_towers else table.features(encoder)
-    before = pair_figures(table.joint(encoder, features), valid, items)
+    before = pair_figures(table.joint(encoder, features), valid, train, items)
     logs = model_run_folder(fn_args.model_run_dir)
     tune(encoder, config, train, table, features, catalogue.categories, logs, checkpoints_of(fn_args, "csft"))
     tuned = features if config.frozen_towers else table.features(encoder)
-    after = pair_figures(table.joint(encoder, tuned), valid, items)
+    after = pair_figures(table.joint(encoder, tuned), valid, train, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
@@ -72,17 +70,23 @@ def tune(
         checkpoints: See `fit`.
 
     Raises:
-        ConfigError: a term is of hard negatives alone, and there are none.
+        ConfigError: no two pairs are of `config.signal`, or a term is of hard negatives alone and there are none.
     """
     training, frozen = config.training, config.frozen_towers
-    positives = KnownPositives.of(pairs.key, pairs.item_row)
+    given, pairs = len(pairs), pairs.of_signal(config.signal, training.seed)
+    if len(pairs) < 2:
+        raise ConfigError(
+            f"stage 2 needs at least 2 training pairs whose signal is csft.signal ({config.signal}) or stronger; "
+            f"received {len(pairs)} of {given} pairs. Bring intents that have it, or choose a weaker one."
+        )
+    positives = ItemsOfKeys.of(pairs.key, pairs.item_row)
     if config.same_category:
         pairs = pairs.with_same_category(categories, config.same_category, training.seed)
     pairs = pairs.without_liked(positives)
     if any(term.pools == ("hard",) for term in config.all_terms) and (pairs.hard_rows == ABSENT).all():
         raise ConfigError(
             "a term of stage 2 with hard negatives alone needs some, and no pair has any. Set data.pairs.source to "
-            "impressions and data.pairs.hard, or csft.same_category, or choose other csft.levels."
+            "impressions and data.pairs.hard, or csft.same_category, or csft.signal, or choose other csft.levels."
         )
     batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
@@ -135,22 +139,3 @@ def _batches(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> 
         return with_seeds(batches, epoch).map(read, tf.data.AUTOTUNE)
 
     return Epochs(make, training.seed, steps)
-
-
-def pair_figures(joint: np.ndarray, pairs: Pairs, items: int) -> dict[str, float]:
-    """Recall@10 of held-out pairs over the whole catalogue, and the collapse alarm.
-
-    A query of several items is the mean of their vectors.
-
-    Args:
-        joint: Of every row of the content table, [n, d].
-        pairs: Held out.
-        items: How many of the rows, the first, are the catalogue.
-    """
-    figures = {"mean_pairwise_cosine": mean_pairwise_cosine(joint[:items]), "chance": 10 / items}
-    for name, keep in (("intents", pairs.is_intent), ("histories", ~pairs.is_intent)):
-        rows, item = pairs.query_rows[keep][:MEASURED_PAIRS], pairs.item_row[keep][:MEASURED_PAIRS]
-        if len(rows):
-            query = np.sum(joint[rows] * (rows != ABSENT)[..., None], axis=1)
-            figures[f"recall_at_10_{name}"] = recall_at(query, joint[:items], item, 10)
-    return figures

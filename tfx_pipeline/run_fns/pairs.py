@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.examples import DECODE_ROWS, Columns, concatenate, decode
-from mim_keras.contrast.known_positives import ABSENT, KnownPositives
+from mim_keras.config import SIGNALS
+from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from mim_keras.encoders.content import ContentReader, ContentTable
 from tfx_pipeline.run_fns.catalogue import Catalogue
 
@@ -28,6 +29,7 @@ class Pairs:
         hard_rows: int [n, K]; `ABSENT` after the last where a pair has fewer.
         key: Pairs of one key share their positives, int [n].
         is_intent: Whether the query was content of its own, bool [n].
+        signal: What the query led to, the place in `SIGNALS`, int [n].
     """
 
     query_rows: np.ndarray
@@ -35,6 +37,7 @@ class Pairs:
     hard_rows: np.ndarray
     key: np.ndarray
     is_intent: np.ndarray
+    signal: np.ndarray
 
     def __len__(self) -> int:
         return len(self.item_row)
@@ -43,6 +46,32 @@ class Pairs:
     def rows(self) -> np.ndarray:
         """As `Csft` takes them, int32 [n, L + 1 + K]."""
         return np.concatenate([self.query_rows, self.item_row[:, None], self.hard_rows], axis=1).astype(np.int32)
+
+    def of_signal(self, least: str, seed: int, most: int = 16) -> Pairs:
+        """The pairs whose signal is `least` or stronger.  Items that their key led to by weaker signals alone, clicked
+        and not bought, become hard negatives of each of its pairs.
+
+        Args:
+            least: One of `SIGNALS`.
+            seed: Of the choice, where a key has more such items than `most`.
+            most: Hard negatives that a pair gains at most.
+        """
+        strong = self.signal >= SIGNALS.index(least)
+        if strong.all():
+            return self
+        liked = ItemsOfKeys.of(self.key[strong], self.item_row[strong]) if strong.any() else None
+        weak = ~strong
+        if liked is not None:
+            weak &= ~liked.holds(self.key, self.item_row[:, None])[:, 0]
+        kept = self._only(strong)
+        if not weak.any():
+            return kept
+        merely = ItemsOfKeys.of(self.key[weak], self.item_row[weak])
+        gained = merely.some_of(kept.key, most, np.random.default_rng(seed))
+        return replace(kept, hard_rows=np.concatenate([kept.hard_rows, gained], axis=1))
+
+    def _only(self, keep: np.ndarray) -> Pairs:
+        return Pairs(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
 
     def with_same_category(self, categories: list[list[str]], count: int, seed: int) -> Pairs:
         """These pairs with `count` further hard negatives each, drawn from the items of one of its item's categories.
@@ -70,7 +99,7 @@ class Pairs:
             drawn = np.where((own > 0) & (found != self.item_row[:, None]), found, ABSENT).astype(np.int32)
         return replace(self, hard_rows=np.concatenate([self.hard_rows, drawn], axis=1))
 
-    def without_liked(self, positives: KnownPositives) -> Pairs:
+    def without_liked(self, positives: ItemsOfKeys) -> Pairs:
         """These pairs, less the hard negatives that their key is known to like, at another time say."""
         return replace(self, hard_rows=np.where(positives.holds(self.key, self.hard_rows), ABSENT, self.hard_rows))
 
@@ -107,7 +136,7 @@ def _read_split(patterns: list[str]) -> Columns:
 
 def _schema() -> schema_pb2.Schema:
     """Told beforehand, since a feature without any value in a batch shows no type."""
-    texts = ("query_image", "query_text", "item_id", "user_id", *LISTS)
+    texts = ("query_image", "query_text", "item_id", "user_id", "signal", *LISTS)
     return schema_pb2.Schema(feature=[schema_pb2.Feature(name=name, type=schema_pb2.BYTES) for name in texts])
 
 
@@ -147,7 +176,7 @@ def _pairs(columns: Columns, place: dict[bytes, int], own: _OwnContent, length: 
     hard_rows = np.full((count, hard), ABSENT, np.int32)
     item_row, is_intent = np.zeros(count, np.int32), np.zeros(count, bool)
     if not count:
-        return Pairs(query_rows, item_row, hard_rows, np.zeros(0, np.int32), is_intent)
+        return Pairs(query_rows, item_row, hard_rows, np.zeros(0, np.int32), is_intent, np.zeros(0, np.int8))
     query_rows[:] = _laid_out(columns["query_item_ids"], place, length, at_end=True)
     hard_rows[:] = _laid_out(columns["hard_item_ids"], place, hard, at_end=False)
     item_row[:] = [place[item] for item in columns["item_id"].to_pylist()]
@@ -159,7 +188,8 @@ def _pairs(columns: Columns, place: dict[bytes, int], own: _OwnContent, length: 
     codes: dict[object, int] = {}
     keys = (users[row] or int(query_rows[row, -1]) for row in range(count))
     key = np.array([codes.setdefault(value, len(codes)) for value in keys], np.int32)
-    return Pairs(query_rows, item_row, hard_rows, key, is_intent)
+    signal = np.array([SIGNALS.index(value.decode()) for value in columns["signal"].to_pylist()], np.int8)
+    return Pairs(query_rows, item_row, hard_rows, key, is_intent, signal)
 
 
 def _laid_out(lists: pa.ListArray, place: dict[bytes, int], width: int, at_end: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is known to be liked, so that none of it stands as a negative."""
+"""Which items each key led to: what is known to be liked, say, so that none of it stands as a negative."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ ABSENT = -1  # stands where a key has fewer items than others
 
 
 @dataclass(frozen=True)
-class KnownPositives:
-    """The items of all training pairs, by key: each once, key after key.
+class ItemsOfKeys:
+    """The items of pairs, by key: each once, key after key.
 
     Attributes:
         offsets: Where each key's items begin and the last one's end, int32 [keys + 1].
@@ -22,7 +22,7 @@ class KnownPositives:
     rows: np.ndarray
 
     @classmethod
-    def of(cls, key: np.ndarray, item_row: np.ndarray) -> KnownPositives:
+    def of(cls, key: np.ndarray, item_row: np.ndarray) -> ItemsOfKeys:
         """Of pairs that say which key, 0.., led to which item; int [n] each.
 
         Raises:
@@ -31,7 +31,7 @@ class KnownPositives:
         if not len(key) or key.min() < 0 or item_row.min() < 0:
             least = (int(key.min()), int(item_row.min())) if len(key) else "no pair"
             raise ValueError(
-                f"known positives are of pairs whose keys and rows are 0 or more; received {least}. Leave others out."
+                f"items of keys are of pairs whose keys and rows are 0 or more; received {least}. Leave others out."
             )
         pairs = np.unique(np.stack([key, item_row], axis=1).astype(np.int64), axis=0)
         offsets = np.searchsorted(pairs[:, 0], np.arange(int(key.max()) + 2))
@@ -41,6 +41,21 @@ class KnownPositives:
     def most(self) -> int:
         """How many items the key has that has most."""
         return int(np.diff(self.offsets).max())
+
+    def some_of(self, key: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+        """Of each key, [n], at most `most` of its items, each once: int32 [n, min(most, self.most)].
+
+        `ABSENT` after the last where a key has fewer, or none.  Of a key that has more, a run of them that begins
+        anywhere.
+        """
+        width = min(most, self.most)
+        known = key < len(self.offsets) - 1
+        first = np.where(known, self.offsets[np.where(known, key, 0)], 0)
+        size = np.where(known, np.diff(self.offsets)[np.where(known, key, 0)], 0)[:, None]
+        begin = (rng.random((len(key), 1)) * size).astype(np.int64)
+        place = first[:, None] + (begin + np.arange(width)) % np.maximum(size, 1)
+        found = self.rows[np.minimum(place, len(self.rows) - 1)]
+        return np.where(np.arange(width) < size, found, ABSENT).astype(np.int32)
 
     def holds(self, key: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Whether each key, [n], has each of its rows, [n, K], among its items: bool [n, K]."""
