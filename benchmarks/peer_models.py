@@ -119,4 +119,4 @@ def speed(kind: str, file: str, seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"rows_per_second": speed(sys.argv[1], sys.argv[2], float(sys.argv[3]))}))
+    print(json.dumps({f"peer {sys.argv[1]}": speed(sys.argv[1], sys.argv[2], float(sys.argv[3]))}))
