@@ -65,7 +65,7 @@ def test_two_processes_train_to_the_weights_of_one(two: tuple, tmp_path: Path) -
         np.testing.assert_allclose(alone[name], first[name], atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("stage", ["csft", "ciubm"])
+@pytest.mark.parametrize("stage", ["pretrain", "csft", "ciubm"])
 def test_both_go_on_from_the_checkpoint_after_one_was_killed(two: tuple, stage: str, tmp_path: Path) -> None:
     places = str(tmp_path / "checkpoints")
     processes = start_two(tmp_path, (places,), (places, stage))

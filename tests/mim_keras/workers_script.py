@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from mim_keras.ciubm import CiUBM, RankerShape
 from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
+from mim_keras.contrast.items_of_keys import ItemsOfKeys
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
@@ -87,15 +88,17 @@ features = {
 }
 terms = (ContrastTerm(pools=("space", "time", "hard")),)
 settings = CsftConfig(terms=terms, queue_size=24, align_weight=0.0, modality_dropout=0.0, temperature=0.2)
+rows = rng.integers(0, 40, (ROWS, 5)).astype(np.int32)
+key = rng.integers(0, 20, ROWS).astype(np.int32)
+liked = ItemsOfKeys.of(key, rows[:, 2])
 with strategy.scope():
     encoder.freeze_towers()
     heads = np.random.default_rng(1)
     for variable in encoder.trainable_variables:
         variable.assign(heads.normal(size=variable.shape) * 0.1)
-    csft = Csft(encoder, settings, np.zeros(40, "float32"), features, query_items=2)
+    csft = Csft(encoder, settings, np.zeros(40, "float32"), features, query_items=2, positives=liked)
     csft.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
-rows = rng.integers(0, 40, (ROWS, 5)).astype(np.int32)
-train("csft", csft, {"rows": rows, "key": rng.integers(0, 20, ROWS).astype(np.int32)})
+train("csft", csft, {"rows": rows, "key": key})
 
 vectors = rng.integers(-20, 20, (10, 8)).astype(np.int8)
 columns = ItemColumns.assemble(vectors, np.ones(10, bool), [[]] * 10, np.arange(1, 11))
