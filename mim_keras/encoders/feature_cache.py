@@ -61,8 +61,10 @@ class FeatureCache:
 
 
 def _hash_of_towers(encoder: ItemEncoder) -> str:
-    found = hashlib.sha256(json.dumps(to_mapping(encoder.config), sort_keys=True).encode())
+    config = encoder.config
+    told = [to_mapping(part) for part in (config.image, config.text, *config.lexicals)]
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for tower in (encoder.image_tower, encoder.text_tower, *encoder.lexical_towers):
-        for variable in tower.variables if tower is not None else []:
+        for variable in tower.weights if tower is not None else []:  # the state of a dropout's draws is none of them
             found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
     return found.hexdigest()[:32]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
+from mim_keras.config import EncoderConfig, ImageTowerConfig, TextTowerConfig
 from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.feature_cache import FeatureCache
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
+from tests.mim_keras.test_backbones import bert, word_pieces
 from tests.tiny_encoder import tiny_encoder
 
 TITLES = ["red mug", "blue lamp", "green rug", "", "red lamp"]
@@ -49,6 +53,23 @@ def test_only_new_contents_are_asked_for(
         for name, values in features(own, model).items():
             np.testing.assert_allclose(found[name], values, atol=1e-6)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_seed_or_another_vector_is_no_other_tower(tmp_path: Path) -> None:
+    preset = str(tmp_path / "bert")
+    bert().save_to_preset(preset)
+    word_pieces().save_to_preset(preset)
+    config = EncoderConfig(
+        text=TextTowerConfig(preset=preset, max_tokens=8), image=ImageTowerConfig(size=16, widths=(), colours=True)
+    )
+    kept = tmp_path / "kept"
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)  # which the state of a dropout's draws follows
+        words, _ = TextReader.fit(config, [])
+        model = ItemEncoder(replace(config, vector=("joint", "text_features")[:seed]), words)
+        model.build()
+        FeatureCache(kept).features(table((model, words), ["a b", "ab"]), model)
+        assert len(list(kept.iterdir())) == 1
 
 
 def test_other_towers_are_asked_anew_and_heads_do_not_matter(
