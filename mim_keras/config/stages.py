@@ -24,7 +24,7 @@ class TrainingConfig:
     mixed_precision: str = "float32"  # float32 | mixed_float16 | mixed_bfloat16
     jit_compile: bool = False
     steps_per_execution: int = 1
-    patience: int = 0  # epochs without a better validation figure before stopping; 0: train all epochs
+    patience: int = 0  # of the ranker: epochs without a better GAUC on validation before stopping; 0: train all epochs
     seed: int = 7
     deterministic: bool = False  # the same numbers to the last bit each time, by operations that may be slower
 
@@ -45,6 +45,15 @@ class TrainingConfig:
             self.mixed_precision,
             "Choose one.",
         )
+
+
+def _trains_all_epochs(stage: str, training: TrainingConfig) -> None:
+    require(
+        training.patience == 0,
+        f"{stage}.training.patience must be 0: what stops early is the ranker, by its clicks on validation",
+        training.patience,
+        "Lower the epochs, or set ciubm.training.patience.",
+    )
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class PretrainConfig:
         return _top_blocks(self.trainable)
 
     def __post_init__(self) -> None:
+        _trains_all_epochs("pretrain", self.training)
         losses = ("softmax", "sigmoid")
         require(self.loss in losses, f"pretrain.loss is one of {losses}", self.loss, "Choose one.")
         for name in ("augment", "token_masking"):
@@ -187,6 +197,7 @@ class CsftConfig:
 
     def __post_init__(self) -> None:
         require(self.levels in LEVELS, f"csft.levels is one of {tuple(LEVELS)}", self.levels, "Choose one.")
+        _trains_all_epochs("csft", self.training)
         require(self.signal in SIGNALS, f"csft.signal is one of {SIGNALS}", self.signal, "Choose one.")
         require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")

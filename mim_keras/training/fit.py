@@ -40,6 +40,15 @@ def optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimiz
     return keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
 
 
+def make_ready(model: keras.Model, config: TrainingConfig, steps: int) -> None:
+    """Compiles a model as the settings say, for a training of so many steps; call in the strategy's scope."""
+    model.compile(
+        optimizer=optimizer(config, steps),
+        jit_compile=config.jit_compile,
+        steps_per_execution=config.steps_per_execution,
+    )
+
+
 def seeded(config: TrainingConfig) -> None:
     """Seeds every generator and sets the precision policy; call before a model is made."""
     keras.utils.set_random_seed(config.seed)

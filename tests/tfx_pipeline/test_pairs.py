@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mim_keras.config import ConfigError, ContrastTerm, CsftConfig, PretrainConfig, StagesConfig
+from mim_keras.config import ConfigError, ContrastTerm, CsftConfig, PretrainConfig, StagesConfig, TrainingConfig
 from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from tfx_pipeline.run_fns.pair_figures import pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs
@@ -53,6 +53,9 @@ def test_settings_that_would_leave_a_term_without_negatives_are_refused() -> Non
         CsftConfig(terms=(ContrastTerm(pools=("time",)),), queue_size=0)
     with pytest.raises(ConfigError, match=r"csft.signal is one of \('click', 'cart', 'order'\); received 'buy'"):
         CsftConfig(signal="buy")
+    for made in (PretrainConfig, CsftConfig):
+        with pytest.raises(ConfigError, match=r"training.patience must be 0: .* the ranker, .*; received 2"):
+            made(training=TrainingConfig(patience=2))
     with pytest.raises(ConfigError, match=r"at most encoder.embedding_dim; received \(999,"):
         StagesConfig(csft=CsftConfig(terms=(ContrastTerm(dimension=999),)))
     assert (PretrainConfig(trainable="top-2").top_blocks, PretrainConfig(trainable="head").top_blocks) == (2, 0)

@@ -24,7 +24,7 @@ from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.ranker_ensemble import make_ranker
 from mim_keras.training.batches import ranking_batches
-from mim_keras.training.fit import fit, optimizer, seeded
+from mim_keras.training.fit import fit, make_ready, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.scorer import Scorer
 from mim_keras.training.strategy import make_strategy
@@ -193,11 +193,7 @@ class Bench:
         batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout, compared)
         with make_strategy(training).scope():
             model = make_ranker(config, RankerShape(self._inputs.users), columns)
-            model.compile(
-                optimizer=optimizer(training, training.epochs * batches.steps),
-                jit_compile=training.jit_compile,
-                steps_per_execution=training.steps_per_execution,
-            )
+            make_ready(model, training, training.epochs * batches.steps)
         valid, scorer = self._inputs.splits["valid"], Scorer(model)
 
         def measure() -> dict[str, float]:

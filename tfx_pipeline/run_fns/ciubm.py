@@ -17,7 +17,7 @@ from mim_keras.export import ItemRows, RankerServing, export_ranker
 from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import ranking_figures
 from mim_keras.ranker_ensemble import make_ranker
-from mim_keras.training.fit import fit, log, optimizer, seeded
+from mim_keras.training.fit import fit, log, make_ready, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.scorer import Scorer
 from mim_keras.training.strategy import make_strategy
@@ -60,11 +60,7 @@ def run_fn(fn_args: Any) -> None:
     strategy = make_strategy(training)
     with strategy.scope():
         model = make_ranker(config, shape, columns)
-        model.compile(
-            optimizer=optimizer(training, training.epochs * train.steps),
-            jit_compile=training.jit_compile,
-            steps_per_execution=training.steps_per_execution,
-        )
+        make_ready(model, training, training.epochs * train.steps)
     valid = RankingExamples(fn_args.eval_files, spec, rows, config, context).in_order(training.batch_size)
     keys = row_keys(transform, columns, told)
     if fn_args.base_model:

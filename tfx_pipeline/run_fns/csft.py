@@ -17,7 +17,7 @@ from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
 from mim_keras.training.batches import Epochs, shuffled, with_seeds
 from mim_keras.training.collapse import CollapseAlarm
-from mim_keras.training.fit import fit, log, optimizer, seeded
+from mim_keras.training.fit import fit, log, make_ready, seeded
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.run_fns.pair_figures import pair_figures
@@ -98,7 +98,7 @@ def tune(
         log_q = np.log(share / share.sum()).astype(np.float32)
         known = positives if config.known_positives else None
         model = Csft(encoder, config, log_q, features if frozen else None, pairs.query_rows.shape[1], known)
-        model.compile(optimizer=optimizer(training, training.epochs * batches.steps), jit_compile=training.jit_compile)
+        make_ready(model, training, training.epochs * batches.steps)
 
     def vectors() -> np.ndarray:
         return table.joint(encoder, features) if frozen else table.encode(encoder)["joint"]

@@ -16,7 +16,7 @@ from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export import CONTENT_BATCHES, export_encoder
 from mim_keras.pretrain import Pretraining
 from mim_keras.training.batches import Epochs, shuffled
-from mim_keras.training.fit import fit, log, optimizer, seeded
+from mim_keras.training.fit import fit, log, make_ready, seeded
 from mim_keras.training.strategy import make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall
 from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
@@ -80,7 +80,7 @@ def pretrain(
             encoder.freeze_towers(config.top_blocks)
         model = Pretraining(encoder, config, categories.shape[1])
         steps = training.epochs * (len(rows) // batch_size)
-        model.compile(optimizer=optimizer(training, steps), jit_compile=training.jit_compile)
+        make_ready(model, training, steps)
 
     def read(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         content = {name: tf.gather(values, batch) for name, values in said.items()} or table.rows(batch)
