@@ -78,7 +78,7 @@ class Csft(StageModel):
         )
         self.seekers = {}
         if query_items > 1:
-            self.seekers = {view: _Seeker(name=f"seeker_{view}") for view in {t.query for t in config.all_terms}}
+            self.seekers = {view: Seeker(name=f"seeker_{view}") for view in {t.query for t in config.all_terms}}
             for seeker in self.seekers.values():
                 seeker.build((None, encoder.config.embedding_dim))
         self.queues = {}
@@ -235,7 +235,7 @@ class Csft(StageModel):
 
 
 @keras.saving.register_keras_serializable("mim")
-class _Seeker(keras.layers.Layer):
+class Seeker(keras.layers.Layer):
     """Mean of a history's vectors [B, d] → what is looked for, [B, d]: A x + b, at first x itself.
 
     b is what everyone looks for: the direction in which items are better liked by all.

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import keras_nlp
 
-from mim_keras.config import TextTowerConfig
+from mim_keras.config import TextTowerConfig, from_mapping, to_mapping
 from mim_keras.encoders.backbones import word_backbone, word_preprocessor
 
 
@@ -84,7 +84,7 @@ class TextTower(keras.layers.Layer):
 
     def __init__(self, config: TextTowerConfig, vocabulary_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.config = config
+        self.config, self.vocabulary_size = config, vocabulary_size
         if config.preset:
             self.backbone = word_backbone(config.preset, config.max_tokens)
         else:
@@ -121,3 +121,11 @@ class TextTower(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         return (input_shape[0], self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"config": to_mapping(self.config), "vocabulary_size": self.vocabulary_size}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TextTower:
+        return cls(from_mapping(TextTowerConfig, config.pop("config")), **config)
