@@ -186,7 +186,8 @@ class Csft(StageModel):
             views = y_pred["item"]
             both = ops.cast(ops.any(views["image"] != 0, axis=-1) & ops.any(views["text"] != 0, axis=-1), "float32")
             scale = ops.exp(ops.minimum(self.log_align_scale, math.log(100.0)))
-            loss = loss + self.config.align_weight * alignment_loss(views["image"], views["text"], both, scale)
+            image, text, both = (gather_from_replicas(values) for values in (views["image"], views["text"], both))
+            loss = loss + self.config.align_weight * alignment_loss(image, text, both, scale)
         if training:
             keys = self._keys(x, candidates)
             for view, queue in self.queues.items():

@@ -10,6 +10,7 @@ from keras import ops
 
 from mim_keras.config import PretrainConfig
 from mim_keras.contrast.info_nce import alignment_loss, sigmoid_alignment_loss
+from mim_keras.contrast.space import gather_from_replicas
 from mim_keras.encoders.item_encoder import Content, ItemEncoder, Views
 from mim_keras.training.replicas import share_of
 from mim_keras.training.stage_model import StageModel
@@ -77,11 +78,13 @@ class Pretraining(StageModel):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         both = x["image_mask"] * x["text_mask"]
+        # Of all replicas, so that a picture is held against the words of the whole batch.
+        image, text, both = (gather_from_replicas(values) for values in (y_pred["image"], y_pred["text"], both))
         scale = ops.exp(ops.minimum(self.log_scale, math.log(100.0)))
         if self.bias is None:
-            loss = alignment_loss(y_pred["image"], y_pred["text"], both, scale)
+            loss = alignment_loss(image, text, both, scale)
         else:
-            loss = sigmoid_alignment_loss(y_pred["image"], y_pred["text"], both, scale, self.bias)
+            loss = sigmoid_alignment_loss(image, text, both, scale, self.bias)
         self.align_tracker.update_state(loss)
         if self.category_head is not None:
             target = x["category"] / ops.maximum(ops.sum(x["category"], axis=-1, keepdims=True), 1.0)

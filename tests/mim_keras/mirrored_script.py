@@ -1,5 +1,7 @@
-"""Trains a ranker, two of them and stage 2 on two logical CPU devices and on one, and compares; a process of its own,
-because logical devices must be set before TensorFlow starts."""
+"""Trains stages 1 and 2, a ranker and two of them on two logical CPU devices and on one, and compares.
+
+A process of its own, because logical devices must be set before TensorFlow starts.
+"""
 
 import os
 from dataclasses import replace
@@ -17,6 +19,7 @@ from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
+from mim_keras.pretrain import Pretraining
 from mim_keras.ranker_ensemble import make_ranker
 from mim_keras.training.fit import fit
 from mim_keras.training.strategy import make_strategy
@@ -46,6 +49,29 @@ def train(strategy_name: str, ensemble_at: int) -> list[np.ndarray]:
     return [variable.numpy() for variable in model.trainable_variables]
 
 
+def align(strategy_name: str, loss: str) -> tuple[list[np.ndarray], list[float]]:
+    """Weights of stage 1 and the loss of each epoch; some rows lack a modality, more of them in one half."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    config = preset("tiny").encoder
+    features = {
+        "image_features": rng.normal(size=(BATCH, 32)).astype("float32"),
+        "text_features": rng.normal(size=(BATCH, 16)).astype("float32"),
+        "image_mask": (np.arange(BATCH) % 3 > 0).astype("float32"),
+        "text_mask": (np.arange(BATCH) > 5).astype("float32"),
+        "category": rng.integers(0, 2, (BATCH, 4)).astype("float32"),
+    }
+    with make_strategy(TrainingConfig(strategy=strategy_name)).scope():
+        encoder = ItemEncoder(config, TextReader.fit(config, ["red mug", "blue lamp"])[0])
+        encoder.build()
+        encoder.freeze_towers()
+        model = Pretraining(encoder, replace(preset("tiny").pretrain, loss=loss, temperature=0.2), categories=4)
+        model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
+    rows = tf.data.Dataset.from_tensor_slices(features).batch(BATCH)
+    history = fit("pretrain", model, rows, TrainingConfig(epochs=3))
+    return [variable.numpy() for variable in model.trainable_variables], history["loss"]
+
+
 def contrast(strategy_name: str, momentum: float, known: bool) -> tuple[list[np.ndarray], list[float]]:
     """Weights, the queue's content, and the loss of each epoch; at a rate of one, weights differ as gradients do."""
     keras.utils.set_random_seed(0)
@@ -59,7 +85,7 @@ def contrast(strategy_name: str, momentum: float, known: bool) -> tuple[list[np.
     }
     terms = (ContrastTerm(pools=("space", "time", "hard")), ContrastTerm("image", "text", ("space",), 8, 0.5))
     settings = CsftConfig(
-        terms=terms, queue_size=48, momentum=momentum, align_weight=0.0, modality_dropout=0.0, temperature=0.2
+        terms=terms, queue_size=48, momentum=momentum, align_weight=0.3, modality_dropout=0.0, temperature=0.2
     )
     log_q = np.log(rng.uniform(0.01, 0.1, 40)).astype("float32")
     rows, key = rng.integers(0, 40, (BATCH, 6)).astype(np.int32), rng.integers(0, 20, BATCH).astype(np.int32)
@@ -80,6 +106,13 @@ def contrast(strategy_name: str, momentum: float, known: bool) -> tuple[list[np.
 for at in (0, 3):
     for one, two in zip(train("one_device", at), train("mirrored", at), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
+
+for kind in ("softmax", "sigmoid"):
+    alone, alone_loss = align("one_device", kind)
+    together, together_loss = align("mirrored", kind)
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    np.testing.assert_allclose(alone_loss, together_loss, rtol=1e-5)
 
 for momentum, known in ((0.0, False), (0.0, True), (0.5, True)):
     alone, alone_loss = contrast("one_device", momentum, known)

@@ -71,14 +71,9 @@ content = {
     "token_mask": np.ones((ROWS, 12), bool),
     "text_mask": np.ones(ROWS, "float32"),
 }
-# Stage 1 contrasts the batch of each replica, so that two halves are not one whole: equal weights, other than alone.
-if strategy_name == "multi_worker":
-    train("pretrain", pretraining, content)
-    aligned = [variable.numpy() for variable in encoder.trainable_variables]
-    encoder.set_weights([0 * weight + 0.05 for weight in encoder.get_weights()])
-else:
-    aligned = []
-    encoder.set_weights([0 * weight + 0.05 for weight in encoder.get_weights()])
+train("pretrain", pretraining, content)
+aligned = [variable.numpy() for variable in encoder.trainable_variables]
+encoder.set_weights([0 * weight + 0.05 for weight in encoder.get_weights()])
 
 features = {
     "image_features": rng.normal(size=(40, 32)).astype("float32"),
@@ -87,7 +82,7 @@ features = {
     "text_mask": np.ones(40, "float32"),
 }
 terms = (ContrastTerm(pools=("space", "time", "hard")),)
-settings = CsftConfig(terms=terms, queue_size=24, align_weight=0.0, modality_dropout=0.0, temperature=0.2)
+settings = CsftConfig(terms=terms, queue_size=24, align_weight=0.3, modality_dropout=0.0, temperature=0.2)
 rows = rng.integers(0, 40, (ROWS, 5)).astype(np.int32)
 key = rng.integers(0, 20, ROWS).astype(np.int32)
 liked = ItemsOfKeys.of(key, rows[:, 2])
@@ -114,8 +109,7 @@ x = {
 }
 train("ciubm", ranker, (x, rng.integers(0, 2, ROWS).astype("float32")))
 
-trained = [variable.numpy() for model in (csft, ranker) for variable in model.trainable_variables]
+trained = aligned + [variable.numpy() for model in (csft, ranker) for variable in model.trainable_variables]
 queue = [csft.queues["joint"].vectors.numpy(), csft.queues["joint"].rows.numpy()]
-arrays = {f"aligned{i}": value for i, value in enumerate(aligned)}
-arrays |= {f"trained{i}": value for i, value in enumerate([*trained, *queue])}
-np.savez(out, losses=np.array(losses[-4:]), **arrays)
+arrays = {f"trained{i}": value for i, value in enumerate([*trained, *queue])}
+np.savez(out, losses=np.array(losses), **arrays)
