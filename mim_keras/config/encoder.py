@@ -27,6 +27,7 @@ class TextTowerConfig:
     def __post_init__(self) -> None:
         require(self.layers >= 0, "text.layers is 0 or more", self.layers, "Raise it.")
         require(self.max_tokens >= 4, "text.max_tokens must be at least 4", self.max_tokens, "Raise it.")
+        require(self.heads >= 1, "text.heads must be at least 1", self.heads, "Raise it.")
         require(
             self.hidden_dim % self.heads == 0,
             "text.hidden_dim must be a multiple of text.heads",

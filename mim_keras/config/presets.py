@@ -22,7 +22,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "id_dim": 8,
             "modal_dim": 8,
             "hidden": [16],
-            "training": {"epochs": 1, "batch_size": 128},
+            # an epoch has few steps, and XLA takes longer to compile them than they take
+            "training": {"epochs": 1, "batch_size": 128, "jit_compile": False, "steps_per_execution": 1},
         },
     },
     # Minutes on a CPU: the default.

@@ -9,6 +9,8 @@ from typing import Any
 from mim_keras.config.encoder import EncoderConfig
 from mim_keras.config.mapping import require
 
+LEAST = 0.01  # a learned temperature goes no lower
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -35,7 +37,16 @@ class TrainingConfig:
         require(self.seed >= 1, "seed must be at least 1", self.seed, "Any other number will do.")
         schedules = ("constant", "cosine")
         require(self.schedule in schedules, f"schedule must be one of {schedules}", self.schedule, "Choose one.")
-        require(self.warmup_steps >= 0, "warmup_steps is 0 or more", self.warmup_steps, "0 leaves it out.")
+        for name, what in (
+            ("warmup_steps", "leaves it out"),
+            ("clip_norm", "clips nothing"),
+            ("patience", "never stops"),
+        ):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is 0 or more", value, f"0 {what}.")
+        require(
+            self.steps_per_execution >= 1, "steps_per_execution is 1 or more", self.steps_per_execution, "Raise it."
+        )
         strategies = ("one_device", "mirrored", "multi_worker")
         require(self.strategy in strategies, f"strategy must be one of {strategies}", self.strategy, "Choose one.")
         policies = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -88,7 +99,7 @@ class PretrainConfig:
         require(self.loss in losses, f"pretrain.loss is one of {losses}", self.loss, "Choose one.")
         for name in ("augment", "token_masking"):
             require(0 <= getattr(self, name) < 1, f"pretrain.{name} is in [0, 1)", getattr(self, name), "0.1 is mild.")
-        require(self.temperature > 0, "pretrain.temperature must be positive", self.temperature, "0.07 is usual.")
+        require(self.temperature > LEAST, f"pretrain.temperature is above {LEAST}", self.temperature, "0.07 is usual.")
         known_parts = self.trainable in ("all", "head") or self.top_blocks > 0
         require(known_parts, "pretrain.trainable is all, top-N or head", self.trainable, "e.g. top-2")
         require(
@@ -199,12 +210,31 @@ class CsftConfig:
         require(self.levels in LEVELS, f"csft.levels is one of {tuple(LEVELS)}", self.levels, "Choose one.")
         _trains_all_epochs("csft", self.training)
         require(self.signal in SIGNALS, f"csft.signal is one of {SIGNALS}", self.signal, "Choose one.")
-        require(self.temperature > 0, "csft.temperature must be positive", self.temperature, "0.1 is usual.")
+        require(self.temperature > LEAST, f"csft.temperature is above {LEAST}", self.temperature, "0.1 is usual.")
         require(self.queue_size >= 0, "csft.queue_size must not be negative", self.queue_size, "0 switches it off.")
         require(0 < self.max_cosine <= 1, "csft.max_cosine is in (0, 1]", self.max_cosine, "0.9 is usual.")
-        for name in ("hard", "same_category"):
+        for name in ("hard", "same_category", "align_weight", "max_steps_per_epoch"):
             value = getattr(self, name)
             require(value >= 0, f"csft.{name} must not be negative", value, "0 switches it off.")
+        pools = {pool for term in self.all_terms for pool in term.pools}
+        require(
+            self.hard > 0 or all(term.pools != ("hard",) for term in self.all_terms),
+            "a term with hard negatives alone needs csft.hard",
+            self.hard,
+            "4 is usual; or choose other csft.levels.",
+        )
+        require(
+            not self.same_category or ("hard" in pools and self.hard > 0),
+            "csft.same_category makes hard negatives, and needs csft.hard and a term that has them among its pools",
+            (self.same_category, self.hard, self.levels),
+            "Set csft.levels to pools, say, or same_category to 0.",
+        )
+        require(
+            not self.momentum or ("time" in pools and self.queue_size > 0),
+            "csft.momentum makes what the queue holds, and needs one and a term with time negatives",
+            (self.momentum, self.queue_size, self.levels),
+            "Set csft.queue_size and such a term, or momentum to 0.",
+        )
         require(
             self.queue_size > 0 or all(term.pools != ("time",) for term in self.all_terms),
             "a term with time negatives alone needs a queue",
@@ -272,7 +302,13 @@ class CiubmConfig:
 
     def __post_init__(self) -> None:
         require(self.rows_in_memory >= 0, "ciubm.rows_in_memory is 0 or more", self.rows_in_memory, "0 keeps none.")
-        for name, beginning in (("id_l2", "0.0002"), ("content_l2", "0.01")):
+        for name in ("id_dim", "modal_dim", "heads", "simtier_bins"):
+            require(getattr(self, name) >= 1, f"ciubm.{name} must be at least 1", getattr(self, name), "Raise it.")
+        require(
+            all(width >= 1 for width in self.hidden), "ciubm.hidden are widths from 1", self.hidden, "e.g. [128, 64]"
+        )
+        require(self.cross_layers >= 0, "ciubm.cross_layers is 0 or more", self.cross_layers, "0 leaves them out.")
+        for name, beginning in (("id_l2", "0.0002"), ("content_l2", "0.01"), ("auxiliary_weight", "0.1")):
             value = getattr(self, name)
             require(value >= 0, f"ciubm.{name} is 0 or more", value, f"{beginning} is a beginning.")
         require(
