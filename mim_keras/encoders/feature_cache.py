@@ -45,7 +45,8 @@ class FeatureCache:
         log.info("features: %d of %d contents from %s", len(table) - len(missing), len(table), self._folder)
         if not len(missing):
             return {name: values[found] for name, values in kept.items()}
-        asked = table.features(encoder, missing)
+        # Half precision is kept as float32: a NumPy file has no bfloat16.
+        asked = {name: np.asarray(values, np.float32) for name, values in table.features(encoder, missing).items()}
         features = {name: np.empty((len(table), *values.shape[1:]), values.dtype) for name, values in asked.items()}
         for name, values in features.items():
             values[missing] = asked[name]
@@ -62,7 +63,8 @@ class FeatureCache:
 
 def _hash_of_towers(encoder: ItemEncoder) -> str:
     config = encoder.config
-    told = [to_mapping(part) for part in (config.image, config.text, *config.lexicals)]
+    told: list[object] = [to_mapping(part) for part in (config.image, config.text, *config.lexicals)]
+    told.append(encoder.dtype_policy.name)
     found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for tower in (encoder.image_tower, encoder.text_tower, *encoder.lexical_towers):
         for variable in tower.weights if tower is not None else []:  # the state of a dropout's draws is none of them

@@ -77,7 +77,7 @@ def _words(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization
 
 
 def _letters(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
-    return _vectorization(r"#\S+|[^\pL\s]+", terms, ngrams=(2, 3, 4), split="character")
+    return _vectorization(r"#\S+|[^\pL\s]+", terms, ngrams=(2, 3, 4), split="character", one_space=True)
 
 
 def _tags(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
@@ -85,12 +85,17 @@ def _tags(terms: Sequence[str] | None = None) -> keras.layers.TextVectorization:
 
 
 def _vectorization(
-    removed: str, terms: Sequence[str] | None, ngrams: int | tuple[int, ...] | None, split: str = "whitespace"
+    removed: str,
+    terms: Sequence[str] | None,
+    ngrams: int | tuple[int, ...] | None,
+    split: str = "whitespace",
+    one_space: bool = False,
 ) -> keras.layers.TextVectorization:
     def standardise(texts: Any) -> Any:
         import tensorflow as tf
 
-        return tf.strings.regex_replace(tf.strings.lower(texts, encoding="utf-8"), removed, " ")
+        plain = tf.strings.regex_replace(tf.strings.lower(texts, encoding="utf-8"), removed, " ")
+        return tf.strings.regex_replace(plain, r"\s", " ") if one_space else plain
 
     return keras.layers.TextVectorization(
         standardize=standardise,

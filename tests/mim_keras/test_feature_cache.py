@@ -14,6 +14,7 @@ from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.feature_cache import FeatureCache
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
+from tests.mim_keras.layer_harness import HALVES, half_precision
 from tests.mim_keras.test_backbones import bert, word_pieces
 from tests.tiny_encoder import tiny_encoder
 
@@ -88,3 +89,21 @@ def test_other_towers_are_asked_anew_and_heads_do_not_matter(
     after = FeatureCache(tmp_path).features(own, model)
     assert len(list(tmp_path.iterdir())) == 2
     assert not np.allclose(before["text_features"], after["text_features"])
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_half_precision_is_kept_as_it_was_said(kind: str, tmp_path: Path) -> None:
+    with half_precision(kind):
+        model, words = tiny_encoder()
+        own = table((model, words), TITLES)
+        first, second = (FeatureCache(tmp_path).features(own, model) for _ in range(2))
+        said = own.features(model)
+        views = [own.encode(model, features)["vector"] for features in (first, second)]
+    for name, values in first.items():
+        assert values.dtype == second[name].dtype == np.float32
+        np.testing.assert_array_equal(values, second[name])
+        np.testing.assert_allclose(values, np.asarray(said[name], np.float32), rtol=0.02, atol=0.02)
+    np.testing.assert_array_equal(*views)
+    model, words = tiny_encoder()
+    FeatureCache(tmp_path).features(table((model, words), TITLES), model)
+    assert len(list(tmp_path.iterdir())) == 2  # in whole precision the towers say something else

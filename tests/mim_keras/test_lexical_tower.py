@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mim_keras.config import ConfigError, LexicalConfig, preset
 from mim_keras.encoders.lexical_tower import LexicalTerms, LexicalTower, block_widths, fit_terms
+from mim_keras.encoders.text_reader import TextReader
 from tests.mim_keras.layer_harness import check_layer
 
 pytestmark = pytest.mark.any_backend
@@ -136,3 +137,18 @@ def test_letters_find_what_words_share_in_part() -> None:
     found = features(["lamp", "lampe", "mugg"], config, catalogue)
     assert found[0] @ found[1] > 0.9
     assert abs(found[0] @ found[2]) < 0.3
+
+
+def test_letters_over_a_line_break_are_read_again(tmp_path: Path) -> None:
+    config = replace(CONFIG, letters=True, of="all", min_count=1)
+    texts = ["red\nmug", "blue\nmug", "red\nlamp"]
+    terms = fit_terms(texts, config)[0]
+    assert any(" " in term for term in terms)
+    assert not any("\n" in term for term in terms)
+    assert fit_terms([text.replace("\n", " ") for text in texts], config)[0] == terms
+    encoder = replace(preset("tiny").encoder, lexical=config)
+    words, _ = TextReader.fit(encoder, texts)
+    words.save_to(tmp_path)
+    again = TextReader.load_from(tmp_path, encoder)
+    for name, values in words(texts).items():
+        np.testing.assert_array_equal(again(texts)[name], values, err_msg=name)
