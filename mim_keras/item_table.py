@@ -66,7 +66,11 @@ class ItemColumns:
     def assemble(
         vectors: np.ndarray, has_vector: np.ndarray, categories: Sequence[Sequence[str]], id_index: np.ndarray
     ) -> ItemColumns:
-        """Columns of `items` items from vectors [items, d], masks, lists of category names and id rows."""
+        """Columns of `items` items from vectors [items, d], masks, lists of category names and id rows.
+
+        Of an item that has none, whatever stands in the place of its vector is put to zero.
+        """
+        vectors = np.where(np.asarray(has_vector, bool)[:, None], vectors, np.zeros((), vectors.dtype))
         names = sorted({name for row in categories for name in row})
         place = {name: i for i, name in enumerate(names)}
         multi_hot = np.zeros((len(vectors) + 1, max(1, len(names))), np.uint8)

@@ -231,3 +231,13 @@ def test_vectors_may_be_kept_as_floats(columns: ItemColumns, dtype: str) -> None
         own.assign(numbers(other))
     assert keras.backend.standardize_dtype(floats.items.vectors.dtype) == dtype
     np.testing.assert_allclose(numbers(floats(x)["ctr"]), expected, atol=1e-3)
+
+
+def test_what_stands_in_the_place_of_a_missing_vector_is_not_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(-40, 41, (6, 8)).astype(np.int8)
+    there = np.array([True, False, True, True, False, True])
+    found = ItemColumns.assemble(vectors, there, [[]] * 6, np.arange(6))
+    np.testing.assert_array_equal(found.vectors[1:][there], vectors[there])
+    assert not found.vectors[1:][~there].any()
+    assert found.vectors.dtype == np.int8
