@@ -19,7 +19,6 @@ import argparse
 import json
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,7 @@ def main(words: list[str] | None = None) -> None:
     (variant,) = chosen(arguments.variant).values()
     inputs = read_inputs(arguments.root, settings.data, settings.stages.ciubm.history_length)
     made, test = data_made(settings, inputs), inputs.splits["test"]
-    order = [zlib.crc32(rows.item.tobytes()) for rows in inputs.splits.values()]
-    folder = arguments.root.resolve() / "peers" / digest([made, order])
+    folder = arguments.root.resolve() / "peers" / digest(made)
     write_rows(folder, inputs)
     seeds = range(1, arguments.seeds + 1)
     said = [peer_scores(folder, seed, arguments.epochs, text=not arguments.without_text) for seed in seeds]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,13 @@ def test_ablate_measures_the_grid_and_resumes(
     assert 0.3 < counts["all"]["auc"] < 1
     assert "| as configured | 2 |" in (tmp_path / "ablation.md").read_text()
     settings = Settings.load(tiny_config, ["data.split.new_items=5"])
-    test = read_inputs(tmp_path, settings.data, settings.stages.ciubm.history_length).splits["test"]
+    inputs = read_inputs(tmp_path, settings.data, settings.stages.ciubm.history_length)
+    test, catalogue = inputs.splits["test"], inputs.catalogue
+    again = read_inputs(tmp_path, settings.data, settings.stages.ciubm.history_length)
+    assert again.fingerprint == inputs.fingerprint
+    titled = replace(inputs, catalogue=replace(catalogue, title=catalogue.title[::-1]))
+    judged = replace(inputs, splits={**inputs.splits, "test": replace(test, label=1 - test.label)})
+    assert len({one.fingerprint for one in (inputs, titled, judged)}) == 3
     files = sorted((tmp_path / "ablation").glob("*.json"))
     assert len(files) == 4
     for file in files:
@@ -54,9 +61,10 @@ def test_ablate_measures_the_grid_and_resumes(
     assert second.exit_code == 0, second.output
     assert set(measured) == {"+ stage 1"}
     # of one view the run's vectors are made, so that stages 1 and 2 are what is configured
-    again = json.loads(second.stdout)["results"]
-    assert again["stages"] == again["full"]
-    assert {name: again[name] for name in ("ids", "full")} == found["results"]
+    told = json.loads(second.stdout)
+    assert told["same_as"] == {"stages": "full"}
+    assert told["results"]["stages"] == told["results"]["full"]
+    assert {name: told["results"][name] for name in ("ids", "full")} == found["results"]
     encoders = list((tmp_path / "ablation/encoders").glob("*/*"))
     assert len(encoders) == 6  # as it comes, stage 1, stage 2, for each of two seeds
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,32 @@ class Inputs:
     id_index: np.ndarray
     users: int
     pairs: tuple[list[str], list[str]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that a variant learns from and is measured by."""
+        found = hashlib.sha256()
+        for rows in self.splits.values():
+            for values in (
+                rows.item,
+                rows.history,
+                rows.ages,
+                rows.user,
+                rows.label,
+                rows.person,
+                *rows.slices.values(),
+            ):
+                found.update(np.ascontiguousarray(values).tobytes())
+        catalogue = self.catalogue
+        for column in (catalogue.item_id, catalogue.image, catalogue.title, catalogue.text, catalogue.categories):
+            for value in column:
+                found.update(repr(value).encode())
+        for file in sorted(
+            file for patterns in self.pairs for pattern in patterns for file in tf.io.gfile.glob(pattern)
+        ):
+            for record in tf.data.TFRecordDataset(file, "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
+                found.update(b"".join(record))
+        return found.hexdigest()
 
 
 def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:

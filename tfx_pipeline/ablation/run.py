@@ -37,7 +37,8 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
 
     Returns:
         What `ablation.json` holds: `rows` and `content` (see `summary`), `results`, every figure of every run, and
-        `left_out`, the variants that these data do not allow, each with the reason.
+        `left_out`, the variants that these data do not allow, each with the reason, and `same_as`, those whose settings
+        are another's.
 
     Raises:
         ConfigError: a backbone that a variant needs is not there, or no variant can be measured on these data.
@@ -55,6 +56,8 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     bench = Bench(inputs, settings.stages, folder / "encoders" / digest(made), settings.embeddings.dtype)
     results: Results = {}
     left_out: dict[str, str] = {}
+    same_as: dict[str, str] = {}
+    owners: dict[Path, str] = {}
     count, total = 0, seeds * len(variants)
     for seed in range(1, seeds + 1):
         for name, variant in variants.items():
@@ -62,6 +65,8 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
             if name in left_out:
                 continue
             file = result_file(Path(root), settings, made, variant, seed)
+            if (owner := owners.setdefault(file, name)) != name:
+                same_as[name] = owner
             if not file.is_file():
                 local.say(f"[{count:2d}/{total}] {variant.says}, seed {seed}")
                 try:
@@ -86,13 +91,22 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     encoders = [name for name in results if variants[name].stages != "none"]
     base = reference if reference in encoders else next((n for n in ("stage1", *encoders) if n in encoders), reference)
     content = summary(results, base, "content", CONTENT)
-    everything = {"rows": rows, "reference": reference, "content": content, "results": results, "left_out": left_out}
+    everything = {
+        "rows": rows,
+        "reference": reference,
+        "content": content,
+        "results": results,
+        "left_out": left_out,
+        "same_as": same_as,
+    }
     (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
     says = {name: variant.says for name, variant in variants.items() if name in results}
     page = markdown(rows, says, reference)
     if content:
         whole = [row for row in content if not row["slice"].endswith(tuple(TRAINED_ON))]
         page += "\nWhat the encoder finds, of what it did not learn from:\n\n" + markdown(whole, says, base)
+    for name, other in same_as.items():
+        page += f"\nOf the same settings: {variants[name].says}, {variants[other].says}.\n"
     for name, reason in left_out.items():
         page += f"\nLeft out: {variants[name].says}. {reason}\n"
     (Path(root) / PAGE).write_text(page)
@@ -101,8 +115,7 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
 
 def data_made(settings: Settings, inputs: Inputs) -> list[Any]:
     """What tells these inputs from those of other settings or other data."""
-    rows_made = {name: [str(rows.item.sum()), len(rows.item)] for name, rows in inputs.splits.items()}
-    return [to_mapping(settings.data), rows_made]
+    return [to_mapping(settings.data), inputs.fingerprint]
 
 
 def result_file(root: Path, settings: Settings, made: list[Any], variant: Variant, seed: int) -> Path:

@@ -60,9 +60,14 @@ GRID: dict[str, Variant] = {
     ),
     "step_positives": Variant("what a step shows alone is a positive", csft={"known_positives": False}),
     "all_positives": Variant("all that a user likes is a positive", csft={"known_positives": True}),
-    "modality": Variant("stage 2 with a term for each modality", csft={"levels": "modality", "queue_size": 0}),
-    "dimension": Variant("stage 2 with nested dimensions", csft={"levels": "dimension", "queue_size": 0}),
-    "same_category": Variant("stage 2 with hard negatives of the item's category too", csft={"same_category": 8}),
+    "modality": Variant(
+        "stage 2 with a term for each modality", csft={"levels": "modality", "queue_size": 0, "terms": []}
+    ),
+    "dimension": Variant("stage 2 with nested dimensions", csft={"levels": "dimension", "queue_size": 0, "terms": []}),
+    "same_category": Variant(
+        "stage 2 with hard negatives of the item's category too",
+        csft={"same_category": 8, "levels": "pools", "terms": []},
+    ),
     "orders": Variant(
         "stage 2 with orders alone, what was merely clicked as hard negatives",
         csft={"signal": "order", "terms": [{"pools": ["batch", "time", "hard"]}]},
