@@ -165,6 +165,15 @@ class Settings:
     beam_args: tuple[str, ...] = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
     retrieval_neighbours: int = 50
 
+    def __post_init__(self) -> None:
+        for stage in ("pretrain", "csft", "ciubm"):
+            require(
+                getattr(self.stages, stage).training.strategy != "multi_worker",
+                f"stages.{stage}.training.strategy is one_device or mirrored: a pipeline's Trainer is one process",
+                "multi_worker",
+                "Several workers train by mim_keras itself (docs/models.md).",
+            )
+
     @staticmethod
     def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         """Reads a YAML file, lays what it `extends:` and `preset:` under it and `key.path=value` overrides over it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+log = logging.getLogger("mim")
 FILE = "checkpoint.npz"
 _ALL = 1 << 30  # epochs
 
@@ -48,6 +50,7 @@ class Checkpoints(keras.callbacks.Callback):
             variables = _state(model)
             shapes = [list(variable.shape) for variable in variables]
             if facts["told"] != self._told or facts["shapes"] != shapes:
+                log.info("the checkpoint in %s is of another training, and left aside", self._file.parent)
                 return 0, {}
             for place, variable in enumerate(variables):
                 variable.assign(values[f"variable {place}"])
@@ -86,10 +89,11 @@ class Checkpoints(keras.callbacks.Callback):
         np.savez(part, allow_pickle=False, facts=np.array(json.dumps(facts)), **values)
         os.replace(part, self._file)
 
-    def clear(self) -> None:
-        """Takes the file away, once what was trained is kept elsewhere."""
-        if _is_first_worker():
-            self._file.unlink(missing_ok=True)
+
+def forget(folder: Path) -> None:
+    """Takes the checkpoint in `folder` away, once what was trained is kept elsewhere."""
+    if _is_first_worker():
+        (folder / FILE).unlink(missing_ok=True)
 
 
 def _state(model: keras.Model) -> list[Any]:

@@ -41,11 +41,17 @@ def optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimiz
 
 
 def make_ready(model: keras.Model, config: TrainingConfig, steps: int) -> None:
-    """Compiles a model as the settings say, for a training of so many steps; call in the strategy's scope."""
+    """Compiles a model as the settings say, for a training of so many steps; call in the strategy's scope.
+
+    Several replicas train without XLA and a step at a time: TensorFlow can do neither of them across replicas.
+    """
+    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    if not alone and (config.jit_compile or config.steps_per_execution > 1):
+        log.info("several replicas: jit_compile and steps_per_execution are left out")
     model.compile(
         optimizer=optimizer(config, steps),
-        jit_compile=config.jit_compile,
-        steps_per_execution=config.steps_per_execution,
+        jit_compile=config.jit_compile and alone,
+        steps_per_execution=config.steps_per_execution if alone else 1,
     )
 
 
@@ -119,14 +125,22 @@ def fit(
         log_folder: Where TensorBoard's events and `history.json` go.
         watch: Looks on, before the progress line is written.
         checkpoints: Folder and what must be the same (`Checkpoints`): a training that was cut off goes on after the
-            last epoch that was whole, and its figures are those of one that was not.
+            last epoch that was whole, and its figures are those of one that was not.  The file stays; `forget` takes it
+            away once what was trained is kept elsewhere.
+
+    Raises:
+        ValueError: there is no batch.
     """
+    if isinstance(train, Epochs) and train.steps < 1:
+        raise ValueError(
+            f"{stage}: there are fewer rows than a batch, so no step; received 0. Lower training.batch_size."
+        )
     callbacks: list[keras.callbacks.Callback] = []
     dataset = train
     if isinstance(train, Epochs):
         dataset = train.dataset
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.begin(epoch)))
-    if not model.built:
+    if not (model.built and model.optimizer.built):
         _build(model, dataset)
     if measure is not None:
         callbacks.append(ValidationFigures(measure))
@@ -160,8 +174,6 @@ def fit(
     ).history
     names = [*before, *(name for name in history if name not in before)]
     figures = {name: [*before.get(name, []), *map(float, history.get(name, []))] for name in names}
-    if keeper is not None:
-        keeper.clear()
     if log_folder is not None:
         log_folder.mkdir(parents=True, exist_ok=True)
         (log_folder / "history.json").write_text(json.dumps(figures, indent=2))

@@ -10,15 +10,18 @@ from mim_keras.training.replicas import several_workers
 
 
 class StageModel(keras.Model):
-    """A Keras model whose `fit` also works under MultiWorkerMirroredStrategy.
+    """A Keras model whose `fit` also works on several replicas, and under MultiWorkerMirroredStrategy.
 
-    Keras' own fails there twice (keras issues 20585 and 20329): it reduces a nested batch of all workers to build the
-    model, and takes the mean of each figure over an axis that a scalar does not have.  `training.fit` builds the model
-    beforehand, and here each figure gets an axis of one.
+    Keras' own fails there: to build the model it takes the mean of a batch over the replicas, and there is none of
+    truth values, nor of a nested batch of all workers (keras issue 20585); and it takes the mean of each figure over an
+    axis that a scalar does not have (20329).  `training.fit` builds the model beforehand, and here each figure gets an
+    axis of one.
     """
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        if not several_workers(self.distribute_strategy):
+        strategy = self.distribute_strategy
+        ready = self.built and strategy is not None and strategy.num_replicas_in_sync > 1
+        if not ready and not several_workers(strategy):
             super()._maybe_symbolic_build(*args, **kwargs)
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:

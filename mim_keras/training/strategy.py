@@ -7,7 +7,7 @@ import os
 
 import tensorflow as tf
 
-from mim_keras.config import ConfigError, TrainingConfig
+from mim_keras.config import ConfigError, TrainingConfig, require
 
 
 def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
@@ -29,6 +29,27 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
     # TensorFlow's own, which uses the first GPU by itself; OneDeviceStrategy would hide from the models how large a
     # batch is, and with it which way of computing is the shorter.
     return tf.distribute.get_strategy()
+
+
+def batch_of(config: TrainingConfig, rows: int) -> int:
+    """How many rows a batch has: what the settings say, or all of them where there are fewer; always as many for each
+    replica.
+
+    Raises:
+        ConfigError: the replicas cannot share the batch evenly, or there are fewer rows than replicas.
+    """
+    replicas = make_strategy(config).num_replicas_in_sync
+    require(
+        config.batch_size % replicas == 0,
+        f"training.batch_size must be a multiple of the {replicas} replicas that share it",
+        config.batch_size,
+        f"e.g. {max(1, config.batch_size // replicas) * replicas}",
+    )
+    batch = min(config.batch_size, rows) // replicas * replicas
+    require(
+        batch > 0, f"a batch needs a row for each of {replicas} replicas", rows, "Bring more rows, or use one_device."
+    )
+    return batch
 
 
 # One of each in a process: models made under one could not be trained under another, and two would give the same

@@ -4,16 +4,19 @@ A process of its own, because logical devices must be set before TensorFlow star
 """
 
 import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from mim_keras.ciubm import RankerShape
-from mim_keras.config import ContrastTerm, CsftConfig, TrainingConfig, preset
+from mim_keras.config import ConfigError, ContrastTerm, CsftConfig, TrainingConfig, preset
 from mim_keras.contrast.items_of_keys import ABSENT, ItemsOfKeys
 from mim_keras.csft import Csft
 from mim_keras.encoders.item_encoder import ItemEncoder
@@ -21,8 +24,9 @@ from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.pretrain import Pretraining
 from mim_keras.ranker_ensemble import make_ranker
-from mim_keras.training.fit import fit
-from mim_keras.training.strategy import make_strategy
+from mim_keras.training.batches import ranking_batches
+from mim_keras.training.fit import fit, make_ready, seeded
+from mim_keras.training.strategy import batch_of, make_strategy
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -103,6 +107,39 @@ def contrast(strategy_name: str, momentum: float, known: bool) -> tuple[list[np.
     return [variable.numpy() for variable in model.trainable_variables] + queue, history["loss"]
 
 
+def resumed(folder: Path, cut: bool) -> list[np.ndarray]:
+    """A ranker's weights, trained on both devices with settings that only one device heeds; if `cut`, in two goes."""
+    training = TrainingConfig(
+        epochs=3, batch_size=BATCH, strategy="mirrored", jit_compile=True, steps_per_execution=2, deterministic=True
+    )
+    rng = np.random.default_rng(0)
+    rows = 3 * BATCH - 1  # of which a batch is left out, and no replica is without its half
+    inputs = {
+        "item_row": rng.integers(1, 11, rows).astype(np.int32),
+        "history_rows": rng.integers(0, 11, (rows, 8)).astype(np.int32),
+        "history_ages": rng.integers(0, 1000, (rows, 8)).astype(np.int32),
+        "user_index": rng.integers(0, 3, rows).astype(np.int32),
+    }
+    label = rng.integers(0, 2, rows).astype("float32")
+    for epochs in (2, 3) if cut else (3,):
+        seeded(training)
+        batches = ranking_batches(inputs, label, batch_of(training, rows), training.seed, id_dropout=0.3)
+        with make_strategy(training).scope():
+            vectors = np.random.default_rng(0).integers(-20, 20, (10, 8)).astype(np.int8)
+            columns = ItemColumns.assemble(vectors, np.ones(10, bool), [[]] * 10, np.arange(1, 11))
+            model = make_ranker(replace(preset("tiny").ciubm, dropout=0.2), RankerShape(users=3), columns)
+            make_ready(model, training, 3 * batches.steps)
+        assert not model.jit_compile
+        fit("ciubm", model, batches, replace(training, epochs=epochs), checkpoints=(folder, "one training"))
+    return [variable.numpy() for variable in model.trainable_variables]
+
+
+shared = TrainingConfig(batch_size=BATCH, strategy="mirrored")
+assert [batch_of(shared, rows) for rows in (1000, 31, 2)] == [BATCH, 30, 2]
+for training, rows in ((replace(shared, batch_size=33), 1000), (shared, 1)):
+    with pytest.raises(ConfigError, match="2 replicas"):
+        batch_of(training, rows)
+
 for at in (0, 3):
     for one, two in zip(train("one_device", at), train("mirrored", at), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
@@ -120,3 +157,8 @@ for momentum, known in ((0.0, False), (0.0, True), (0.5, True)):
     for one, two in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_allclose(alone_loss, together_loss, rtol=1e-5)
+
+# last, since sums are in one order from here on
+with tempfile.TemporaryDirectory() as place:
+    for one, two in zip(resumed(Path(place) / "whole", False), resumed(Path(place) / "cut", True), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-7)

@@ -19,7 +19,7 @@ from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.training.batches import Epochs, ranking_batches, shuffled
-from mim_keras.training.checkpoints import FILE
+from mim_keras.training.checkpoints import FILE, forget
 from mim_keras.training.fit import fit, optimizer, seeded
 from mim_keras.training.strategy import make_strategy
 
@@ -50,7 +50,9 @@ class Plug(keras.callbacks.Callback):
             raise PulledPlug
 
 
-def train_ranker(folder: Path, training: TrainingConfig, plug: Plug | None = None) -> tuple[dict, list[np.ndarray]]:
+def train_ranker(
+    folder: Path, training: TrainingConfig, plug: Plug | None = None, warm: bool = False
+) -> tuple[dict, list[np.ndarray]]:
     rng = np.random.default_rng(3)
     seeded(training)
     vectors = rng.integers(-20, 20, (10, 8)).astype(np.int8)
@@ -66,6 +68,10 @@ def train_ranker(folder: Path, training: TrainingConfig, plug: Plug | None = Non
     with make_strategy(training).scope():
         model = CiUBM(config, RankerShape(users=3), columns)
         model.compile(optimizer=optimizer(training, training.epochs * ROWS // BATCH), jit_compile=False)
+
+    if warm:  # built by a call, as a warm start does
+        with make_strategy(training).scope():
+            model({name: values[:BATCH] for name, values in inputs.items()})
 
     def measure() -> dict[str, float]:
         weight = float(keras.ops.convert_to_numpy(model.out.kernel).sum())
@@ -130,7 +136,29 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     assert len(figures["loss"]) == training.epochs
     for one, other in zip(weights, resumed, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-7)  # a process' first training rounds otherwise than its next
+    with_nothing_to_do, same = train(tmp_path / "cut", training, Plug(0, 0))  # killed before it was kept elsewhere
+    assert with_nothing_to_do == figures
+    for one, other in zip(resumed, same, strict=True):
+        np.testing.assert_array_equal(one, other)
+    forget(tmp_path / "cut")
     assert not (tmp_path / "cut" / FILE).exists()
+
+
+def test_a_warm_start_that_was_cut_off_goes_on_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mim")
+    training = TrainingConfig(epochs=3, **ALIKE)
+    figures, _ = train_ranker(tmp_path / "whole", training, warm=True)
+    with pytest.raises(PulledPlug):
+        train_ranker(tmp_path / "cut", training, Plug(2, 1), warm=True)
+    resumed_figures, _ = train_ranker(tmp_path / "cut", training, warm=True)
+    assert "goes on after epoch 2 of 3" in caplog.text
+    assert resumed_figures == figures
+
+
+def test_an_epoch_without_a_step_is_refused() -> None:
+    nothing = Epochs(lambda seed: tf.data.Dataset.range(0), 1, 0)
+    with pytest.raises(ValueError, match="there are fewer rows than a batch"):
+        fit("ciubm", keras.Sequential(), nothing, TrainingConfig())
 
 
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from mim_keras.encoders.text_reader import TextReader
 from mim_keras.item_table import ItemColumns
 from mim_keras.pretrain import Pretraining
 from mim_keras.training.batches import Epochs, shuffled
+from mim_keras.training.checkpoints import forget
 from mim_keras.training.fit import fit
 from mim_keras.training.strategy import make_strategy
 
@@ -56,6 +57,8 @@ def train(stage: str, model: keras.Model, examples: object) -> None:
     place = (Path(checkpoints) / stage, stage) if checkpoints else None
     watch = Dies() if stage == dies_in else None
     losses.extend(fit(stage, model, batches, training, watch=watch, checkpoints=place)["loss"])
+    if place:
+        forget(place[0])
 
 
 with strategy.scope():

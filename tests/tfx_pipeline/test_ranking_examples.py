@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import tensorflow as tf
 
 from mim_keras.config import CiubmConfig, TrainingConfig
 from mim_keras.export import ItemRows
+from mim_keras.metrics.gauc import auc
+from tfx_pipeline.run_fns.ciubm import measure
 from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 
 HISTORIES = [[], [b"a", b"b"], [b"c"], [b"a", b"b", b"c", b"new", b"a"], [b"b"] * 4, [b"c", b"a"]]
@@ -30,12 +33,13 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "*.gz")]
 
 
-def examples(files: list[str], tmp_path: Path, length: int) -> RankingExamples:
+def examples(files: list[str], tmp_path: Path, length: int, batch_size: int = 2) -> RankingExamples:
     one, several = tf.io.FixedLenFeature, tf.io.VarLenFeature
     spec = {name: one([1], tf.int64) for name in ("user_index", "clicked")} | {"item_id": one([1], tf.string)}
     spec |= {"history_item_ids": several(tf.string), "history_ages": several(tf.int64)}
     rows = ItemRows(np.array(["a", "b", "c"], object), tmp_path / "ids.txt")
-    return RankingExamples(files, spec, rows, CiubmConfig(history_length=length, training=TrainingConfig(batch_size=2)))
+    training = TrainingConfig(batch_size=batch_size)
+    return RankingExamples(files, spec, rows, CiubmConfig(history_length=length, training=training))
 
 
 @pytest.mark.parametrize("length", [3, 8])
@@ -70,3 +74,25 @@ def test_an_epoch_that_is_streamed_has_the_same_rows_shuffled(files: list[str], 
         np.testing.assert_array_equal(np.concatenate([inputs["history_rows"] for inputs, _ in parts]), whole[users])
         orders.append(users.tolist())
     assert len({tuple(order) for order in orders}) > 1
+
+
+def test_fewer_rows_than_a_batch_are_a_batch_also_when_streamed(files: list[str], tmp_path: Path) -> None:
+    streamed = examples(files, tmp_path, 3, batch_size=50).streamed()
+    assert streamed.steps == 1
+    assert [len(label) for _, label in streamed.dataset] == [6]
+
+
+def test_gauc_is_of_users_that_are_told_apart() -> None:
+    """Users 0 and 1 stand for many: together they have an area, and none of it is a user's."""
+    user = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    label = np.array([1, 0, 1, 0, 1, 0, 1, 0], np.float32)
+    score = np.array([0.1, 0.9, 0.2, 0.8, 0.9, 0.1, 0.8, 0.2], np.float32)
+    rows = tf.data.Dataset.from_tensor_slices(({"user_index": user}, label)).batch(3)
+
+    def scorer(batches: Iterator[dict[str, tf.Tensor]]) -> np.ndarray:
+        return score[: sum(len(batch["user_index"]) for batch in batches)]
+
+    found = measure(scorer, rows, others=2)  # type: ignore[arg-type]
+    assert found["gauc"] == 1.0
+    assert found["auc"] == pytest.approx(auc(label, score))
+    assert measure(scorer, rows, others=9)["gauc"] == 0.5  # type: ignore[arg-type]  # nobody is known: as they are

@@ -27,7 +27,7 @@ from mim_keras.training.batches import ranking_batches
 from mim_keras.training.fit import fit, make_ready, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.scorer import Scorer
-from mim_keras.training.strategy import make_strategy
+from mim_keras.training.strategy import batch_of, make_strategy
 from serving.representation_center.snapshot import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
 from tfx_pipeline.ablation.variants import Variant
@@ -187,7 +187,7 @@ class Bench:
         training, train = config.training, self._inputs.splits["train"]
         seeded(training)
         columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
-        batch = min(training.batch_size, len(train.item))
+        batch = batch_of(training, len(train.item))
         inputs = train.inputs(np.arange(len(train.item)))
         compared = columns if config.compares_beforehand else None
         batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout, compared)

@@ -15,8 +15,9 @@ from mim_keras.ciubm import RankerShape
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.export import ItemRows, RankerServing, export_ranker
 from mim_keras.item_table import ItemColumns
-from mim_keras.metrics.gauc import ranking_figures
+from mim_keras.metrics.gauc import gauc, ranking_figures
 from mim_keras.ranker_ensemble import make_ranker
+from mim_keras.training.checkpoints import forget
 from mim_keras.training.fit import fit, log, make_ready, seeded
 from mim_keras.training.modal_epochs import ModalEpochs
 from mim_keras.training.scorer import Scorer
@@ -69,18 +70,18 @@ def run_fn(fn_args: Any) -> None:
                 model(inputs)  # builds it
             known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
         log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
-    scorer = Scorer(model)
+    scorer, checkpoints = Scorer(model), checkpoints_of(fn_args, "ciubm")
     figures = fit(
         "ciubm",
         model,
         train,
         training,
-        measure=lambda: measure(scorer, valid),
+        measure=lambda: measure(scorer, valid, told["oov_buckets"]),
         monitor="gauc",
         judged_after=config.modal_epochs,
         log_folder=model_run_folder(fn_args.model_run_dir),
         watch=ModalEpochs(config.modal_epochs),
-        checkpoints=checkpoints_of(fn_args, "ciubm"),
+        checkpoints=checkpoints,
     )
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
     save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
@@ -96,6 +97,7 @@ def run_fn(fn_args: Any) -> None:
         examples=raw_examples(fn_args.eval_files, transform, told),
     )
     export_ranker(model, serving, Path(fn_args.serving_model_dir))
+    forget(checkpoints[0])
 
 
 def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[str, Any]) -> dict[str, list[str]]:
@@ -154,8 +156,9 @@ def raw_examples(
     return raw
 
 
-def measure(scorer: Scorer, dataset: tf.data.Dataset) -> dict[str, float]:
-    """AUC, GAUC and LogLoss, each over all rows of `dataset`."""
+def measure(scorer: Scorer, dataset: tf.data.Dataset, others: int) -> dict[str, float]:
+    """AUC and LogLoss over all rows of `dataset`, GAUC over those of known users; those behind the first `others` rows
+    of the table of users, which many share."""
     users, labels = [], []
 
     def inputs() -> Iterator[dict[str, tf.Tensor]]:
@@ -165,7 +168,9 @@ def measure(scorer: Scorer, dataset: tf.data.Dataset) -> dict[str, float]:
             yield read
 
     score = scorer(inputs())
-    return ranking_figures(np.concatenate(users), np.concatenate(labels), score)
+    user, label = np.concatenate(users), np.concatenate(labels)
+    figures, known = ranking_figures(user, label, score), user >= others
+    return {**figures, "gauc": gauc(user[known], label[known], score[known])} if known.any() else figures
 
 
 def curves(model_run: str) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from mim_keras.encoders.content import ContentReader, ContentTable
 from mim_keras.encoders.item_encoder import ItemEncoder
 from mim_keras.export import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder
 from mim_keras.training.batches import Epochs, shuffled, with_seeds
+from mim_keras.training.checkpoints import forget
 from mim_keras.training.collapse import CollapseAlarm
 from mim_keras.training.fit import fit, log, make_ready, seeded
-from mim_keras.training.strategy import make_strategy
+from mim_keras.training.strategy import batch_of, make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.run_fns.pair_figures import pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
@@ -39,12 +41,14 @@ def run_fn(fn_args: Any) -> None:
     features = features_of(fn_args).features(table, encoder) if config.frozen_towers else table.features(encoder)
     before = pair_figures(table.joint(encoder, features), valid, train, items)
     logs = model_run_folder(fn_args.model_run_dir)
-    tune(encoder, config, train, table, features, catalogue.categories, logs, checkpoints_of(fn_args, "csft"))
+    checkpoints = checkpoints_of(fn_args, "csft")
+    tune(encoder, config, train, table, features, catalogue.categories, logs, checkpoints)
     tuned = features if config.frozen_towers else table.features(encoder)
     after = pair_figures(table.joint(encoder, tuned), valid, train, items)
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
+    forget(checkpoints[0])
 
 
 def tune(
@@ -88,6 +92,8 @@ def tune(
             "a term of stage 2 with hard negatives alone needs some, and no pair has any. Set data.pairs.source to "
             "impressions and data.pairs.hard, or csft.same_category, or csft.signal, or choose other csft.levels."
         )
+    if all("hard" not in term.pools for term in config.all_terms):
+        pairs = replace(pairs, hard_rows=pairs.hard_rows[:, :0])  # nobody asks for them
     batches = _batches(pairs, None if frozen else table, config)
     share = np.bincount(pairs.item_row, minlength=len(table)) + 1.0
     with make_strategy(training).scope():
@@ -110,7 +116,7 @@ def tune(
 def _batches(pairs: Pairs, content: ContentTable | None, config: CsftConfig) -> Epochs:
     """Batches of `Csft`'s input; with the rows' content, where the towers are trained."""
     training = config.training
-    batch_size = min(training.batch_size, len(pairs))
+    batch_size = batch_of(training, len(pairs))
     hard = min(config.hard, pairs.hard_rows.shape[1])
     items = pairs.query_rows.shape[1] + 1
 

@@ -16,8 +16,9 @@ from mim_keras.encoders.text_reader import TextReader
 from mim_keras.export import CONTENT_BATCHES, export_encoder
 from mim_keras.pretrain import Pretraining
 from mim_keras.training.batches import Epochs, shuffled
+from mim_keras.training.checkpoints import forget
 from mim_keras.training.fit import fit, log, make_ready, seeded
-from mim_keras.training.strategy import make_strategy
+from mim_keras.training.strategy import batch_of, make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall
 from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
 
@@ -34,11 +35,13 @@ def run_fn(fn_args: Any) -> None:
     features = features_of(fn_args).features(table, encoder) if config.frozen_towers else None
     untrained = cross_modal_recall(table, table.encode(encoder, features), catalogue.held_out)
     logs = model_run_folder(fn_args.model_run_dir)
-    pretrain(encoder, config, catalogue, table, features, logs, checkpoints_of(fn_args, "pretrain"))
+    checkpoints = checkpoints_of(fn_args, "pretrain")
+    pretrain(encoder, config, catalogue, table, features, logs, checkpoints)
     trained = cross_modal_recall(table, table.encode(encoder, features), catalogue.held_out)
     log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
     (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
     export_encoder(encoder, words, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
+    forget(checkpoints[0])
 
 
 def new_encoder(config: EncoderConfig, catalogue: Catalogue) -> tuple[ItemEncoder, TextReader]:
@@ -74,7 +77,7 @@ def pretrain(
     said = (features or table.features(encoder)) if config.frozen_towers else {}
     categories = catalogue.multi_hot()
     rows = np.flatnonzero(~catalogue.held_out)
-    batch_size = min(training.batch_size, len(rows))
+    batch_size = batch_of(training, len(rows))
     with make_strategy(training).scope():
         if config.trainable != "all":
             encoder.freeze_towers(config.top_blocks)

@@ -12,6 +12,7 @@ from mim_keras.config import CiubmConfig
 from mim_keras.export import ItemRows
 from mim_keras.item_table import ItemColumns
 from mim_keras.training.batches import Epochs, hide_some_ids, ranking_batches, shuffled, with_seeds
+from mim_keras.training.strategy import batch_of
 from tfx_pipeline.preprocessing import LABEL
 
 SHUFFLE_ROWS, READ_ROWS = 200_000, 8_192
@@ -66,7 +67,7 @@ class RankingExamples:
             parts.append(part)
         columns = {name: np.concatenate([inputs[name] for inputs, _ in parts]) for name in parts[0][0]}
         label = np.concatenate([label for _, label in parts])
-        batch_size = min(training.batch_size, count)  # a table smaller than a batch is one batch
+        batch_size = batch_of(training, count)
         compared = items if config.compares_beforehand else None
         return ranking_batches(columns, label, batch_size, training.seed, config.id_dropout, compared)
 
@@ -76,15 +77,17 @@ class RankingExamples:
         records = self._records().batch(READ_ROWS)
         count = int(records.reduce(np.int64(0), lambda n, batch: n + tf.size(batch, tf.int64)))
 
+        batch_size = batch_of(training, count)
+
         def parse(serialised: tf.Tensor, draw: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
             inputs, label = self._parse(serialised)
             return hide_some_ids(inputs, config.id_dropout, draw) if config.id_dropout else inputs, label
 
         def make(epoch: tf.Tensor) -> tf.data.Dataset:
-            batches = shuffled(self._records(), SHUFFLE_ROWS, epoch, training.batch_size)
+            batches = shuffled(self._records(), SHUFFLE_ROWS, epoch, batch_size)
             return with_seeds(batches, epoch).map(parse, tf.data.AUTOTUNE)
 
-        return Epochs(make, training.seed, count // training.batch_size)
+        return Epochs(make, training.seed, count // batch_size)
 
     def _parse(self, serialised: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         parsed, length, rows = tf.io.parse_example(serialised, self._features), self._config.history_length, self._rows
