@@ -55,11 +55,11 @@ class CiUBM(StageModel):
         shape: Sizes that come from the data.
         columns: What is known of every item.
 
-    Call takes a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int
-    [B, L] (seconds), `user_index` int [B], and `context` int [B, C] where the shape has context features;
-    optionally `item_vector` float [B, d], used instead of the table's vector, `vector_given` bool [B] (see `score`),
-    and `hide_id` bool [B] and `likeness` [B, L] (see `training.batches`).  Returns `ctr`, `logit` and, where the modal
-    module is on, `modal_logit`, each [B].
+    Call takes a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int [B, L]
+    (seconds; needed where the settings have `tells_ages`), `user_index` int [B], and `context` int [B, C] where the
+    shape has context features; optionally `item_vector` float [B, d], used instead of the table's vector,
+    `vector_given` bool [B] (see `score`), and `hide_id` bool [B] and `likeness` [B, L] (see `training.batches`).
+    Returns `ctr`, `logit` and, where the modal module is on, `modal_logit`, each [B].
 
     Source: MIM (2502.00321); the modules' forms as each of them says.
     """
@@ -70,7 +70,7 @@ class CiUBM(StageModel):
         dense, embedding = keras.layers.Dense, keras.layers.Embedding
         self.items = ItemTable(columns)
         self.category_projection = dense(CATEGORY_DIM, use_bias=False)
-        if config.ages and config.attends:
+        if config.tells_ages:
             self.recency = embedding(AGE_BUCKETS, config.attends, embeddings_initializer="zeros")
         self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
         if config.ids:
@@ -116,19 +116,19 @@ class CiUBM(StageModel):
 
     # -- the two halves of a prediction -------------------------------------------------------------------
 
-    def encode_history(self, rows: Any, ages: Any, compared: bool = False) -> dict[str, Any]:
+    def encode_history(self, rows: Any, ages: Any | None, compared: bool = False) -> dict[str, Any]:
         """What the history says before any target is known.
 
         Args:
             rows: int [H, L]; 0 is padding.
-            ages: Seconds since each click, int [H, L].
+            ages: Seconds since each click, int [H, L]; None where the settings have nothing that reads them.
             compared: Whether the targets' likenesses to the clicks are known already.
         """
         config = self.config
         mask = rows != PADDING_ROW
         clicks = self._of_clicks(rows)  # (H, L, P + D)
         history = {"clicks": clicks, "mask": mask}
-        if config.ages and config.attends:
+        if config.tells_ages:
             bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
             history["recency"] = self.recency(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
         if config.modal:
@@ -295,7 +295,7 @@ class CiUBM(StageModel):
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
         likeness = inputs.get("likeness") if "item_vector" not in inputs else None
-        history = self.encode_history(inputs["history_rows"], inputs["history_ages"], likeness is not None)
+        history = self.encode_history(inputs["history_rows"], inputs.get("history_ages"), likeness is not None)
         return self.score(
             history,
             inputs["item_row"],

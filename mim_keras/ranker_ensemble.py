@@ -43,7 +43,7 @@ class RankerEnsemble(StageModel):
         first, second = (member.has_vector(rows) for member in self.members)
         return ops.logical_or(first, second)
 
-    def encode_history(self, rows: Any, ages: Any) -> dict[str, Any]:
+    def encode_history(self, rows: Any, ages: Any | None) -> dict[str, Any]:
         """What the history says to each, before any target is known; see `CiUBM.encode_history`."""
         return {"members": [member.encode_history(rows, ages) for member in self.members]}
 

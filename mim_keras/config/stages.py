@@ -291,6 +291,11 @@ class CiubmConfig:
         return modal + (self.ids and self.attention and not self.activation_unit)
 
     @property
+    def tells_ages(self) -> bool:
+        """Whether anything reads how long ago each click was."""
+        return self.ages and self.attends > 0
+
+    @property
     def compares_beforehand(self) -> bool:
         """Whether whole vectors of targets and clicks may be compared once, for all epochs."""
         return self.compares and not self.ensemble_at

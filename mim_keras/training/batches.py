@@ -73,7 +73,9 @@ def hide_some_ids(inputs: dict[str, tf.Tensor], rate: float, seed: tf.Tensor) ->
     return {**inputs, "hide_id": draw < rate}
 
 
-def likenesses(items: ItemColumns, item_row: np.ndarray, history_rows: np.ndarray, rows: int = 4096) -> np.ndarray:
+def likenesses(
+    items: ItemColumns, item_row: np.ndarray | tf.Tensor, history_rows: np.ndarray | tf.Tensor, rows: int = 4096
+) -> np.ndarray:
     """Cosines of each target and its clicks, float16 [n, L]: vectors that are frozen are compared once, not each epoch.
 
     Args:
@@ -94,8 +96,8 @@ def likenesses(items: ItemColumns, item_row: np.ndarray, history_rows: np.ndarra
 
 
 def ranking_batches(
-    inputs: Mapping[str, np.ndarray],
-    label: np.ndarray,
+    inputs: Mapping[str, np.ndarray | tf.Tensor],
+    label: np.ndarray | tf.Tensor,
     batch_size: int,
     seed: int,
     id_dropout: float = 0.0,
@@ -114,8 +116,9 @@ def ranking_batches(
     if compared is not None:
         inputs = {**inputs, "likeness": likenesses(compared, inputs["item_row"], inputs["history_rows"])}
     steps = len(label) // batch_size
-    columns = {name: tf.constant(values) for name, values in inputs.items()}
-    labels = tf.constant(label, tf.float32)
+    with tf.device("/CPU:0"):
+        columns = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
+        labels = tf.cast(label, tf.float32)
 
     def of(rows: tf.Tensor, draw: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         batch = {name: tf.gather(values, rows) for name, values in columns.items()}

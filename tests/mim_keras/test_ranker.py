@@ -157,6 +157,8 @@ def test_without_ages_nothing_depends_on_them(columns: ItemColumns) -> None:
     model, x = ranker(columns, ages=False), inputs()
     later = {**x, "history_ages": x["history_ages"] + 10**6}
     np.testing.assert_array_equal(numbers(model(later)["ctr"]), numbers(model(x)["ctr"]))
+    unsaid = {name: values for name, values in x.items() if name != "history_ages"}
+    np.testing.assert_array_equal(numbers(model(unsaid)["ctr"]), numbers(model(x)["ctr"]))
     knowing = ranker(columns)
     knowing(x)
     knowing.recency.embeddings.assign(np.random.default_rng(0).normal(size=knowing.recency.embeddings.shape))

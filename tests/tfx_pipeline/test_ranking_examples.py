@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mim_keras.config import CiubmConfig, TrainingConfig
 from mim_keras.export import ItemRows
+from mim_keras.item_table import ItemColumns
 from mim_keras.metrics.gauc import auc
 from tfx_pipeline.run_fns.ciubm import measure
 from tfx_pipeline.run_fns.ranking_examples import RankingExamples
@@ -33,13 +34,13 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "*.gz")]
 
 
-def examples(files: list[str], tmp_path: Path, length: int, batch_size: int = 2) -> RankingExamples:
+def examples(files: list[str], tmp_path: Path, length: int, batch_size: int = 2, **changes: bool) -> RankingExamples:
     one, several = tf.io.FixedLenFeature, tf.io.VarLenFeature
     spec = {name: one([1], tf.int64) for name in ("user_index", "clicked")} | {"item_id": one([1], tf.string)}
     spec |= {"history_item_ids": several(tf.string), "history_ages": several(tf.int64)}
     rows = ItemRows(np.array(["a", "b", "c"], object), tmp_path / "ids.txt")
     training = TrainingConfig(batch_size=batch_size)
-    return RankingExamples(files, spec, rows, CiubmConfig(history_length=length, training=training))
+    return RankingExamples(files, spec, rows, CiubmConfig(history_length=length, training=training, **changes))
 
 
 @pytest.mark.parametrize("length", [3, 8])
@@ -74,6 +75,23 @@ def test_an_epoch_that_is_streamed_has_the_same_rows_shuffled(files: list[str], 
         np.testing.assert_array_equal(np.concatenate([inputs["history_rows"] for inputs, _ in parts]), whole[users])
         orders.append(users.tolist())
     assert len({tuple(order) for order in orders}) > 1
+
+
+def test_kept_rows_are_those_of_the_files_and_ages_are_read_where_something_tells_them(
+    files: list[str], tmp_path: Path
+) -> None:
+    items = ItemColumns.assemble(np.eye(3, dtype=np.float16), np.ones(3, bool), [[]] * 3, np.arange(3))
+    whole = next(iter(examples(files, tmp_path, 3).in_order(6)))[0]
+    for changes in ({}, {"ages": False}, {"attention": False, "fusion": False}):
+        reader = examples(files, tmp_path, 3, **changes)
+        for epochs in (reader.for_training(items), reader.streamed()):
+            parts = [inputs for inputs, _ in epochs.dataset]
+            assert ("history_ages" in parts[0]) == (not changes)
+            users = np.concatenate([part["user_index"] for part in parts])
+            assert sorted(users) == list(range(6))
+            for name in set(parts[0]) & set(whole):
+                found = np.concatenate([part[name] for part in parts])
+                np.testing.assert_array_equal(found, whole[name].numpy()[users], err_msg=name)
 
 
 def test_fewer_rows_than_a_batch_are_a_batch_also_when_streamed(files: list[str], tmp_path: Path) -> None:

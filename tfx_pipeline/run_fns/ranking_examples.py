@@ -16,7 +16,7 @@ from mim_keras.training.strategy import batch_of
 from tfx_pipeline.preprocessing import LABEL
 
 SHUFFLE_ROWS, READ_ROWS = 200_000, 8_192
-LISTS = ("history_item_ids", "history_ages")
+CLICKS, AGES = "history_item_ids", "history_ages"
 _MOST = np.iinfo(np.int32).max
 
 
@@ -42,7 +42,8 @@ class RankingExamples:
         self._patterns, self._rows, self._config, self._context = patterns, rows, config, context
         wanted = ["item_id", "user_index", LABEL, *(f"{name}_index" for name in context)]
         # Lists as ragged tensors, whose values are looked up without their padding: twice the speed of sparse ones.
-        ragged = {name: tf.io.RaggedFeature(spec[name].dtype, row_splits_dtype=tf.int64) for name in LISTS}
+        lists = (CLICKS, AGES) if config.tells_ages else (CLICKS,)
+        ragged = {name: tf.io.RaggedFeature(spec[name].dtype, row_splits_dtype=tf.int64) for name in lists}
         self._features = {**{name: spec[name] for name in wanted}, **ragged}
 
     def in_order(self, batch_size: int) -> tf.data.Dataset:
@@ -52,8 +53,9 @@ class RankingExamples:
     def for_training(self, items: ItemColumns) -> Epochs:
         """Shuffled whole batches of the same, some of the ids hidden.
 
-        Where there are at most `config.rows_in_memory` rows, they are read once and kept as numbers, 400 bytes each
-        with a history of 50, and 100 more where targets and clicks are compared; else every epoch reads the files anew.
+        Where there are at most `config.rows_in_memory` rows, they are read once and kept as numbers, 200 bytes each
+        with a history of 50, 200 more where ages are told, and 100 where targets and clicks are compared; else every
+        epoch reads the files anew.
 
         Args:
             items: What targets and clicks are compared by.
@@ -65,8 +67,10 @@ class RankingExamples:
             if count > config.rows_in_memory:
                 return self.streamed()
             parts.append(part)
-        columns = {name: np.concatenate([inputs[name] for inputs, _ in parts]) for name in parts[0][0]}
-        label = np.concatenate([label for _, label in parts])
+        with tf.device("/CPU:0"):
+            columns = {name: tf.concat([inputs[name] for inputs, _ in parts], axis=0) for name in parts[0][0]}
+            label = tf.concat([label for _, label in parts], axis=0)
+        parts.clear()
         batch_size = batch_of(training, count)
         compared = items if config.compares_beforehand else None
         return ranking_batches(columns, label, batch_size, training.seed, config.id_dropout, compared)
@@ -91,14 +95,16 @@ class RankingExamples:
 
     def _parse(self, serialised: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         parsed, length, rows = tf.io.parse_example(serialised, self._features), self._config.history_length, self._rows
-        clicks, ages = (_latest(parsed[name], length) for name in LISTS)
-        seconds = tf.cast(tf.minimum(ages.flat_values, _MOST), tf.int32)
+        clicks = _latest(parsed[CLICKS], length)
         inputs = {
             "item_row": rows(parsed["item_id"][:, 0]),
             "history_rows": _laid_out(clicks.with_flat_values(rows(clicks.flat_values)), length),
-            "history_ages": _laid_out(ages.with_flat_values(seconds), length),
             "user_index": tf.cast(parsed["user_index"][:, 0], tf.int32),
         }
+        if AGES in parsed:
+            ages = _latest(parsed[AGES], length)
+            seconds = tf.cast(tf.minimum(ages.flat_values, _MOST), tf.int32)
+            inputs["history_ages"] = _laid_out(ages.with_flat_values(seconds), length)
         if self._context:
             context = [tf.cast(parsed[f"{name}_index"], tf.int32) for name in self._context]
             inputs["context"] = tf.concat(context, axis=1)
