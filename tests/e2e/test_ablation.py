@@ -35,6 +35,11 @@ def test_ablate_measures_the_grid_and_resumes(
     assert counts["new"]["rows"] + counts["known"]["rows"] == counts["all"]["rows"]
     assert 0.3 < counts["all"]["auc"] < 1
     assert "| as configured | 2 |" in (tmp_path / "ablation.md").read_text()
+    for cut in ("popularity", "age"):
+        parts = found["results"]["full"]["1"][cut]
+        assert parts["all"] == counts["all"]
+        assert sum(one["rows"] for name, one in parts.items() if name != "all") == counts["all"]["rows"]
+        assert {row["slice"] for row in found[cut]} == set(parts)
     settings = Settings.load(tiny_config, ["data.split.new_items=5"])
     inputs = read_inputs(tmp_path, settings.data, settings.stages.ciubm.history_length)
     test, catalogue = inputs.splits["test"], inputs.catalogue

@@ -11,6 +11,7 @@ from mim_keras.config import ConfigError, preset
 from tfx_pipeline.ablation.inputs import _index_of, _laid_out, _learned
 from tfx_pipeline.ablation.table import CONTENT, interval, markdown, summary
 from tfx_pipeline.ablation.variants import GRID, chosen
+from tfx_pipeline.ablation.views import by_age, by_popularity
 
 
 def found(value: float) -> dict:
@@ -92,3 +93,31 @@ def test_what_is_seen_often_enough_is_learned() -> None:
     learned = _learned(pa.array([b"a", b"b", b"a", b"c", b"c"]), 2)
     assert sorted(learned.to_pylist()) == [b"a", b"c"]
     np.testing.assert_array_equal(_index_of(pa.array([b"b", b"a"]), pa.array([b"a", b"c"])), [-1, 0])
+
+
+def test_tenths_by_popularity_keep_alike_items_together() -> None:
+    clicks = np.array([0, 0, 0, 5, 9])
+    item = np.array([0] * 3 + [1] * 2 + [2] * 3 + [3] * 1 + [4] * 1)
+    found = by_popularity(item, clicks)
+    assert list(found) == ["5 of 10", "9 of 10", "10 of 10"]  # eight rows of unclicked items lie around the fifth tenth
+    np.testing.assert_array_equal(found["5 of 10"], clicks[item] == 0)
+    many = by_popularity(np.arange(1000), np.random.default_rng(0).permutation(1000))
+    assert [int(rows.sum()) for rows in many.values()] == [100] * 10
+    assert by_popularity(np.zeros(0, int), clicks) == {}
+
+
+def test_ages_are_from_the_first_time_anybody_saw_the_item() -> None:
+    day, first = 86_400, np.array([0, 1000])
+    item = np.array([0, 0, 0, 1, 1, 1])
+    moment = np.array([0, day - 1, day, 1000 + 29 * day, 1000 + 30 * day, 1000 + 365 * day])
+    found = {name: np.flatnonzero(rows).tolist() for name, rows in by_age(item, moment, first).items()}
+    assert found == {"first day": [0, 1], "first week": [2], "first month": [3], "first year": [4], "older": [5]}
+
+
+def test_parts_stand_in_their_order() -> None:
+    names = ["10 of 10", "2 of 10", "older", "first day", "first week", "all"]
+    rows = [{"slice": n, "figure": "auc", "variant": "ids", "seeds": 1, "mean": 0.5} for n in names]
+    page = markdown([{**row, "interval": None, "difference": None} for row in rows], {"ids": "ids"}, "ids")
+    order = page.splitlines()[0]
+    assert order.index("all") < order.index("2 of 10") < order.index("10 of 10")
+    assert order.index("all") < order.index("first day") < order.index("first week") < order.index("older")

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.examples import DECODE_ROWS, SPLITS, Columns, concatenate, decode
+from tfx_pipeline.ablation.views import by_age, by_popularity
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.runners.lineage import newest, open_store
 from tfx_pipeline.settings import DataConfig
@@ -68,6 +69,7 @@ class Inputs:
         id_index: Row of each item's id embedding, int32 [items]; 0 for one not learned.
         users: Rows of the user embedding.
         pairs: Patterns of PairGen's files, of train and of valid.
+        views: Further cuts of test, by name: by popularity of the item and by its age (`views`).
     """
 
     catalogue: Catalogue
@@ -75,6 +77,7 @@ class Inputs:
     id_index: np.ndarray
     users: int
     pairs: tuple[list[str], list[str]]
+    views: dict[str, dict[str, np.ndarray]]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,9 +149,17 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
             slices=slices,
         )
 
+    splits = {split: rows(columns[split]) for split in SPLITS}
+    moments = {split: columns[split]["timestamp"].to_numpy(zero_copy_only=False) for split in SPLITS}
+    first = np.full(len(items) + 1, np.iinfo(np.int64).max)
+    for split in SPLITS:
+        np.minimum.at(first, splits[split].item, moments[split])
+    clicks = np.bincount(splits["train"].item, splits["train"].label, len(items) + 1)
+    test = splits["test"].item
     return Inputs(
         catalogue=catalogue,
-        splits={split: rows(columns[split]) for split in SPLITS},
+        splits=splits,
+        views={"popularity": by_popularity(test, clicks), "age": by_age(test, moments["test"], first)},
         id_index=learned,
         users=len(known_users) + 1,
         pairs=([f"{folders['PairGen']}/Split-train/*"], [f"{folders['PairGen']}/Split-valid/*"]),
@@ -157,7 +168,7 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
 
 def _read(pattern: str) -> Columns:
     decoder = ExamplesToRecordBatchDecoder()
-    only = ("user_id", "item_id", "clicked", "segment", "launched", *LISTS)
+    only = ("user_id", "item_id", "timestamp", "clicked", "segment", "launched", *LISTS)
     files = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP").batch(DECODE_ROWS)
     return concatenate([decode(decoder, list(batch), LISTS, only) for batch in files.as_numpy_iterator()])
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tfx_pipeline.ablation.inputs import Inputs
 
 FOLDER, RESULTS, PAGE = "ablation", "ablation.json", "ablation.md"
+VIEWS = {
+    "popularity": "a tenth of the rows at a time, by the item's clicks in training, the least first",
+    "age": "by how long ago the item was first seen",
+}
 
 
 def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant], seeds: int, reference: str) -> dict:
@@ -36,9 +40,9 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
         reference: The variant that the others are held against.
 
     Returns:
-        What `ablation.json` holds: `rows` and `content` (see `summary`), `results`, every figure of every run, and
-        `left_out`, the variants that these data do not allow, each with the reason, and `same_as`, those whose settings
-        are another's.
+        What `ablation.json` holds: `rows`, `content`, `popularity` and `age` (see `summary`), `results`, every figure
+        of every run, `left_out`, the variants that these data do not allow, each with the reason, and `same_as`, those
+        whose settings are another's.
 
     Raises:
         ConfigError: a backbone that a variant needs is not there, or no variant can be measured on these data.
@@ -91,6 +95,7 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     encoders = [name for name in results if variants[name].stages != "none"]
     base = reference if reference in encoders else next((n for n in ("stage1", *encoders) if n in encoders), reference)
     content = summary(results, base, "content", CONTENT)
+    cuts = {name: summary(results, reference, name, ("auc",)) for name in VIEWS}
     everything = {
         "rows": rows,
         "reference": reference,
@@ -98,6 +103,7 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
         "results": results,
         "left_out": left_out,
         "same_as": same_as,
+        **cuts,
     }
     (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
     says = {name: variant.says for name, variant in variants.items() if name in results}
@@ -105,6 +111,8 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     if content:
         whole = [row for row in content if not row["slice"].endswith(tuple(TRAINED_ON))]
         page += "\nWhat the encoder finds, of what it did not learn from:\n\n" + markdown(whole, says, base)
+    for name, what in VIEWS.items():
+        page += f"\nTest, {what}:\n\n" + markdown(cuts[name], says, reference)
     for name, other in same_as.items():
         page += f"\nOf the same settings: {variants[name].says}, {variants[other].says}.\n"
     for name, reason in left_out.items():

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from tfx_pipeline.ablation.views import AGES
+
 Results = dict[str, dict[int, dict[str, Any]]]  # variant → seed → what `Bench.measure` found
 
 
@@ -59,8 +61,11 @@ def interval(differences: list[float]) -> tuple[float, float] | None:
 _NAMES = {"auc": "AUC", "gauc": "GAUC", "recall_at_10": "Recall@10", "times_chance": "× chance"}
 
 
-def _order(name: str) -> tuple[bool, str]:
-    return name != "all", name
+def _order(name: str) -> tuple[bool, int, str]:
+    """All first; then parts by their number, ages from new to old, others by name."""
+    number, ages = name.partition(" of ")[0], list(AGES)
+    place = int(number) if number.isdigit() else ages.index(name) if name in ages else 0
+    return name != "all", place, name
 
 
 def markdown(rows: list[dict[str, Any]], says: dict[str, str], reference: str) -> str:

@@ -80,8 +80,9 @@ class Bench:
         self._vectors: Latest[tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]] = Latest()
 
     def measure(self, variant: Variant, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-        """Figures on valid and test, each over all rows and over each slice; of the content, where the variant looks at
-        it (`content_figures`); and the seconds it took.  Beside them the click probabilities of test's rows, float32.
+        """Figures on valid and test, each over all rows and over each slice; on test's further cuts, under the name of
+        each; of the content, where the variant looks at it (`content_figures`); and the seconds it took.  Beside them
+        the click probabilities of test's rows, float32.
         """
         begin = time.monotonic()
         stages = variant.settings(self._stages, seed)
@@ -97,6 +98,10 @@ class Bench:
         scorer = self._ranker(stages.ciubm, vectors, has_vector)
         scores = {split: scorer(self._inputs.splits[split].batches(EVALUATED_ROWS)) for split in ("valid", "test")}
         found |= {split: figures(self._inputs.splits[split], score) for split, score in scores.items()}
+        test = self._inputs.splits["test"]
+        found |= {
+            name: figures(replace(test, slices=cuts), scores["test"]) for name, cuts in self._inputs.views.items()
+        }
         keras.backend.clear_session()
         return {**found, "seconds": round(time.monotonic() - begin, 1)}, scores["test"]
 
@@ -189,6 +194,8 @@ class Bench:
         columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
         batch = batch_of(training, len(train.item))
         inputs = train.inputs(np.arange(len(train.item)))
+        if not config.tells_ages:
+            del inputs["history_ages"]
         compared = columns if config.compares_beforehand else None
         batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout, compared)
         with make_strategy(training).scope():
