@@ -16,8 +16,8 @@ from mim_keras.config.stages import (
     CsftConfig,
     PretrainConfig,
     StagesConfig,
-    TrainingConfig,
 )
+from mim_keras.config.training import TrainingConfig
 
 __all__ = [
     "COMPARISONS",

@@ -46,11 +46,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any] | None, where: str = ""
             near = difflib.get_close_matches(str(key), known, n=1)
             fix = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(known))}."
             raise ConfigError(f"{place} has no key {key!r}. {fix}")
-    made = {}
+    made = {} if defaults is None else {name: getattr(defaults, name) for name in known}
     for key, value in values.items():
-        own = _default(known[key]) if defaults is None else getattr(defaults, key)
+        own = made.get(key, _default(known[key]))
         made[key] = _convert(hints[key], value, f"{where}.{key}".lstrip("."), own)
-    return cls(**made) if defaults is None else dataclasses.replace(defaults, **made)  # type: ignore[type-var]
+    return cls(**made)
 
 
 def _default(of: dataclasses.Field[Any]) -> Any:
