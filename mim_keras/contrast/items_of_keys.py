@@ -49,9 +49,8 @@ class ItemsOfKeys:
         anywhere.
         """
         width = min(most, self.most)
-        known = key < len(self.offsets) - 1
-        first = np.where(known, self.offsets[np.where(known, key, 0)], 0)
-        size = np.where(known, np.diff(self.offsets)[np.where(known, key, 0)], 0)[:, None]
+        own = np.minimum(key, len(self.offsets) - 2)
+        first, size = self.offsets[own], np.where(key == own, np.diff(self.offsets)[own], 0)[:, None]
         begin = (rng.random((len(key), 1)) * size).astype(np.int64)
         place = first[:, None] + (begin + np.arange(width)) % np.maximum(size, 1)
         found = self.rows[np.minimum(place, len(self.rows) - 1)]

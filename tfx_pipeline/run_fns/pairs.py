@@ -59,11 +59,11 @@ class Pairs:
         strong = self.signal >= SIGNALS.index(least)
         if strong.all():
             return self
-        liked = ItemsOfKeys.of(self.key[strong], self.item_row[strong]) if strong.any() else None
-        weak = ~strong
-        if liked is not None:
-            weak &= ~liked.holds(self.key, self.item_row[:, None])[:, 0]
         kept = self._only(strong)
+        if not len(kept):
+            return kept
+        liked = ItemsOfKeys.of(kept.key, kept.item_row)
+        weak = ~strong & ~liked.holds(self.key, self.item_row[:, None])[:, 0]
         if not weak.any():
             return kept
         merely = ItemsOfKeys.of(self.key[weak], self.item_row[weak])
