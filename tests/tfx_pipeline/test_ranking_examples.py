@@ -110,7 +110,7 @@ def test_gauc_is_of_users_that_are_told_apart() -> None:
     def scorer(batches: Iterator[dict[str, tf.Tensor]]) -> np.ndarray:
         return score[: sum(len(batch["user_index"]) for batch in batches)]
 
-    found = measure(scorer, rows, others=2)  # type: ignore[arg-type]
+    found = measure(scorer, rows, others=2)
     assert found["gauc"] == 1.0
     assert found["auc"] == pytest.approx(auc(label, score))
-    assert measure(scorer, rows, others=9)["gauc"] == 0.5  # type: ignore[arg-type]  # nobody is known: as they are
+    assert measure(scorer, rows, others=9)["gauc"] == 0.5  # nobody is known: as they are

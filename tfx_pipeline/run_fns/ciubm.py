@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,9 @@ def raw_examples(
     return raw
 
 
-def measure(scorer: Scorer, dataset: tf.data.Dataset, others: int) -> dict[str, float]:
+def measure(
+    scorer: Callable[[Iterator[dict[str, tf.Tensor]]], np.ndarray], dataset: tf.data.Dataset, others: int
+) -> dict[str, float]:
     """AUC and LogLoss over all rows of `dataset`, GAUC over those of known users; those behind the first `others` rows
     of the table of users, which many share."""
     users, labels = [], []
