@@ -10,6 +10,7 @@ import keras_rs
 from keras import ops
 
 from mim_keras.config import CiubmConfig
+from mim_keras.embedding_table import EmbeddingTable, rows_of
 from mim_keras.interest.activation_unit import ActivationUnit
 from mim_keras.interest.history_attention import attend
 from mim_keras.interest.long_history import CosineSearch, looked_up
@@ -67,16 +68,16 @@ class CiUBM(StageModel):
     def __init__(self, config: CiubmConfig, shape: RankerShape, columns: ItemColumns, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config, self.shape = config, shape
-        dense, embedding = keras.layers.Dense, keras.layers.Embedding
+        dense = keras.layers.Dense
         self.items = ItemTable(columns)
         self.category_projection = dense(CATEGORY_DIM, use_bias=False)
         if config.tells_ages:
-            self.recency = embedding(AGE_BUCKETS, config.attends, embeddings_initializer="zeros")
-        self.context_embeddings = [embedding(values, CONTEXT_DIM) for values in shape.context]
+            self.recency = EmbeddingTable(AGE_BUCKETS, config.attends, "zeros")
+        self.context_embeddings = [EmbeddingTable(values, CONTEXT_DIM) for values in shape.context]
         if config.ids:
-            self.id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
-            self.history_id_embedding = embedding(self.items.ids, config.id_dim, embeddings_initializer=_small())
-            self.user_embedding = embedding(shape.users, config.id_dim, embeddings_initializer=_small())
+            self.id_embedding = EmbeddingTable(self.items.ids, config.id_dim, _small())
+            self.history_id_embedding = EmbeddingTable(self.items.ids, config.id_dim, _small())
+            self.user_embedding = EmbeddingTable(shape.users, config.id_dim, _small())
             if config.attention:
                 kind = ActivationUnit if config.activation_unit else TargetAttention
                 self.id_attention = kind(config.id_dim)
@@ -158,8 +159,8 @@ class CiUBM(StageModel):
             parts.append(self.history_id_embedding(ops.convert_to_tensor(id_index)))
         parts.append(self.category_projection(self.items.of("categories", wanted)))
         # in one piece: the gradient is then added up over all clicks at once, not for each of the parts
-        learned = in_one_piece(ops.concatenate(parts, axis=-1))
-        return ops.take(learned, rows, axis=0) if whole else learned
+        learned = ops.concatenate(parts, axis=-1)
+        return rows_of(learned, rows) if whole else in_one_piece(learned)
 
     def score(
         self,
@@ -191,8 +192,8 @@ class CiUBM(StageModel):
         # What the parts that attend look at; a search leaves less of it.
         mask, looked_at, recency = history["mask"], history["clicks"], history.get("recency")
         target = [self.category_projection(found["categories"])]
-        clicks = ops.sum(ops.cast(mask, history["mean"].dtype), axis=1, keepdims=True)
-        shared = [history["mean"], ops.log(1.0 + clicks)]  # (H, ·): the same for every target
+        clicks = ops.log(1.0 + ops.sum(ops.cast(mask, "float32"), axis=1, keepdims=True))
+        shared = [history["mean"], ops.cast(clicks, history["mean"].dtype)]  # (H, ·): the same for every target
         parts = []
         if config.ids:
             id_index = found["id_index"] if hide_id is None else ops.where(hide_id, 0, found["id_index"])

@@ -102,6 +102,7 @@ def means(masks: list[Any], clicks: Any) -> list[Any]:
     Divided after the sum: XLA does not repeat a division for every click, as it would all that the gradient is made of,
     a fifth of the step of a model without attention.
     """
-    there = ops.cast(ops.stack(masks, axis=1), clicks.dtype)  # (H, masks, L)
-    found = sums(there, clicks) / ops.maximum(ops.sum(there, axis=2, keepdims=True), 1.0)  # (H, masks, D)
+    there = ops.stack(masks, axis=1)  # (H, masks, L)
+    many = ops.maximum(ops.sum(ops.cast(there, "float32"), axis=2, keepdims=True), 1.0)
+    found = sums(ops.cast(there, clicks.dtype), clicks) / ops.cast(many, clicks.dtype)  # (H, masks, D)
     return [found[:, place] for place in range(len(masks))]

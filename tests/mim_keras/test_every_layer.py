@@ -15,6 +15,7 @@ from mim_keras.config import ImageTowerConfig, TextTowerConfig
 from mim_keras.contrast.momentum import Followers
 from mim_keras.contrast.negative_queue import NegativeQueue
 from mim_keras.csft import Seeker
+from mim_keras.embedding_table import EmbeddingTable
 from mim_keras.encoders.backbones import ShownTokens
 from mim_keras.encoders.image_tower import ImageTower
 from mim_keras.encoders.lexical_tower import LexicalTower
@@ -49,6 +50,7 @@ LAYERS = {
     "words": (lambda: TextTower(WORDS, 10), {"token_ids": TOKENS, "padding_mask": SHOWN}),
     "shown tokens": (lambda: ShownTokens(end=2, pad=0), {"token_ids": TOKENS, "mask": SHOWN}),
     "search": (lambda: CosineSearch(2), {"similarity": drawn(3, 4), "present": PRESENT}),
+    "embeddings": (lambda: EmbeddingTable(6, 2), {"numbers": np.array([[5, 1], [2, 3], [4, 0]], "int32")}),
     "seeker": (Seeker, {"mean": drawn(3, 6)}),
 }
 
