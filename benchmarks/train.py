@@ -148,7 +148,8 @@ def one(name: str, folder: Path, seconds: float) -> dict[str, float]:
     from mim_keras.config import COMPARISONS, CiubmConfig, from_mapping
     from mim_keras.export import ItemRows
     from mim_keras.item_table import ItemColumns
-    from mim_keras.training.fit import make_ready
+    from mim_keras.training.fit import as_executed, make_ready
+    from mim_keras.training.step_groups import steps_of
     from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 
     kind, _, streamed = name.partition(" ")
@@ -181,14 +182,16 @@ def one(name: str, folder: Path, seconds: float) -> dict[str, float]:
     keras.utils.set_random_seed(1)
     model = CiUBM(config, RankerShape(users=USERS), columns)
     make_ready(model, config.training, EPOCHS * batches.steps)
-    clock = _clock(seconds)
-    model.fit(batches.dataset.repeat(), steps_per_epoch=10**6, verbose=0, callbacks=[clock])
+    dataset = as_executed(batches.dataset.repeat(), model, config.training)
+    clock = _clock(seconds, steps_of(dataset))
+    model.fit(dataset, steps_per_epoch=10**6, verbose=0, callbacks=[clock])
     found = {"rows_per_second": float(clock.rows_per_second)}
     return found if streamed else {**found, "reading": reading, "rows": batches.steps * BATCH}
 
 
-def _clock(seconds: float) -> Any:
-    """A Keras callback that stops a training after some seconds; its `rows_per_second` count from when it is warm."""
+def _clock(seconds: float, together: int) -> Any:
+    """A Keras callback that stops a training after some seconds; its `rows_per_second` count from when it is warm.  So
+    many steps of ours are one to Keras."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -196,10 +199,11 @@ def _clock(seconds: float) -> Any:
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             now = time.monotonic()
-            if not self.started and batch >= WARM_STEPS:
-                self.started, self.first = now, batch
+            step = together * (batch + 1)
+            if not self.started and step >= WARM_STEPS:
+                self.started, self.first = now, step
             elif self.started and now - self.started > seconds:
-                self.rows_per_second = (batch - self.first) * BATCH / (now - self.started)
+                self.rows_per_second = (step - self.first) * BATCH / (now - self.started)
                 self.model.stop_training = True
 
     return Clock()

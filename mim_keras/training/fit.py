@@ -15,6 +15,7 @@ import tensorflow as tf
 from mim_keras.config import TrainingConfig
 from mim_keras.training.batches import Epochs
 from mim_keras.training.checkpoints import Checkpoints
+from mim_keras.training.step_groups import in_groups, steps_of
 
 log = logging.getLogger("mim")
 
@@ -43,7 +44,8 @@ def optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimiz
 def make_ready(model: keras.Model, config: TrainingConfig, steps: int) -> None:
     """Compiles a model as the settings say, for a training of so many steps; call in the strategy's scope.
 
-    Several replicas train without XLA and a step at a time: TensorFlow can do neither of them across replicas.
+    Several replicas train without XLA and a step at a time: TensorFlow can do neither of them across replicas.  With
+    XLA, several steps an execution are the model's own loop, over what `as_executed` makes of the batches.
     """
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     if not alone and (config.jit_compile or config.steps_per_execution > 1):
@@ -51,8 +53,13 @@ def make_ready(model: keras.Model, config: TrainingConfig, steps: int) -> None:
     model.compile(
         optimizer=optimizer(config, steps),
         jit_compile=config.jit_compile and alone,
-        steps_per_execution=config.steps_per_execution if alone else 1,
+        steps_per_execution=config.steps_per_execution if alone and not config.jit_compile else 1,
     )
+
+
+def as_executed(train: tf.data.Dataset, model: keras.Model, config: TrainingConfig) -> tf.data.Dataset:
+    """Batches as a model that `make_ready` compiled takes them: in groups where it loops over several steps."""
+    return in_groups(train, config.steps_per_execution) if model.jit_compile else train
 
 
 def seeded(config: TrainingConfig) -> None:
@@ -76,11 +83,11 @@ class ValidationFigures(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """One plain line an epoch, and one every `seconds` within it."""
+    """One plain line an epoch, and one every `seconds` within it; `together` steps are one to Keras."""
 
-    def __init__(self, stage: str, epochs: int, seconds: float = 15.0) -> None:
+    def __init__(self, stage: str, epochs: int, together: int = 1, seconds: float = 15.0) -> None:
         super().__init__()
-        self._stage, self._epochs, self._seconds = stage, epochs, seconds
+        self._stage, self._epochs, self._together, self._seconds = stage, epochs, together, seconds
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch, self._started = epoch + 1, time.monotonic()
@@ -90,7 +97,7 @@ class Progress(keras.callbacks.Callback):
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._seconds
-            self._say(f"step {batch + 1}", logs)
+            self._say(f"step {(batch + 1) * self._together}", logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._say(f"done in {time.monotonic() - self._started:.1f} s", logs)
@@ -142,11 +149,12 @@ def fit(
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.begin(epoch)))
     if not (model.built and model.optimizer.built):
         _build(model, dataset)
+    dataset = as_executed(dataset, model, config)
     if measure is not None:
         callbacks.append(ValidationFigures(measure))
     if watch is not None:
         callbacks.append(watch)
-    callbacks.append(Progress(stage, config.epochs))
+    callbacks.append(Progress(stage, config.epochs, steps_of(dataset)))
     early = None
     if monitor and config.patience:
         early = keras.callbacks.EarlyStopping(
