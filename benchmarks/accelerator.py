@@ -4,7 +4,8 @@
 
 Samples a second of each stage at a preset's own sizes, in float32 and in bfloat16, with its batch and with larger ones,
 and the share of the chip's own rate of bfloat16 matrix products, measured beside it, that the step's arithmetic is.
-Contents are random and on the device already: what is measured is the step, not what feeds it.
+Contents are random and on the device already: what is measured is the step, not what feeds it.  JAX must have its CPU
+platform too, for which the operations are counted.
 """
 
 from __future__ import annotations

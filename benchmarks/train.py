@@ -182,7 +182,7 @@ def one(name: str, folder: Path, seconds: float) -> dict[str, float]:
     keras.utils.set_random_seed(1)
     model = CiUBM(config, RankerShape(users=USERS), columns)
     make_ready(model, config.training, EPOCHS * batches.steps)
-    dataset = as_executed(batches.dataset.repeat(), model, config.training)
+    dataset = as_executed(batches.dataset.repeat(), model)
     clock = _clock(seconds, steps_of(dataset))
     model.fit(dataset, steps_per_epoch=10**6, verbose=0, shuffle=False, callbacks=[clock])
     found = {"rows_per_second": float(clock.rows_per_second)}

@@ -333,7 +333,8 @@ class CiUBM(StageModel):
 
 
 def _sum_of_squares(table: Any) -> Any:
-    """Nothing, with the gradient of the sum of all squares: to add up what no one reads took a thirtieth of a step."""
+    """0, with the gradient of the sum of all squares: to add up what the reported loss can do without took a thirtieth
+    of a step."""
 
     @ops.custom_gradient
     def held(values: Any) -> tuple[Any, Any]:

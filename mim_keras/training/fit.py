@@ -15,6 +15,7 @@ import tensorflow as tf
 from mim_keras.config import TrainingConfig
 from mim_keras.training.batches import Epochs
 from mim_keras.training.checkpoints import Checkpoints
+from mim_keras.training.stage_model import StageModel
 from mim_keras.training.step_groups import in_groups, steps_of
 
 log = logging.getLogger("mim")
@@ -41,25 +42,33 @@ def optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimiz
     return keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
 
 
-def make_ready(model: keras.Model, config: TrainingConfig, steps: int) -> None:
+def make_ready(model: StageModel, config: TrainingConfig, steps: int) -> None:
     """Compiles a model as the settings say, for a training of so many steps; call in the strategy's scope.
 
     Several replicas train without XLA and a step at a time: TensorFlow can do neither of them across replicas.  With
-    XLA, several steps an execution are the model's own loop, over what `as_executed` makes of the batches.
+    XLA, several steps an execution are the model's own loop, over what `as_executed` makes of the batches; not in the
+    scope of a strategy, even of one replica, which TensorFlow lets no loop of ours go through.
     """
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     if not alone and (config.jit_compile or config.steps_per_execution > 1):
         log.info("several replicas: jit_compile and steps_per_execution are left out")
+    jit_compile, together = config.jit_compile and alone, config.steps_per_execution if alone else 1
+    model.steps_in_loop = together if jit_compile and not tf.distribute.has_strategy() else 1
     model.compile(
         optimizer=optimizer(config, steps),
-        jit_compile=config.jit_compile and alone,
-        steps_per_execution=config.steps_per_execution if alone and not config.jit_compile else 1,
+        jit_compile=jit_compile,
+        steps_per_execution=1 if model.steps_in_loop > 1 else together,
     )
 
 
-def as_executed(train: tf.data.Dataset, model: keras.Model, config: TrainingConfig) -> tf.data.Dataset:
-    """Batches as a model that `make_ready` compiled takes them: in groups where it loops over several steps."""
-    return in_groups(train, config.steps_per_execution) if model.jit_compile else train
+def as_executed(train: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
+    """Batches as the model takes them: in groups where `make_ready` has it loop over several steps, and groups can be
+    made of the batches; else Keras goes from step to step."""
+    together = model.steps_in_loop if isinstance(model, StageModel) else 1
+    grouped = in_groups(train, together)
+    if steps_of(grouped) < together:
+        model.steps_per_execution = max(1, together // steps_of(grouped))
+    return grouped
 
 
 def seeded(config: TrainingConfig) -> None:
@@ -149,7 +158,7 @@ def fit(
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.begin(epoch)))
     if not (model.built and model.optimizer.built):
         _build(model, dataset)
-    dataset = as_executed(dataset, model, config)
+    dataset = as_executed(dataset, model)
     if measure is not None:
         callbacks.append(ValidationFigures(measure))
     if watch is not None:

@@ -23,7 +23,11 @@ class StepGroup(NamedTuple):
 
 
 def in_groups(dataset: tf.data.Dataset, steps: int) -> tf.data.Dataset:
-    """Batches → `StepGroup`s of so many, or of as many as `MOST_BYTES` hold; the batches alone where that is one."""
+    """Batches → `StepGroup`s of so many, or of as many as `MOST_BYTES` hold.
+
+    The batches alone where that is one, or where batches may differ in shape: a last one may be shorter, or texts be
+    as long as the longest of their batch.
+    """
     steps = min(steps, _that_fit(dataset.element_spec))
     if steps <= 1:
         return dataset
@@ -53,8 +57,12 @@ def run_group(step: Callable[[Any], Any], group: StepGroup) -> None:
 
 
 def _that_fit(spec: Any) -> int:
-    known = [one for one in tf.nest.flatten(spec) if one.shape.is_fully_defined()]
-    return max(1, MOST_BYTES // max(1, sum(one.shape.num_elements() * one.dtype.size for one in known)))
+    """How many batches lie together; 1 where one may differ from another in shape."""
+    shapes = [(one.shape, one.dtype.size) for one in tf.nest.flatten(spec)]
+    batch = next((shape[0] for shape, _ in shapes if shape.rank and shape[0] is not None), None)
+    if batch is None or not all(shape.rank and shape[1:].is_fully_defined() for shape, _ in shapes):
+        return 1
+    return max(1, MOST_BYTES // sum(batch * shape[1:].num_elements() * size for shape, size in shapes))
 
 
 def _filled(values: tf.Tensor, steps: int) -> tf.Tensor:
