@@ -192,8 +192,8 @@ class CiUBM(StageModel):
         # What the parts that attend look at; a search leaves less of it.
         mask, looked_at, recency = history["mask"], history["clicks"], history.get("recency")
         target = [self.category_projection(found["categories"])]
-        clicks = ops.log(1.0 + ops.sum(ops.cast(mask, "float32"), axis=1, keepdims=True))
-        shared = [history["mean"], ops.cast(clicks, history["mean"].dtype)]  # (H, ·): the same for every target
+        many = ops.log(1.0 + ops.sum(ops.cast(mask, "float32"), axis=1, keepdims=True))
+        shared = [history["mean"], ops.cast(many, history["mean"].dtype)]  # (H, ·): the same for every target
         parts = []
         if config.ids:
             id_index = found["id_index"] if hide_id is None else ops.where(hide_id, 0, found["id_index"])
@@ -324,7 +324,7 @@ class CiUBM(StageModel):
             loss = loss + weight * ops.mean(auxiliary)
         if training and self.config.ids and self.config.id_l2:
             tables = (self.id_embedding, self.history_id_embedding, self.user_embedding)
-            loss = loss + joint * self.config.id_l2 * sum(_sum_of_squares(table.embeddings) for table in tables)
+            loss = loss + joint * self.config.id_l2 * sum(_held_small(table.embeddings) for table in tables)
         if training and self.config.modal and self.config.content_l2:
             # a random vector of length one is compressed to one whose square is, on average:
             squared = ops.sum(ops.square(self.compression.kernel)) / self.compression.kernel.shape[0]
@@ -332,7 +332,7 @@ class CiUBM(StageModel):
         return share_of(loss)
 
 
-def _sum_of_squares(table: Any) -> Any:
+def _held_small(table: Any) -> Any:
     """0, with the gradient of the sum of all squares: to add up what the reported loss can do without took a thirtieth
     of a step."""
 

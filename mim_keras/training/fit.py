@@ -57,17 +57,17 @@ def make_ready(model: StageModel, config: TrainingConfig, steps: int) -> None:
     model.compile(
         optimizer=optimizer(config, steps),
         jit_compile=jit_compile,
-        steps_per_execution=1 if model.steps_in_loop > 1 else together,
+        steps_per_execution=together,
     )
 
 
 def as_executed(train: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
     """Batches as the model takes them: in groups where `make_ready` has it loop over several steps, and groups can be
-    made of the batches; else Keras goes from step to step."""
-    together = model.steps_in_loop if isinstance(model, StageModel) else 1
-    grouped = in_groups(train, together)
-    if steps_of(grouped) < together:
-        model.steps_per_execution = max(1, together // steps_of(grouped))
+    made of the batches; what a group does not hold of the steps of an execution is left to Keras."""
+    if not isinstance(model, StageModel) or model.steps_in_loop == 1:
+        return train
+    grouped = in_groups(train, model.steps_in_loop)
+    model.steps_per_execution = model.steps_in_loop // steps_of(grouped)
     return grouped
 
 
