@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
+import subprocess
+import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-RESULTS = Path(__file__).parent / "results"
+PROJECT = Path(__file__).parent.parent
+RESULTS = PROJECT / "benchmarks/results"
+CODE = ("mim_keras", "components", "tfx_pipeline", "serving", "benchmarks/*.py")
 MEBIBYTE = 2**20
 
 
@@ -24,7 +31,8 @@ def publish(
     met: bool | None = None,
     less_is_better: bool = False,
 ) -> dict[str, Any]:
-    """Prints and writes `{"name", "value", "unit", "target", "met", "details", "machine"}`.
+    """Prints and writes `{"name", "value", "unit", "target", "met", "details"}` and where it comes from: `"commit"`,
+    `"date"`, `"command"` and `"machine"`.
 
     Args:
         name: Of the file in benchmarks/results.
@@ -37,11 +45,51 @@ def publish(
     if met is None and target is not None:
         met = value <= target if less_is_better else value >= target
     report = {"name": name, "value": value, "unit": unit, "target": target, "met": met, "details": details}
-    report["machine"] = {"cores": os.cpu_count(), "system": platform.platform()}
+    report |= {"commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    report |= {"command": command(), "machine": machine()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report), flush=True)
     return report
+
+
+def commit(project: Path = PROJECT) -> str | None:
+    """Hash of the commit that is checked out, with "+changes" where tracked code differs from it; None where that is
+    not known."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True)
+
+    if not (project / ".git").exists():
+        return None
+    try:
+        head = git("rev-parse", "HEAD")
+    except FileNotFoundError:  # no git
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + "+changes" * (git("diff", "--quiet", "HEAD", "--", *CODE).returncode != 0)
+
+
+def command(words: list[str] | None = None) -> str:
+    """The command line, by default this one, as it was typed; of absolute paths the last part alone."""
+    program, *others = words or sys.argv
+    file = Path(program)
+    own = {"benchmarks": ["python", "-m", f"benchmarks.{file.stem}"], "tfx_pipeline": ["mim"]}
+    shown = [re.sub(r"(^|=)/.*?([^/]*)/*$", r"\1\2", word) for word in others]
+    return shlex.join([*own.get(file.parent.name, [file.name]), *shown])
+
+
+def machine() -> dict[str, Any]:
+    """Cores, name of the CPU (None where Linux does not tell it), memory and system."""
+    cpus = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
+    return {
+        "cores": os.cpu_count(),
+        "cpu": found[1] if found else None,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+    }
 
 
 class PeakMemory(threading.Thread):
