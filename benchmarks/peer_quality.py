@@ -9,30 +9,28 @@ rows in their order, float32 [epochs, rows].
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.peer_models import BATCH, Peer, feature_map
+from benchmarks.peer_models import BATCH, Columns, Peer, batches, columns, feature_map
 
 EVALUATED_ROWS = 8192
-Columns = dict[str, torch.Tensor]
 
 
 def train(folder: Path, epochs: int, seed: int, text: np.ndarray | None) -> dict[str, np.ndarray]:
     """What the cross network over the mean of the history says of valid and test, epoch by epoch."""
     torch.manual_seed(seed)
     features = feature_map(np.load(folder / "train.npz"), "dcn")
-    rows = {split: _columns(folder / f"{split}.npz", features.features) for split in ("train", "valid", "test")}
+    rows = {split: columns(np.load(folder / f"{split}.npz"), features) for split in ("train", "valid", "test")}
     model = Peer(features, "dcn", text)
     scores: dict[str, list[np.ndarray]] = {"valid": [], "test": []}
     total = len(rows["train"]["clicked"])
     for epoch in range(1, epochs + 1):
         begin = time.monotonic()
         model.train()
-        losses = [model.train_step(batch).detach() for batch in _batches(rows["train"], torch.randperm(total), BATCH)]
+        losses = [model.train_step(batch).detach() for batch in batches(rows["train"], torch.randperm(total), BATCH)]
         seconds = time.monotonic() - begin
         for split, found in scores.items():
             found.append(_scores(model, rows[split]))
@@ -41,20 +39,11 @@ def train(folder: Path, epochs: int, seed: int, text: np.ndarray | None) -> dict
     return {split: np.stack(found) for split, found in scores.items()}
 
 
-def _columns(file: Path, features: dict) -> Columns:
-    with np.load(file) as rows:
-        return {name: torch.from_numpy(rows[name]) for name in (*features, "clicked")}
-
-
-def _batches(rows: Columns, order: torch.Tensor, size: int) -> Iterator[Columns]:
-    return ({name: values[own] for name, values in rows.items()} for own in order.split(size))
-
-
 def _scores(model: Peer, rows: Columns) -> np.ndarray:
     model.eval()
     order = torch.arange(len(rows["clicked"]))
     with torch.no_grad():
-        said = [model(batch)["y_pred"].flatten() for batch in _batches(rows, order, EVALUATED_ROWS)]
+        said = [model(batch)["y_pred"].flatten() for batch in batches(rows, order, EVALUATED_ROWS)]
     return torch.cat(said).numpy()
 
 
