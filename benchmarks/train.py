@@ -1,6 +1,7 @@
 """Training the ranker: whole runs and warm steps, against PyTorch models of FuxiCTR's published layers.
 
     make peer && mim bench train
+    mim bench train --baseline DIR   # and against another checkout of the project, which has this benchmark
 
 The same generated rows for all: 50 clicks at most, batches of 1,024.  A whole run is reading the files, compilation,
 and eight epochs of warm steps, which are timed for `--seconds`.  Imports, validation and saving count on neither side.
@@ -34,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import PROJECT, publish
+from benchmarks.report import PROJECT, commit, publish
 from benchmarks.training_run import BATCH, EPOCHS, TrainingRun
 
 PEER = Path(sys.prefix) / "peer/bin/python"
@@ -54,16 +55,20 @@ def main(words: list[str] | None = None) -> None:
         return
     if not PEER.exists():
         sys.exit(f"mim bench train needs PyTorch and FuxiCTR in {PEER.parent.parent}; run `make peer` (about 5 GB).")
+    baseline = arguments.baseline
+    if baseline and not (baseline / "benchmarks/our_models.py").is_file():
+        sys.exit(f"--baseline must be a checkout with benchmarks/our_models.py; received {baseline}.")
     turns: list[Turn] = []
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder), arguments.rows)
         for _ in range(arguments.turns):
             turns.append({})
-            for name in _models(arguments.streamed):
-                turns[-1][name] = run = _measured(name, folder, arguments.seconds)
+            for name in _models(baseline is not None, arguments.streamed):
+                turns[-1][name] = run = _measured(name, folder, arguments.seconds, baseline)
                 text = f"whole {run.whole:6.1f} s  compilation {run.compilation:5.1f} s  step {1000 * run.step:6.2f} ms"
                 print(f"{name:16s} {text}", file=sys.stderr, flush=True)
     details = {"rows": arguments.rows, "epochs": EPOCHS, "seconds": arguments.seconds, **figures(turns)}
+    details["baseline"] = commit(baseline) if baseline else None
     publish("train", details["times_as_fast"]["ciubm to peer din"]["whole"], "x the peer's DIN", None, details)
 
 
@@ -72,30 +77,33 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=700_000, help="As MovieLens 1M trains on.")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=12.0, help="Of each model's warm steps in each turn.")
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="Another checkout, measured in the same turns.")
     parser.add_argument("--streamed", action="store_true")
-    # Trains one of ours on the rows in a folder and prints the `TrainingRun`.
+    # Trains one of ours on the rows in a folder and prints the `TrainingRun`; other commits are measured through it.
     parser.add_argument("--one", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
-def _models(streamed: bool) -> list[str]:
+def _models(baseline: bool, streamed: bool) -> list[str]:
     """Each of ours with what it is held against behind it."""
     names: list[str] = []
     for ours, peer in PEERS.items():
-        more = [f"{ours} streamed"] * streamed
+        more = [f"{ours} streamed"] * streamed + [f"baseline {ours}"] * baseline
         names += [name for name in (ours, *more, peer) if name not in names]
     return [*names, "peer din dice"]
 
 
-def _measured(name: str, folder: str, seconds: float) -> TrainingRun:
+def _measured(name: str, folder: str, seconds: float, baseline: Path | None) -> TrainingRun:
     """What a process of its own measures."""
     side, _, model = name.partition(" ")
     if side == "peer":
         command = [str(PEER), "-m", "benchmarks.peer_models", model, folder, str(seconds)]
     else:
-        command = [sys.executable, "-m", "benchmarks.train", "--one", name, folder, "--seconds", str(seconds)]
+        ours = model if side == "baseline" else name
+        command = [sys.executable, "-m", "benchmarks.train", "--one", ours, folder, "--seconds", str(seconds)]
+    where = baseline if side == "baseline" else PROJECT  # whose packages `-m` finds first
     settings = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=PROJECT, env=settings)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=where, env=settings)
     return TrainingRun(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -104,8 +112,10 @@ def figures(turns: list[Turn]) -> dict[str, Any]:
     models = turns[0]
     told = {name: [_told(turn[name]) for turn in turns] for name in models}
     compared = {f"{ours} to {peer}": ratio(turns, peer, ours) for ours, peer in PEERS.items()}
+    older = {ours: ratio(turns, ours, f"baseline {ours}") for ours in PEERS if f"baseline {ours}" in models}
     return {
         "times_as_fast": compared,
+        "time_of_baseline": older,
         "medians": {name: {what: median(run[what] for run in runs) for what in runs[0]} for name, runs in told.items()},
         "turns": told,
     }

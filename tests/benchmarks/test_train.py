@@ -43,24 +43,36 @@ def test_ratios_are_of_one_turn_and_then_the_median() -> None:
 def test_the_result_holds_ratios_medians_and_every_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def measured(name: str, folder: str, seconds: float) -> TrainingRun:
+    def measured(name: str, folder: str, seconds: float, baseline: Path | None) -> TrainingRun:
         asked.append(name)
-        slow = 3.0 if name.startswith("peer") else 1.0
+        slow = {"peer": 3.0, "baseline": 2.0}.get(name.split()[0], 1.0)
         return run(slow * (1 + 0.1 * (len(asked) % 2)), reading=8.0 * slow)
 
+    (tmp_path / "old/benchmarks").mkdir(parents=True)
+    (tmp_path / "old/benchmarks/our_models.py").touch()
     for name, value in {"_measured": measured, "write_rows": lambda *_: None, "PEER": tmp_path}.items():
         monkeypatch.setattr(train, name, value)
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    train.main(["--turns", "3"])
-    assert set(asked[: len(asked) // 3]) == {*train.PEERS, "peer din", "peer dcn", "peer dcn text", "peer din dice"}
+    train.main(["--turns", "3", "--baseline", str(tmp_path / "old")])
+    ours = [name for peered in train.PEERS for name in (peered, f"baseline {peered}")]
+    assert set(asked[: len(asked) // 3]) == {*ours, "peer din", "peer dcn", "peer dcn text", "peer din dice"}
     found = json.loads((tmp_path / "train.json").read_text())
     details = found["details"]
     assert (found["target"], found["met"]) == (None, None)
     assert found["value"] == details["times_as_fast"]["ciubm to peer din"]["whole"]
     assert set(details["times_as_fast"]) == {f"{name} to {peer}" for name, peer in train.PEERS.items()}
+    assert set(details["time_of_baseline"]) == set(train.PEERS)
+    assert details["time_of_baseline"]["ciubm"]["step"] == pytest.approx(0.5, rel=0.11)
+    assert details["baseline"] is None  # not a checkout
     assert [told["reading_seconds"] for told in details["turns"]["peer dcn"]] == [24.0] * 3
     medians = details["medians"]["dcn"]
     assert medians["rows_per_second"] == pytest.approx(8 * 10 * 1024 / medians["whole_seconds"], abs=1)
+
+
+def test_a_baseline_must_have_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "PEER", tmp_path)
+    with pytest.raises(SystemExit, match="checkout with benchmarks/our_models.py; received"):
+        train.main(["--baseline", str(tmp_path)])
 
 
 @pytest.mark.parametrize("name", ["dcn", "ml1m"])
