@@ -18,6 +18,7 @@ alone has its full compilation.  `--streamed` adds ours with the files read anew
 
 The models take turns.  Ratios are formed within a turn, and all figures are medians of the turns.  Run it on an idle
 machine: PyTorch's threads wait for one another in busy loops, and a busy neighbour makes the peers ten times slower.
+`cores_of_others` tells how many cores other programs used in each turn.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.report import PROJECT, commit, publish
 from benchmarks.training_run import BATCH, EPOCHS, TrainingRun
@@ -59,15 +63,20 @@ def main(words: list[str] | None = None) -> None:
     if baseline and not (baseline / "benchmarks/our_models.py").is_file():
         sys.exit(f"--baseline must be a checkout with benchmarks/our_models.py; received {baseline}.")
     turns: list[Turn] = []
+    others: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder), arguments.rows)
         for _ in range(arguments.turns):
             turns.append({})
+            begun, before = time.monotonic(), _cpu_of_others()
             for name in _models(baseline is not None, arguments.streamed):
                 turns[-1][name] = run = _measured(name, folder, arguments.seconds, baseline)
                 text = f"whole {run.whole:6.1f} s  compilation {run.compilation:5.1f} s  step {1000 * run.step:6.2f} ms"
                 print(f"{name:16s} {text}", file=sys.stderr, flush=True)
-    details = {"rows": arguments.rows, "epochs": EPOCHS, "seconds": arguments.seconds, **figures(turns)}
+            others.append(round(max(0.0, _cpu_of_others() - before) / (time.monotonic() - begun), 2))
+            print(f"other programs used {others[-1]:.2f} cores in this turn", file=sys.stderr, flush=True)
+    details = {"rows": arguments.rows, "epochs": EPOCHS, "seconds": arguments.seconds, "cores_of_others": others}
+    details |= figures(turns)
     details["baseline"] = commit(baseline) if baseline else None
     publish("train", details["times_as_fast"]["ciubm to peer din"]["whole"], "x the peer's DIN", None, details)
 
@@ -105,6 +114,13 @@ def _measured(name: str, folder: str, seconds: float, baseline: Path | None) -> 
     settings = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=where, env=settings)
     return TrainingRun(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _cpu_of_others() -> float:
+    """Seconds of CPU that all programs have used but those this one started and waited for."""
+    times, own = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(times, kind, 0.0) for kind in kinds) - own.ru_utime - own.ru_stime
 
 
 def figures(turns: list[Turn]) -> dict[str, Any]:

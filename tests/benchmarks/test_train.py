@@ -65,6 +65,7 @@ def test_the_result_holds_ratios_medians_and_every_turn(tmp_path: Path, monkeypa
     assert details["time_of_baseline"]["ciubm"]["step"] == pytest.approx(0.5, rel=0.11)
     assert details["baseline"] is None  # not a checkout
     assert [told["reading_seconds"] for told in details["turns"]["peer dcn"]] == [24.0] * 3
+    assert len(details["cores_of_others"]) == 3
     medians = details["medians"]["dcn"]
     assert medians["rows_per_second"] == pytest.approx(8 * 10 * 1024 / medians["whole_seconds"], abs=1)
 
