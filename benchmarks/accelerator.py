@@ -148,37 +148,19 @@ def _seconds_of(step: Callable[[Any], Any], state: Any, seconds: float) -> float
 # -- the stages --------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sized:
-    """As much of a text reader as a model needs: how many word pieces there are."""
-
-    pieces: int
-    terms: tuple[()] = ()
-
-    @property
-    def tokens(self) -> _Sized:
-        return self
-
-    @property
-    def tokenizer(self) -> _Sized:
-        return self
-
-    def vocabulary_size(self) -> int:
-        return self.pieces
-
-
 def _encoder(stages: Any) -> Any:
-    from mim_keras.encoders.item_encoder import ItemEncoder
+    from mim_keras.layers.towers import ImageTower, TextTower
+    from mim_keras.models import ItemEncoder
 
-    # A real reader holds a tokenizer, which needs TensorFlow; the encoder asks it for its size alone.
-    reader: Any = _Sized(stages.encoder.text.vocabulary_size)
-    encoder = ItemEncoder(stages.encoder, reader)
-    encoder.build()
-    return encoder
+    config = stages.encoder
+    text_tower = TextTower.from_settings(config.text, config.text.vocabulary_size)
+    return ItemEncoder(
+        config.embedding_dim, ImageTower.from_settings(config.image), text_tower, head_hidden_dim=config.head_hidden_dim
+    )
 
 
 def _content(stages: Any, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    size, tokens = stages.encoder.image.size, stages.encoder.text.max_tokens
+    size, tokens = stages.encoder.image.image_size, stages.encoder.text.max_tokens
     return {
         "image": rng.random((*shape, size, size, 3), np.float32),
         "image_mask": np.ones(shape, np.float32),
@@ -190,52 +172,51 @@ def _content(stages: Any, shape: tuple[int, ...], rng: np.random.Generator) -> d
 
 def pretrain_step(stages: Any, scale: int) -> tuple[Any, Any]:
     """Stage 1 and a batch for it."""
-    from mim_keras.pretrain import Pretraining
+    from mim_keras.models import ImageTextAlignment
 
     rng, rows = np.random.default_rng(0), stages.pretrain.training.batch_size * scale
     category = np.eye(CATEGORIES, dtype=np.float32)[rng.integers(0, CATEGORIES, rows)]
-    return Pretraining(_encoder(stages), stages.pretrain, CATEGORIES), {
-        **_content(stages, (rows,), rng),
-        "category": category,
-    }
+    return ImageTextAlignment(_encoder(stages), stages.pretrain, CATEGORIES), (_content(stages, (rows,), rng), category)
 
 
 def csft_step(stages: Any, scale: int) -> tuple[Any, Any]:
     """Stage 2, its towers learning too, and a batch: a query, its item, and hard negatives."""
-    from mim_keras.config import ContrastTerm
-    from mim_keras.csft import Csft
+    from mim_keras.config import InfoNCETerm
+    from mim_keras.models import Csft
 
     rng, rows = np.random.default_rng(0), stages.csft.training.batch_size * scale
-    terms = (*stages.csft.all_terms, ContrastTerm(pools=("hard",), weight=0.5))
+    terms = (*stages.csft.all_terms, InfoNCETerm(negatives=("hard",), weight=0.5))
     config = dataclasses.replace(stages.csft, terms=terms)
-    several = 2 + config.hard
-    model = Csft(_encoder(stages), config, np.zeros(ITEMS, np.float32))
-    return model, {
-        "rows": rng.integers(0, ITEMS, (rows, several)).astype(np.int32),
+    model = Csft(_encoder(stages), config, ITEMS)
+    model.set_data(None, np.zeros(ITEMS + 1, np.float32))
+    hard = config.num_hard_negatives
+    pairs = {
+        "query_rows": rng.integers(1, ITEMS + 1, (rows, 1)).astype(np.int32),
+        "item_row": rng.integers(1, ITEMS + 1, rows).astype(np.int32),
+        "hard_negative_rows": rng.integers(1, ITEMS + 1, (rows, hard)).astype(np.int32),
         "key": np.arange(rows, dtype=np.int32),
-        **_content(stages, (rows, several), rng),
     }
+    return model, {**pairs, **_content(stages, (rows, 2 + hard), rng)}
 
 
 def ciubm_step(stages: Any, scale: int) -> tuple[Any, Any]:
     """Stage 3 over a table of items, and a batch of impressions with full histories."""
-    from mim_keras.ciubm import CiUBM, RankerShape
-    from mim_keras.item_table import ItemColumns
+    from mim_keras import CiUBM, ItemTable, ItemTableData, VocabularySizes
 
     config, rng = stages.ciubm, np.random.default_rng(0)
     rows, length = config.training.batch_size * scale, config.history_length
-    vectors = rng.integers(-40, 41, (ITEMS, stages.encoder.embedding_dim)).astype(np.int8)
-    own = [[f"c{place % CATEGORIES}"] for place in range(ITEMS)]
-    columns = ItemColumns.assemble(vectors, np.ones(ITEMS, bool), own, np.arange(1, ITEMS + 1))
+    embeddings = rng.integers(-40, 41, (ITEMS, stages.encoder.embedding_dim)).astype(np.int8)
+    categories = [[f"c{index % CATEGORIES}"] for index in range(ITEMS)]
+    data = ItemTableData.from_items(embeddings, np.ones(ITEMS, bool), categories, np.arange(1, ITEMS + 1))
     inputs = {
         "item_row": rng.integers(1, ITEMS + 1, rows).astype(np.int32),
         "history_rows": rng.integers(1, ITEMS + 1, (rows, length)).astype(np.int32),
         "history_ages": rng.integers(0, 10**7, (rows, length)).astype(np.int32),
         "user_index": rng.integers(0, USERS, rows).astype(np.int32),
-        "hide_id": rng.random(rows) < config.id_dropout,
+        "drop_id": rng.random(rows) < config.id_dropout,
     }
     clicked = (rng.random(rows) < 0.5).astype(np.float32)
-    return CiUBM(config, RankerShape(users=USERS), columns), (inputs, clicked)
+    return CiUBM(config, VocabularySizes(USERS), ItemTable.from_data(data)), (inputs, clicked)
 
 
 if __name__ == "__main__":

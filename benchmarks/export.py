@@ -4,7 +4,7 @@
 
 The shop is generated: pictures drawn, titles written, each content of its own.  "Forward" is the Keras forward pass
 alone, on the very batches of the export, read, decoded and tokenised beforehand; it is measured for an encoder of the
-paper preset and for the far smaller one of the base preset, for which to decode a picture costs as much as to encode
+large preset and for the far smaller one of the base preset, for which to decode a picture costs as much as to encode
 it.  For memory a tiny encoder and items without pictures are used, so that a million take minutes.
 Every export runs in a process of its own; its time leaves out Python's imports.
 """
@@ -36,7 +36,7 @@ def main(words: list[str] | None = None) -> None:
     """Runs and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=12_000, help="for the base encoder")
-    parser.add_argument("--paper_items", type=int, default=2_000, help="for the encoder of the paper preset")
+    parser.add_argument("--large_items", type=int, default=2_000, help="for the encoder of the large preset")
     parser.add_argument("--memory_items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--one_export", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
@@ -45,17 +45,17 @@ def main(words: list[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for size in ("base", "paper", "tiny"):
+        for size in ("base", "large", "tiny"):
             write_encoder(folder / size / "Format-Serving", size)
-        base, paper = speed(folder, "base", arguments.items), speed(folder, "paper", arguments.paper_items)
-        details = {"paper": paper, "base": base, **memory(folder, arguments.memory_items)}
+        base, large = speed(folder, "base", arguments.items), speed(folder, "large", arguments.large_items)
+        details = {"large": large, "base": base, **memory(folder, arguments.memory_items)}
     met = (
-        paper["share_of_forward"] >= BARE_TARGET
-        and paper["changed_share"] <= CHANGED_TARGET
+        large["share_of_forward"] >= BARE_TARGET
+        and large["changed_share"] <= CHANGED_TARGET
         and details["memory_growth"] <= MEMORY_TARGET
     )
-    unit = "of the forward pass's speed, encoder of the paper preset"
-    publish("export", paper["share_of_forward"], unit, BARE_TARGET, details, met)
+    unit = "of the forward pass's speed, encoder of the large preset"
+    publish("export", large["share_of_forward"], unit, BARE_TARGET, details, met)
 
 
 def speed(folder: Path, size: str, items: int) -> dict[str, Any]:
@@ -97,15 +97,13 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
 def write_encoder(folder: Path, size: str) -> None:
     """An encoder with random weights: its speed is that of a trained one."""
     from mim_keras.config import preset
-    from mim_keras.encoders.item_encoder import ItemEncoder
-    from mim_keras.encoders.text_reader import TextReader
-    from mim_keras.export import export_encoder
+    from mim_keras.models import ItemEncoder
+    from mim_keras.preprocessing.content import ContentPreprocessor
+    from mim_keras.serving.signatures_encoder import export_encoder
 
     config = preset(size).encoder
-    words, _ = TextReader.fit(config, [" ".join(WORDS)])
-    encoder = ItemEncoder(config, words)
-    encoder.build()
-    export_encoder(encoder, words, folder)
+    preprocessor, lsa_tables = ContentPreprocessor.fit(config, [" ".join(WORDS)])
+    export_encoder(ItemEncoder.from_settings(config, preprocessor, lsa_tables), preprocessor, folder)
 
 
 def write_items(folder: Path, items: int, pictures: bool, changed: int = 0) -> None:
@@ -188,13 +186,11 @@ def bare_seconds(items: Path, model: Path) -> tuple[float, float]:
     with raw content."""
     import tensorflow as tf
 
-    from mim_keras.encoders.content import ContentReader, trim_tokens
-    from mim_keras.encoders.item_encoder import ItemEncoder
-    from mim_keras.export import ENCODER_FOLDER
+    from mim_keras.preprocessing.content import trim_to_longest
+    from mim_keras.serving.signatures_encoder import ENCODER_FOLDER, load_encoder
 
-    encoder, words = ItemEncoder.load_from(model / ENCODER_FOLDER)
-    content_reader = ContentReader(encoder.config, words)
-    read = tf.function(lambda content: trim_tokens(content_reader(content["image"], content["title"], content["text"])))
+    encoder, preprocessor = load_encoder(model / ENCODER_FOLDER)
+    read = tf.function(lambda raw: trim_to_longest(preprocessor(raw["image"], raw["title"], raw["text"])))
     forward = tf.function(lambda content: encoder(content)["joint"], reduce_retracing=True)
     served = tf.saved_model.load(str(model)).signatures["serving_default"]
     batches = [

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.training_run import BATCH, EPOCHS, Stopwatch, TrainingRun
-from mim_keras.ciubm import RankerShape
-from mim_keras.config import COMPARISONS, CiubmConfig, from_mapping
-from mim_keras.export import ItemRows
-from mim_keras.item_table import ItemColumns
-from mim_keras.ranker_ensemble import make_ranker
-from mim_keras.training.fit import fit, make_ready
+from benchmarks.training_run import BATCH, Stopwatch, TrainingRun
+from mim_keras import ItemTableData, VocabularySizes, make_ranker
+from mim_keras.config import BASELINES, CiubmConfig, from_mapping
+from mim_keras.serving.signatures_ranker import item_lookup
+from mim_keras.training.run_training import TrainingRun as FitSettings
+from mim_keras.training.run_training import run_training
+from mim_keras.training.train_ranker import compile_ranker
 from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 from tfx_pipeline.settings import Settings
 
@@ -37,19 +37,19 @@ def trained(name: str, folder: Path, seconds: float) -> TrainingRun:
     kind, _, streamed = name.partition(" ")
     config = _config(kind)
     if streamed:
-        config = replace(config, rows_in_memory=0)
-    columns, users = _columns(kind, folder, config)
+        config = replace(config, max_rows_in_memory=0)
+    items, users = _items(kind, folder, config)
     one, several = tf.io.FixedLenFeature, tf.io.VarLenFeature
     spec = {"user_index": one([1], tf.int64), "clicked": one([1], tf.int64), "item_id": one([1], tf.string)}
     spec |= {"history_item_ids": several(tf.string), "history_ages": several(tf.int64)}
     keras.utils.set_random_seed(1)
     watch = Stopwatch(seconds)
-    rows = ItemRows(np.arange(1, len(columns.id_index)), folder / "item_ids.txt")
-    batches = RankingExamples([f"{folder}/rows-*.gz"], spec, rows, config).for_training(columns)
+    lookup = item_lookup(np.arange(1, len(items.id_index)), folder / "item_ids.txt")
+    batches = RankingExamples([f"{folder}/rows-*.gz"], spec, lookup, config).for_training(items)
     watch.read()
-    model = make_ranker(config, RankerShape(users), columns)
-    make_ready(model, config.training, EPOCHS * batches.steps)
-    fit("train", model, batches, replace(config.training, epochs=10**6), watch=_Until(watch))
+    model = make_ranker(config, VocabularySizes(users), items)
+    compile_ranker(model, batches.steps)
+    run_training(model, batches, FitSettings("train", epochs=10**6, callbacks=[_Until(watch)]))
     return watch.run(batches.steps)
 
 
@@ -58,23 +58,23 @@ def _config(kind: str) -> CiubmConfig:
         config = Settings.load("ml1m").stages.ciubm
         assert config.training.batch_size == BATCH, "its steps are held against the peer's"
         return config
-    as_peer = {**COMPARISONS[kind], **AS_PEER[kind]} if kind in AS_PEER else {}
+    as_peer = {**BASELINES[kind], **AS_PEER[kind]} if kind in AS_PEER else {}
     return from_mapping(CiubmConfig, {"training": TRAINING, **as_peer})
 
 
-def _columns(kind: str, folder: Path, config: CiubmConfig) -> tuple[ItemColumns, int]:
+def _items(kind: str, folder: Path, config: CiubmConfig) -> tuple[ItemTableData, int]:
     """The item table, and how many users there are.  Of ml1m's vectors, in float16, the first numbers are the joint
     view and the others what the sentence encoder says."""
     with np.load(folder / "rows.npz") as rows:
         genres, users = rows["genres_of"][1:], int(rows["user"].max()) + 1
     rng, items = np.random.default_rng(1), len(genres)
     if kind == "ml1m":
-        joint, text = rng.standard_normal((items, config.ensemble_at)), np.load(folder / "text.npy")[1:]
+        joint, text = rng.standard_normal((items, config.ensemble_split_dim)), np.load(folder / "text.npy")[1:]
         vectors = np.concatenate([joint, text], axis=1).astype(np.float16)
     else:
         vectors = rng.integers(-40, 41, (items, WIDTH)).astype(np.int8)
     categories = [[f"g{place}" for place in set(own) - {0}] for own in genres]
-    return ItemColumns.assemble(vectors, np.ones(items, bool), categories, np.arange(1, items + 1)), users
+    return ItemTableData.from_items(vectors, np.ones(items, bool), categories, np.arange(1, items + 1)), users
 
 
 class _Until(keras.callbacks.Callback):

@@ -117,16 +117,15 @@ def text_vectors(catalogue: Any) -> np.ndarray:
     """What MiniLM says of each item's title and text, float32 [items + 1, 384], of length one; zero for padding and for
     an item without words."""
     from mim_keras.config import EncoderConfig, ImageTowerConfig, TextTowerConfig
-    from mim_keras.encoders.content import ContentReader
     from tfx_pipeline.run_fns.pretrain import new_encoder
 
     config = EncoderConfig(
-        vector=("sentence_features",),
+        item_embedding_parts=("sentence_features",),
         text=TextTowerConfig(preset=str(MINILM), max_tokens=MAX_TOKENS),
-        image=ImageTowerConfig(size=8, widths=(), colours=True),  # an encoder has one; it takes no part
+        image=ImageTowerConfig(image_size=8, filters=(), color_histogram=True),  # an encoder has one; it takes no part
     )
-    encoder, words = new_encoder(config, catalogue)
-    vectors = catalogue.table(ContentReader(config, words)).encode(encoder)["vector"]
+    encoder, preprocessor = new_encoder(config, catalogue)
+    vectors = catalogue.dataset(preprocessor).map(encoder)["embedding"]
     return np.concatenate([np.zeros_like(vectors[:1]), vectors])
 
 
@@ -147,9 +146,9 @@ def peer_scores(folder: Path, seed: int, epochs: int, text: bool) -> dict[str, n
 
 def _best(valid: Any, scores: np.ndarray, figure: str) -> int:
     """The epoch, from 0, whose scores [epochs, rows] are the best by this figure."""
-    from mim_keras.metrics.gauc import ranking_figures
+    from mim_keras.metrics import ranking_metrics
 
-    curve = [ranking_figures(valid.person, valid.label, score)[figure] for score in scores]
+    curve = [ranking_metrics(valid.person, valid.label, score)[figure] for score in scores]
     _say(f"valid {figure.upper()} by epoch: " + " ".join(f"{value:.4f}" for value in curve))
     return int(np.argmax(curve))
 
@@ -246,9 +245,9 @@ def weighted_auc(person: np.ndarray, label: np.ndarray, score: np.ndarray) -> Ca
 
 def weighted_gauc(person: np.ndarray, label: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], float]:
     """The same of `gauc`; users are numbered from 0."""
-    from mim_keras.metrics.gauc import group_areas
+    from mim_keras.metrics import per_group_auc
 
-    areas, rows = group_areas(person, label, score)
+    areas, rows = per_group_auc(person, label, score)
     positives, sizes = np.bincount(person, label), np.bincount(person)
     users = np.flatnonzero((positives > 0) & (positives < sizes))  # in the order of the areas
 

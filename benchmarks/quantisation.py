@@ -2,7 +2,7 @@
 
     mim bench quantisation --config ml-small --root ROOT      (ROOT: what was given to `mim run`)
 
-Of a run whose snapshot is int8 and whose ranker is one (`ciubm.ensemble_at: 0`).
+Of a run whose snapshot is int8 and whose ranker is one (`ciubm.ensemble_split_dim: 0`).
 
 The ranker of the run is built again from its SavedModel, once with the snapshot's int8 vectors and once with the
 float32 vectors that the run's encoder gives, and both score the test split.
@@ -29,13 +29,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--root", required=True, type=Path)
     arguments = parser.parse_args(words)
     import components  # noqa: F401  before TensorFlow, as everywhere
-    from mim_keras.metrics.gauc import auc, gauc
+    from mim_keras.metrics import auc, gauc
     from serving.representation_center.snapshot import Snapshot, restore_vectors
     from tfx_pipeline.settings import Settings
 
     root, settings = arguments.root, Settings.load(arguments.config)
     snapshot = Snapshot.load(newest(root, "EmbeddingExporter/embeddings"))
-    if snapshot.vectors.dtype != np.int8 or settings.stages.ciubm.ensemble_at:
+    if snapshot.vectors.dtype != np.int8 or settings.stages.ciubm.ensemble_split_dim:
         parser.error(f"the snapshot must be int8, and the ranker one; --config {arguments.config} makes others")
     floats = encode(root, snapshot.item_ids)
     there = snapshot.modalities > 0
@@ -112,23 +112,19 @@ def scores(root: Path, settings: Any, stored: np.ndarray, floats: np.ndarray) ->
 
 def rebuild(served: Any, settings: Any, users: int, vectors: np.ndarray) -> Any:
     """The ranker with other vectors in its table."""
-    from mim_keras.ciubm import CiUBM, RankerShape
-    from mim_keras.item_table import ItemColumns
+    from mim_keras import CiUBM, ItemTable, ItemTableData, VocabularySizes
 
     saved = list(served.tracked)
-    table = next(place for place, v in enumerate(saved) if v.dtype.name == "int8")
-    columns = ItemColumns(
-        vectors=np.concatenate([np.zeros((1, vectors.shape[1]), vectors.dtype), vectors]),
-        has_vector=saved[table + 1].numpy() > 0,
+    table = next(index for index, variable in enumerate(saved) if variable.dtype.name == "int8")
+    data = ItemTableData(
+        embeddings=np.concatenate([np.zeros((1, vectors.shape[1]), vectors.dtype), vectors]),
+        has_embedding=saved[table + 1].numpy() > 0,
         categories=saved[table + 2].numpy(),
         id_index=saved[table + 3].numpy(),
     )
-    model = CiUBM(settings.stages.ciubm, RankerShape(users=users, context=()), columns)
-    row = np.zeros((2, settings.stages.ciubm.history_length), np.int32)
-    ones = np.ones(2, np.int32)
-    model({"item_row": ones, "history_rows": row, "history_ages": row, "user_index": ones})
-    for place, (variable, value) in enumerate(zip(model.variables, saved, strict=True)):
-        if place != table:
+    model = CiUBM(settings.stages.ciubm, VocabularySizes(users), ItemTable.from_data(data))
+    for index, (variable, value) in enumerate(zip(model.variables, saved, strict=True)):
+        if index != table:
             variable.assign(value.numpy())
     return model
 

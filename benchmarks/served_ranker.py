@@ -37,30 +37,25 @@ def export_shop_ranker(folder: Path, seed: int = 0) -> None:
     import tensorflow as tf
 
     import components  # noqa: F401  before TensorFlow, as everywhere
-    from mim_keras.ciubm import CiUBM, RankerShape
+    from mim_keras import CiUBM, ItemTable, ItemTableData, VocabularySizes
     from mim_keras.config import CiubmConfig
-    from mim_keras.export import ItemRows, RankerServing, export_ranker
-    from mim_keras.item_table import ItemColumns
+    from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
 
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(ITEMS, D))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     categories = [[f"c{number % 18}"] for number in range(ITEMS)]
-    columns = ItemColumns.assemble(
+    data = ItemTableData.from_items(
         np.round(vectors * 127).astype(np.int8), np.ones(ITEMS, bool), categories, np.arange(1, ITEMS + 1)
     )
-    config = CiubmConfig(history_length=HISTORY)
-    model = CiUBM(config, RankerShape(USERS), columns)
-    one = {"item_row": np.array([1]), "user_index": np.array([1])}
-    history = {name: np.ones((1, HISTORY), int) for name in ("history_rows", "history_ages")}
-    model({**one, **history})
+    model = CiUBM(CiubmConfig(history_length=HISTORY), VocabularySizes(USERS), ItemTable.from_data(data))
     users = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer([f"u{n}" for n in range(1, USERS)], tf.range(1, USERS, dtype=tf.int64)), 0
     )
     ids = np.array(item_ids())
-    serving = RankerServing(
+    spec = RankerSignatureSpec(
         item_ids=ids,
-        rows=ItemRows(ids, folder.parent / "item_ids.txt"),
+        item_lookup=item_lookup(ids, folder.parent / "item_ids.txt"),
         transform=lambda raw: {"user_index": users.lookup(raw["user_id"])},
         transform_owner=users,
         feature_spec={
@@ -73,7 +68,7 @@ def export_shop_ranker(folder: Path, seed: int = 0) -> None:
         encoder_version=VERSION,
         examples=examples(8),
     )
-    export_ranker(model, serving, folder)
+    export_ranker(model, spec, folder)
 
 
 def rank_arrays(candidates: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ and eight epochs of warm steps, which are timed for `--seconds`.  Imports, valid
 din and dcn have the peers' hidden layers.  Ours read TFRecords; the peers read arrays, and get their best (see
 `peer_models.speed`).  PyTorch keeps what it compiled from turn to turn, as it does by default, so that the first turn
 alone has its full compilation.  `--streamed` adds ours with the files read anew in each epoch, as it is beyond
-`ciubm.rows_in_memory`.
+`ciubm.max_rows_in_memory`.
 
 The models take turns.  Ratios are formed within a turn, and all figures are medians of the turns.  Run it on an idle
 machine: PyTorch's threads wait for one another in busy loops, and a busy neighbour makes the peers ten times slower.

@@ -43,6 +43,42 @@ def test_dependencies_run_one_way(package: str) -> None:
             assert top not in FORBIDDEN.get(package, ()), f"{path} imports {name}"
 
 
+LAYERS_OF_MIM_KERAS = (  # each imports only those before it
+    ("mim_keras.config",),
+    ("mim_keras.ops",),
+    ("mim_keras.layers", "mim_keras.losses"),
+    ("mim_keras.preprocessing",),
+    ("mim_keras.models",),
+    ("mim_keras.metrics",),
+    ("mim_keras.training",),
+    ("mim_keras.serving",),
+)
+LEVEL = {package: level for level, packages in enumerate(LAYERS_OF_MIM_KERAS) for package in packages}
+
+
+def test_mim_keras_imports_downwards() -> None:
+    for package, level in LEVEL.items():
+        for path in (PROJECT / package.replace(".", "/")).rglob("*.py"):
+            for name in imports(path):
+                other = ".".join(name.split(".")[:2])
+                assert other == package or LEVEL.get(other, -1) < level, f"{path} imports {name}"
+
+
+def test_tests_of_mim_keras_need_nothing_else() -> None:
+    for path in (PROJECT / "tests/mim_keras").rglob("*.py"):
+        for name in imports(path):
+            assert name.split(".")[0] not in {*OURS, "benchmarks"} - {"mim_keras"}, f"{path} imports {name}"
+
+
+def test_only_the_warmup_knows_tensorflow_serving() -> None:
+    found = {
+        path.relative_to(PROJECT).as_posix()
+        for path in (PROJECT / "mim_keras").rglob("*.py")
+        if any(name.startswith("tensorflow_serving") for name in imports(path))
+    }
+    assert found == {"mim_keras/serving/warmup.py"}
+
+
 def test_keras_is_always_keras_3() -> None:
     pattern = re.compile(r"\btf\.keras\b|from tensorflow import keras|import tf_keras")
     for package in OURS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -22,7 +22,7 @@ from components.pair_gen.component import PairGen
 from components.report_gen.component import ReportGen
 from components.retrieval_index.component import RetrievalIndex
 from components.stage_trainer.component import StageTrainer
-from mim_keras.config import IDS_ALONE, CiubmConfig, to_mapping
+from mim_keras.config import CiubmConfig, to_mapping
 from tfx_pipeline.evaluation import eval_config
 from tfx_pipeline.fingerprints import code_fingerprint, data_fingerprint
 from tfx_pipeline.settings import Settings
@@ -266,7 +266,7 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
     # -- what the content is worth: the same ranker with ids alone -----------------------------------------
     comparison: list[Any] = []
     if settings.evaluation.ids_only_comparison:
-        ids_only = ranker(replace(stages.ciubm, **IDS_ALONE)).with_id("Trainer.ids_only")
+        ids_only = ranker(stages.ciubm.without_content()).with_id("Trainer.ids_only")
         ids_only_evaluator = tfx.components.Evaluator(
             examples=examples,
             example_splits=["test"],

@@ -201,7 +201,8 @@ class Settings:
                 preset is None or not preset.startswith((".", "/")) or Path(preset).is_dir(),
                 f"stages.encoder.{tower}.preset, where it is a path, must be a folder that is there",
                 preset,
-                "`make minilm` fetches MiniLM; or set this to null, and encoder.vector to [joint, text_features].",
+                "`make minilm` fetches MiniLM; or set this to null, and encoder.item_embedding_parts to "
+                "[joint, text_features].",
             )
 
 

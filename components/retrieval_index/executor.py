@@ -12,7 +12,8 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from mim_keras.export_extras import Request, of_size, write_batching, write_warm_up
+from mim_keras.serving.assets import write_batching
+from mim_keras.serving.warmup import WarmupRequest, repeat_to, write_warmup
 from serving.representation_center.snapshot import Snapshot, restore_vectors
 
 QUERY_BATCHES = (1, 16)  # of the warm-up requests
@@ -66,7 +67,7 @@ def export_index(snapshot: Snapshot, neighbours: int, folder: str) -> None:
     some, some_ids = vectors[: max(QUERY_BATCHES)].numpy(), ids[: max(QUERY_BATCHES)].numpy()
     requests = []
     for size in QUERY_BATCHES if len(some) else ():
-        requests.append(Request("serving_default", {"embedding": of_size(some, size)}))
-        requests.append(Request("similar_items", {"item_id": of_size(some_ids, size)}))
-    write_warm_up(Path(folder), requests)
+        requests.append(WarmupRequest("serving_default", {"embedding": repeat_to(some, size)}))
+        requests.append(WarmupRequest("similar_items", {"item_id": repeat_to(some_ids, size)}))
+    write_warmup(Path(folder), requests)
     write_batching(Path(folder))

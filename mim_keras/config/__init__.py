@@ -1,36 +1,44 @@
-"""Settings of the encoder and the three stages: one frozen dataclass each, checked when it is made.
+"""Settings of the encoder and the three stages: frozen dataclasses, checked when they are made.
 
-Every value can be written in YAML (``from_mapping``); a key that does not exist or a value that makes no
-sense is refused with the rule, what was received and the fix.
+Every value can be written in YAML (`from_mapping`).  An unknown key, or a value out of range, raises `ConfigError`
+with the rule, the value received and the fix.  Importing this package does not import TensorFlow.
 """
 
-from mim_keras.config.encoder import EncoderConfig, ImageTowerConfig, LexicalConfig, TextTowerConfig
+from mim_keras.config.encoder import (
+    EmbeddingTowerConfig,
+    EncoderConfig,
+    ImageTowerConfig,
+    LSATowerConfig,
+    TextTowerConfig,
+)
+from mim_keras.config.interests import INTERESTS, Interest
 from mim_keras.config.mapping import ConfigError, from_mapping, require, to_mapping
 from mim_keras.config.presets import PRESETS, preset
 from mim_keras.config.stages import (
-    COMPARISONS,
-    IDS_ALONE,
+    BASELINES,
     SIGNALS,
     CiubmConfig,
-    ContrastTerm,
     CsftConfig,
+    InfoNCETerm,
     PretrainConfig,
     StagesConfig,
 )
 from mim_keras.config.training import TrainingConfig
 
 __all__ = [
-    "COMPARISONS",
-    "IDS_ALONE",
+    "BASELINES",
+    "INTERESTS",
     "PRESETS",
     "SIGNALS",
     "CiubmConfig",
     "ConfigError",
-    "ContrastTerm",
     "CsftConfig",
+    "EmbeddingTowerConfig",
     "EncoderConfig",
     "ImageTowerConfig",
-    "LexicalConfig",
+    "InfoNCETerm",
+    "Interest",
+    "LSATowerConfig",
     "PretrainConfig",
     "StagesConfig",
     "TextTowerConfig",

@@ -1,155 +1,167 @@
-"""Settings of the item encoder: towers for words and pictures, projection heads, gated fusion."""
+"""Settings of the item encoder: towers for text, images and ready-made embeddings, projection heads, gated fusion."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
-from mim_keras.config.mapping import require
+from mim_keras.config.mapping import require, require_choices
 
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """A BERT-shaped text tower from scratch, or any keras-hub text backbone by `preset`."""
+    """A transformer over tokens: a BERT trained from scratch, or any keras-hub text backbone by `preset`."""
 
     preset: str | None = None  # a keras-hub preset name or a local folder; None: from scratch
-    vocabulary_size: int = 8000  # word pieces made from the catalogue, when from scratch
+    vocabulary_size: int = 8000  # WordPiece tokens learned from the catalogue, without a preset
     max_tokens: int = 32
     hidden_dim: int = 64
-    layers: int = 1  # 0 without `preset`: no transformer, the lexical tower reads alone
+    layers: int = 1  # 0 without `preset`: no transformer
     heads: int = 4
 
     @property
-    def is_on(self) -> bool:
+    def enabled(self) -> bool:
         """Whether there is a transformer."""
         return bool(self.preset) or self.layers > 0
 
     def __post_init__(self) -> None:
-        require(self.layers >= 0, "text.layers is 0 or more", self.layers, "Raise it.")
+        require(self.layers >= 0, "text.layers must be 0 or more", self.layers, "Raise it.")
         require(self.max_tokens >= 4, "text.max_tokens must be at least 4", self.max_tokens, "Raise it.")
         require(self.heads >= 1, "text.heads must be at least 1", self.heads, "Raise it.")
-        require(
-            self.hidden_dim % self.heads == 0,
-            "text.hidden_dim must be a multiple of text.heads",
-            (self.hidden_dim, self.heads),
-            "Change one of them.",
-        )
+        sizes = (self.hidden_dim, self.heads)
+        rule = "text.hidden_dim must be a multiple of text.heads"
+        require(self.hidden_dim % self.heads == 0, rule, sizes, "Change one of them.")
 
 
 @dataclass(frozen=True)
-class LexicalConfig:
-    """Words and pairs of words, or runs of letters, placed by latent semantic analysis of the catalogue."""
+class LSATowerConfig:
+    """Latent semantic analysis of word unigrams and bigrams, or of character n-grams, fitted to the catalogue."""
 
-    terms: int = 0  # the most that are known, 40,000 for long texts; 0: no lexical tower
-    min_count: int = 3  # texts that a term must occur in
-    max_terms: int = 512  # that are read of one text
-    width: int = 512
-    tags: int = 8192  # the most words with a # before them that are known; 0: such words are left out
-    tag_width: int = 256  # of a field of tags with more than so many: it is analysed like words; else a feature a tag
-    of: str = "all"  # what is read: all | title | line N of the text, from 1
-    letters: bool = False  # runs of two to four letters, in the place of words and pairs of words
+    max_features: int = 0  # n-grams to keep; 40,000 suits long texts; 0: no LSA tower
+    min_df: int = 3  # texts that an n-gram must occur in
+    max_terms: int = 512  # n-grams read of one text
+    output_dim: int = 512
+    max_tags: int = 8192  # `#field:value` tags to keep; 0 drops tags
+    tag_dim: int = 256  # a field with more tags than this is reduced by LSA; else each tag is a feature
+    field: str = "all"  # which text is read: all | title | line N of the text, from 1
+    char_ngrams: bool = False  # character n-grams of 2 to 4 characters instead of words
 
     @property
     def line(self) -> int | None:
-        """The line that is read of title and text, 0 for the title; None for all."""
-        return None if self.of == "all" else 0 if self.of == "title" else int(self.of.removeprefix("line "))
+        """Index of the line that is read, 0 for the title; None for all lines."""
+        return None if self.field == "all" else 0 if self.field == "title" else int(self.field.removeprefix("line "))
 
     @property
-    def is_on(self) -> bool:
-        """Whether there is a lexical tower."""
-        return self.terms > 0
+    def enabled(self) -> bool:
+        """Whether there is such a tower."""
+        return self.max_features > 0
 
     def __post_init__(self) -> None:
-        require(self.terms >= 0, "lexical.terms is 0 or more", self.terms, "40000 suits long texts.")
-        known = self.of in ("all", "title") or re.fullmatch(r"line [1-9]\d*", self.of)
-        require(bool(known), "lexical.of is all, title or line N", self.of, "e.g. line 1")
-        require(self.tags >= 0, "lexical.tags is 0 or more", self.tags, "0 leaves them out.")
-        for name in ("min_count", "max_terms", "width", "tag_width"):
+        require(self.max_features >= 0, "lsa.max_features must be 0 or more", self.max_features, "0 leaves it out.")
+        known = self.field in ("all", "title") or re.fullmatch(r"line [1-9]\d*", self.field)
+        require(bool(known), "lsa.field is all, title or line N", self.field, "e.g. line 1")
+        require(self.max_tags >= 0, "lsa.max_tags must be 0 or more", self.max_tags, "0 drops tags.")
+        for name in ("min_df", "max_terms", "output_dim", "tag_dim"):
             value = getattr(self, name)
-            require(value >= 1, f"lexical.{name} must be at least 1", value, "Raise it.")
+            require(value >= 1, f"lsa.{name} must be at least 1", value, "Raise it.")
 
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """A small convolutional image tower from scratch, or any keras-hub backbone that reads pictures by `preset`."""
+    """A small convolutional tower trained from scratch, or any keras-hub image backbone by `preset`."""
 
-    preset: str | None = (
-        None  # a keras-hub preset name or a local folder: ViT, DINOv2, CLIP, SigLIP; None: from scratch
-    )
-    size: int = 48  # pixels a side; pictures are resized to a square
-    widths: tuple[int, ...] = (32, 64, 128)  # channels of each halving stage; none: no convolutions, colours alone
-    colours: bool = False  # also how often each colour occurs
+    preset: str | None = None  # a keras-hub preset name or a local folder (ViT, DINOv2, CLIP, SigLIP); None: scratch
+    image_size: int = 48  # pixels a side
+    filters: tuple[int, ...] = (32, 64, 128)  # channels of each stride-2 convolution; (): no convolutions
+    color_histogram: bool = False  # adds a histogram of colours
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is an image tower."""
+        return bool(self.preset or self.filters or self.color_histogram)
 
     def __post_init__(self) -> None:
-        require(self.size >= 8, "image.size must be at least 8", self.size, "Raise it.")
-        require(
-            bool(self.preset or self.widths or self.colours),
-            "a picture is read by image.preset, image.widths or image.colours",
-            self.widths,
-            "Set one of them.",
-        )
-        require(
-            bool(self.preset) or self.size % 2 ** len(self.widths) == 0,
-            "image.size must be divisible by 2 for each of image.widths",
-            (self.size, self.widths),
-            "Use a multiple of 16 or fewer widths.",
-        )
+        require(self.image_size >= 8, "image.image_size must be at least 8", self.image_size, "Raise it.")
+        fits = bool(self.preset) or self.image_size % 2 ** len(self.filters) == 0
+        rule = "image.image_size must be divisible by 2 for each of image.filters"
+        require(fits, rule, (self.image_size, self.filters), "Use a multiple of 16 or fewer filters.")
 
 
-VECTOR_PARTS = ("joint", "sentence_features", "text_features", "image_features")
+@dataclass(frozen=True)
+class EmbeddingTowerConfig:
+    """A ready-made embedding of an item, computed elsewhere, as a tower."""
+
+    name: str  # of the column that holds it
+    dim: int
+    modality: Literal["image", "text"] = "text"  # the view that it is a part of
+
+    def __post_init__(self) -> None:
+        valid = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name)
+        require(bool(valid), "embeddings.name is letters, digits and _", self.name, "Rename the column.")
+        require(self.dim >= 1, "embeddings.dim must be at least 1", self.dim, "Give the width of the embedding.")
+        require_choices(self, "embeddings.")
+
+
+EMBEDDING_PARTS = ("joint", "sentence_features", "text_features", "image_features")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of the item encoder: towers for words and pictures, projection heads, gated fusion."""
+    """Towers, projection heads and gated fusion of the item encoder."""
 
     embedding_dim: int = 64
-    head_hidden: int = 0  # width of a small network beside each linear projection head; 0: none
-    # What an item's vector is made of: the joint view, and beside it what towers say as it is: the one of sentences
-    # (`text`), all that read words, the one of pictures.  The vector is as much wider.
-    vector: tuple[str, ...] = ("joint",)  # joint | sentence_features | text_features | image_features
-    residual: bool = False  # a linear map beside each view, zero until csft.trainable: residual trains it alone
+    head_hidden_dim: int = 0  # width of an MLP beside each linear projection head; 0: no MLP
+    # Parts of the item embedding: the joint view, and tower features that are concatenated to it: `sentence_features`
+    # (the transformer), `text_features` (all text towers), `image_features` (all image towers).
+    item_embedding_parts: tuple[str, ...] = ("joint",)
+    residual_adapters: bool = False  # a linear map beside each view, zero until csft.trainable: residual trains it
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
-    lexical: LexicalConfig = field(default_factory=LexicalConfig)
-    lexical_views: tuple[LexicalConfig, ...] = ()  # further towers: the same content seen in other ways
+    lsa: LSATowerConfig = field(default_factory=LSATowerConfig)
+    extra_lsa_towers: tuple[LSATowerConfig, ...] = ()
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    embeddings: tuple[EmbeddingTowerConfig, ...] = ()  # ready-made embeddings
 
     @property
-    def lexicals(self) -> tuple[LexicalConfig, ...]:
-        """Of all lexical towers."""
-        return (self.lexical, *self.lexical_views) if self.lexical.is_on else ()
+    def lsa_towers(self) -> tuple[LSATowerConfig, ...]:
+        """Settings of all LSA towers."""
+        return (self.lsa, *self.extra_lsa_towers) if self.lsa.enabled else ()
 
     @property
-    def is_drawn(self) -> bool:
-        """Whether a tower begins with weights drawn at random."""
-        return (self.text.is_on and not self.text.preset) or (bool(self.image.widths) and not self.image.preset)
+    def has_random_init(self) -> bool:
+        """Whether a tower starts from randomly initialised weights."""
+        return (self.text.enabled and not self.text.preset) or (bool(self.image.filters) and not self.image.preset)
+
+    def has_modality(self, modality: str) -> bool:
+        """Whether any tower reads `image` or `text`."""
+        own = self.image.enabled if modality == "image" else self.text.enabled or self.lsa.enabled
+        return own or any(tower.modality == modality for tower in self.embeddings)
 
     def __post_init__(self) -> None:
         require(self.embedding_dim >= 4, "embedding_dim must be at least 4", self.embedding_dim, "Raise it.")
-        require(self.head_hidden >= 0, "head_hidden is 0 or more", self.head_hidden, "0 leaves the network out.")
+        require(self.head_hidden_dim >= 0, "head_hidden_dim must be 0 or more", self.head_hidden_dim, "0: no MLP.")
+        extra = self.extra_lsa_towers
+        rule = "encoder.extra_lsa_towers need encoder.lsa, which is off"
+        require(self.lsa.enabled or not extra, rule, len(extra), "Set lsa.max_features.")
+        for tower in extra:
+            rule = "each of encoder.extra_lsa_towers needs max_features"
+            require(tower.enabled, rule, tower.max_features, "20000 suits most texts.")
+        parts = self.item_embedding_parts
+        known = bool(parts) and set(parts) <= set(EMBEDDING_PARTS)
+        rule = f"encoder.item_embedding_parts are some of {EMBEDDING_PARTS}"
+        require(known, rule, parts, "e.g. [joint, text_features]")
+        for part, present, fix in (
+            ("sentence_features", self.text.enabled, "Set text.preset or text.layers, or use text_features."),
+            ("text_features", self.has_modality("text"), "Set text.preset, text.layers or lsa.max_features."),
+            ("image_features", self.has_modality("image"), "Set image.preset or image.filters."),
+        ):
+            rule = f"{part} in encoder.item_embedding_parts needs its tower, which is off"
+            require(present or part not in parts, rule, parts, fix)
+        names = [tower.name for tower in self.embeddings]
+        require(len(set(names)) == len(names), "encoder.embeddings have distinct names", names, "Rename one.")
         require(
-            self.lexical.is_on or not self.lexical_views,
-            "encoder.lexical_views stand beside encoder.lexical, which is off",
-            len(self.lexical_views),
-            "Set lexical.terms.",
-        )
-        for view in self.lexical_views:
-            require(view.is_on, "a lexical view needs terms", view.terms, "20000 suits most.")
-        require(
-            bool(self.vector) and set(self.vector) <= set(VECTOR_PARTS),
-            f"encoder.vector is some of {VECTOR_PARTS}",
-            self.vector,
-            "e.g. [joint, text_features]",
-        )
-        require(
-            self.text.is_on or "sentence_features" not in self.vector,
-            "sentence_features in encoder.vector are what encoder.text says, which is off",
-            self.vector,
-            "Set text.preset or text.layers, or take text_features.",
-        )
-        require(
-            self.text.is_on or self.lexical.is_on,
-            "one of text.layers, text.preset and lexical.terms must be set, for something must read the words",
-            (self.text.layers, self.text.preset, self.lexical.terms),
-            "Set text.layers to 1 or lexical.terms to 40000.",
+            self.has_modality("image") or self.has_modality("text"),
+            "an encoder needs a tower: one of encoder.text, encoder.lsa, encoder.image and encoder.embeddings",
+            "none",
+            "Set text.layers to 1 or lsa.max_features to 40000.",
         )

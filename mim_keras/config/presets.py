@@ -1,4 +1,4 @@
-"""The stages' settings at sizes that have a name."""
+"""The stages' settings at named sizes."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from mim_keras.config.mapping import from_mapping, require
 from mim_keras.config.stages import StagesConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Seconds on a CPU: tests.
+    # For tests: seconds on a CPU.
     "tiny": {
         "encoder": {
             "embedding_dim": 16,
             "text": {"vocabulary_size": 500, "max_tokens": 12, "hidden_dim": 16, "heads": 2},
-            "image": {"size": 16, "widths": [8, 16]},
+            "image": {"image_size": 16, "filters": [8, 16]},
         },
         "pretrain": {"training": {"epochs": 2, "batch_size": 32}},
         "csft": {"queue_size": 64, "training": {"epochs": 1, "batch_size": 32}},
         "ciubm": {
             "history_length": 8,
             "id_dim": 8,
-            "modal_dim": 8,
+            "content_dim": 8,
             "hidden": [16],
-            # an epoch has few steps, and XLA takes longer to compile them than they take
+            # An epoch has few steps, and XLA takes longer to compile them than they take.
             "training": {"epochs": 1, "batch_size": 128, "jit_compile": False, "steps_per_execution": 1},
         },
     },
-    # Minutes on a CPU: the default.
+    # The default: minutes on a CPU.
     "base": {},
-    # The sizes that the reports of the method's family name, for accelerators.
-    "paper": {
+    # For accelerators: the sizes that reports of this family of methods give.
+    "large": {
         "encoder": {
             "embedding_dim": 128,
             "text": {"vocabulary_size": 30000, "max_tokens": 64, "hidden_dim": 384, "layers": 6, "heads": 6},
-            "image": {"size": 224, "widths": [64, 128, 256, 512, 512]},
+            "image": {"image_size": 224, "filters": [64, 128, 256, 512, 512]},
         },
         "pretrain": {"training": {"epochs": 10, "batch_size": 1024, "mixed_precision": "mixed_bfloat16"}},
         "csft": {
@@ -46,6 +46,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> StagesConfig:
-    """The stages' settings at one of the named sizes: `tiny`, `base` or `paper`."""
+    """The stages' settings at a named size: `tiny`, `base` or `large`.
+
+    Example:
+        >>> from mim_keras.config import preset
+        >>> preset("tiny").encoder.embedding_dim
+        16
+    """
     require(name in PRESETS, f"a preset is one of {', '.join(PRESETS)}", name, "Choose one.")
     return from_mapping(StagesConfig, PRESETS[name])

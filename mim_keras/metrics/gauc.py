@@ -1,12 +1,12 @@
-"""GAUC: the area under the ROC curve within each user, averaged by impressions."""
+"""GAUC: the area under the ROC curve within each user, averaged by impressions.  NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def group_areas(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area under the ROC curve of each group that has both labels, and its number of rows.
+def per_group_auc(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUC of each group that has both labels, and its number of rows.
 
     Args:
         group: Any values that can be sorted, [n].
@@ -14,7 +14,14 @@ def group_areas(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tupl
         score: [n]; ties count half.
 
     Returns:
-        Areas float [groups] and rows int [groups], groups with one label only left out.
+        AUC float [groups] and rows int [groups]; groups with one label are left out.
+
+    Example:
+        >>> import numpy as np
+        >>> from mim_keras.metrics import per_group_auc
+        >>> area, rows = per_group_auc(np.array([1, 1, 2]), np.array([1, 0, 1]), np.array([0.9, 0.2, 0.5]))
+        >>> area.tolist(), rows.tolist()
+        ([1.0], [2])
     """
     if not len(label):
         return np.zeros(0), np.zeros(0, np.int64)
@@ -26,30 +33,30 @@ def group_areas(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tupl
     start = (np.cumsum(sizes) - sizes)[code]
     rank = np.arange(len(code)) - start + 1.0
     # ties share the mean of their ranks
-    new = np.concatenate([[True], (code[1:] != code[:-1]) | (score[1:] != score[:-1])])
-    tie = np.cumsum(new) - 1
+    is_new = np.concatenate([[True], (code[1:] != code[:-1]) | (score[1:] != score[:-1])])
+    tie = np.cumsum(is_new) - 1
     rank = (np.bincount(tie, rank) / np.bincount(tie))[tie]
     positives = np.bincount(code, label)
     negatives = sizes - positives
     with np.errstate(divide="ignore", invalid="ignore"):
         area = (np.bincount(code, rank * label) - positives * (positives + 1) / 2) / (positives * negatives)
-    both = (positives > 0) & (negatives > 0)
-    return area[both], sizes[both]
+    has_both = (positives > 0) & (negatives > 0)
+    return area[has_both], sizes[has_both]
 
 
 def gauc(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> float:
-    """Mean of `group_areas` weighted by rows; not a number where no group has both labels.
+    """Mean of `per_group_auc`, weighted by rows; NaN where no group has both labels.
 
     Source: Zhu et al. 2017, Optimized cost per click in Taobao (1703.02091).
     """
-    areas, rows = group_areas(group, label, score)
-    return float(np.average(areas, weights=rows)) if len(areas) else float("nan")
+    area, rows = per_group_auc(group, label, score)
+    return float(np.average(area, weights=rows)) if len(area) else float("nan")
 
 
 def auc(label: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve of all rows together; ties count half."""
-    areas, _ = group_areas(np.zeros(len(label), np.int8), label, score)
-    return float(areas[0]) if len(areas) else float("nan")
+    """Area under the ROC curve of all rows; ties count half; NaN where there is one label only."""
+    area, _ = per_group_auc(np.zeros(len(label), np.int8), label, score)
+    return float(area[0]) if len(area) else float("nan")
 
 
 def log_loss(label: np.ndarray, score: np.ndarray) -> float:
@@ -58,6 +65,6 @@ def log_loss(label: np.ndarray, score: np.ndarray) -> float:
     return float(-np.mean(np.where(np.asarray(label) > 0.5, np.log(p), np.log1p(-p))))
 
 
-def ranking_figures(user: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[str, float]:
+def ranking_metrics(user: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[str, float]:
     """`auc`, `gauc` and `logloss` of the same rows."""
     return {"auc": auc(label, score), "gauc": gauc(user, label, score), "logloss": log_loss(label, score)}

@@ -1,1 +1,1 @@
-"""How a stage is trained: strategy, fit, progress."""
+"""How a stage is trained: data, strategies, callbacks, checkpoints, warm start."""

@@ -1,4 +1,4 @@
-"""The distribution strategy that the settings ask for."""
+"""The distribution strategy of the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mim_keras.config import ConfigError, TrainingConfig, require
 
 
 def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
-    """`one_device`: the first GPU, else the CPU.  `mirrored`: all GPUs of this machine (or its logical CPUs).
+    """`one_device`: the first GPU, else the CPU.  `mirrored`: all GPUs of this machine, or its logical CPUs.
     `multi_worker`: the cluster that TF_CONFIG describes.
 
     Raises:
@@ -26,14 +26,13 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
                 "Set it on every worker, or use one_device or mirrored."
             )
         return _multi_worker()
-    # TensorFlow's own, which uses the first GPU by itself; OneDeviceStrategy would hide from the models how large a
-    # batch is, and with it which way of computing is the shorter.
+    # TensorFlow's default uses the first GPU by itself.  OneDeviceStrategy would hide the batch size from the models,
+    # which choose the cheaper computation by it.
     return tf.distribute.get_strategy()
 
 
-def batch_of(config: TrainingConfig, rows: int) -> int:
-    """How many rows a batch has: what the settings say, or all of them where there are fewer; always as many for each
-    replica.
+def global_batch_size(config: TrainingConfig, rows: int) -> int:
+    """The batch size of all replicas: that of the settings, or all rows where there are fewer; a multiple of replicas.
 
     Raises:
         ConfigError: the replicas cannot share the batch evenly, or there are fewer rows than replicas.
@@ -46,14 +45,13 @@ def batch_of(config: TrainingConfig, rows: int) -> int:
         f"e.g. {max(1, config.batch_size // replicas) * replicas}",
     )
     batch = min(config.batch_size, rows) // replicas * replicas
-    require(
-        batch > 0, f"a batch needs a row for each of {replicas} replicas", rows, "Bring more rows, or use one_device."
-    )
+    rule = f"a batch needs a row for each of {replicas} replicas"
+    require(batch > 0, rule, rows, "Bring more rows, or use one_device.")
     return batch
 
 
-# One of each in a process: models made under one could not be trained under another, and two would give the same
-# numbers to different collective operations.
+# One of each a process: models made under one could not be trained under another, and two would number their collective
+# operations alike.
 @functools.cache
 def _mirrored() -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

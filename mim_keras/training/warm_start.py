@@ -1,4 +1,4 @@
-"""Weights of one training as the start of the next, though the next knows other users, items and categories."""
+"""Weights of one training as the start of the next, which may know other users, items and categories."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ import numpy as np
 from keras import ops
 
 from mim_keras.config import ConfigError
+from mim_keras.training.variable_paths import variable_paths
 
 WEIGHTS, KEYS = "weights.npz", "keys.json"
 
 
-class Keyed(Protocol):
-    """A built model, some of whose variables have rows that stand for things of the data."""
+class HasVocabularyTables(Protocol):
+    """A built model, some of whose variables have a row for each value of the data."""
 
     trainable_variables: list[Any]
 
-    def keyed_tables(self) -> dict[str, list[Any]]:
-        """What the rows stand for → variables [rows, ...]."""
+    def vocabulary_tables(self) -> dict[str, list[Any]]:
+        """Vocabulary → variables [rows, ...]."""
         ...
 
 
-def save_weights(model: Keyed, keys: Mapping[str, Sequence[str]], folder: Path) -> None:
-    """Writes the trainable weights, and what each row of the keyed tables stands for.
+def save_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """Writes the trainable weights by path, and the key of each row of the vocabulary tables.
 
     Args:
         model: Built.
-        keys: For each keyed table what its rows stand for, in order; "" for a row that is shared by all others.
+        keys: For each vocabulary the keys of its rows, in order; "" for a row that all unknown keys share.
         folder: Is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = model.keyed_tables()
-    values = {place: ops.convert_to_numpy(variable) for place, _, variable in _placed(tables)}
-    values |= {f"weight/{place}": ops.convert_to_numpy(one) for place, one in enumerate(_others(model, tables))}
+    tables, dense = _table_paths(model), _dense_variables(model)
+    values = {f"table/{path}": ops.convert_to_numpy(variable) for path, (_, variable) in tables.items()}
+    values |= {f"weight/{path}": ops.convert_to_numpy(variable) for path, variable in dense.items()}
     np.savez(folder / WEIGHTS, allow_pickle=False, **values)
-    (folder / KEYS).write_text(json.dumps({name: list(keys[name]) for name in tables}))
+    vocabularies = {vocabulary for vocabulary, _ in tables.values()}
+    (folder / KEYS).write_text(json.dumps({name: list(keys[name]) for name in sorted(vocabularies)}))
 
 
-def load_weights(model: Keyed, keys: Mapping[str, Sequence[str]], folder: Path) -> dict[str, int]:
-    """Sets the weights to those that `save_weights` wrote; returns how many rows of each table were known.
+def load_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path) -> dict[str, int]:
+    """Sets the weights that `save_weights` wrote; returns how many rows of each vocabulary were known.
 
-    A row that stands for something new begins as the shared row, or as it was initialised where there is none.
+    The row of a new key starts as the shared row, or as initialised where there is none.
 
     Raises:
         ConfigError: the folder holds no weights, or those of a model of another shape.
@@ -53,36 +55,40 @@ def load_weights(model: Keyed, keys: Mapping[str, Sequence[str]], folder: Path) 
         raise ConfigError(
             f"a warm start needs {WEIGHTS} of an earlier training; {folder} holds none. Train once without."
         )
-    before: dict[str, list[str]] = json.loads((folder / KEYS).read_text())
-    tables, known = model.keyed_tables(), {}
+    previous_keys: dict[str, list[str]] = json.loads((folder / KEYS).read_text())
+    tables, dense, num_matched = _table_paths(model), _dense_variables(model), {}
     with np.load(folder / WEIGHTS) as values:
-        others = _others(model, tables)
-        saved = [values[name] for name in values.files if name.startswith("weight/")]
-        shapes = [tuple(one.shape) for one in others], [one.shape for one in saved]
-        places = {place for place, _, _ in _placed(tables)}
-        if shapes[0] != shapes[1] or places != {name for name in values.files if name.startswith("table/")}:
+        expected = {f"weight/{path}": tuple(variable.shape) for path, variable in dense.items()}
+        saved = {name: values[name].shape for name in values.files if name.startswith("weight/")}
+        saved_tables = {name.removeprefix("table/") for name in values.files if name.startswith("table/")}
+        if expected != saved or set(tables) != saved_tables:
+            changed = sorted({*saved_tables ^ set(tables), *(dict(saved.items() ^ expected.items()))})
             raise ConfigError(
-                f"a warm start needs weights of the same model; {folder} has other shapes or tables "
-                f"({', '.join(before) or 'none'}). After a change of stages.ciubm, of features or of MIM itself train "
-                "once without."
+                f"a warm start needs weights of the same model; received {folder}, which differs in "
+                f"{', '.join(changed[:5])}. After a change of stages.ciubm, of features or of MIM itself train once "
+                "without."
             )
-        for variable, value in zip(others, saved, strict=True):
-            variable.assign(value)
-        for place, name, variable in _placed(tables):
-            row_of = {key: row for row, key in enumerate(before[name])}
-            rows = np.array([row_of.get(key, row_of.get("", -1)) for key in keys[name]], np.int64)
+        for path, variable in dense.items():
+            variable.assign(values[f"weight/{path}"])
+        for path, (vocabulary, variable) in tables.items():
+            row_of = {key: row for row, key in enumerate(previous_keys[vocabulary])}
+            rows = np.array([row_of.get(key, row_of.get("", -1)) for key in keys[vocabulary]], np.int64)
             value = np.array(ops.convert_to_numpy(variable))
-            value[: len(rows)][rows >= 0] = values[place][rows[rows >= 0]]
+            value[: len(rows)][rows >= 0] = values[f"table/{path}"][rows[rows >= 0]]
             variable.assign(value)
-            known[name] = sum(key in row_of for key in keys[name])
-    return known
+            num_matched[vocabulary] = sum(key in row_of for key in keys[vocabulary])
+    return num_matched
 
 
-def _placed(tables: Mapping[str, list[Any]]) -> list[tuple[str, str, Any]]:
-    """Of each table where it is kept, what its rows stand for, and itself."""
-    return [(f"table/{name}/{n}", name, one) for name, several in tables.items() for n, one in enumerate(several)]
+def _table_paths(model: HasVocabularyTables) -> dict[str, tuple[str, Any]]:
+    """Path → vocabulary and variable."""
+    paths = {id(variable): path for path, variable in variable_paths(model).items()}
+    tables = model.vocabulary_tables()
+    return {paths[id(one)]: (name, one) for name, variables in tables.items() for one in variables}
 
 
-def _others(model: Keyed, tables: Mapping[str, list[Any]]) -> list[Any]:
-    keyed = {id(variable) for _, _, variable in _placed(tables)}
-    return [variable for variable in model.trainable_variables if id(variable) not in keyed]
+def _dense_variables(model: HasVocabularyTables) -> dict[str, Any]:
+    """Path → trainable variable that is no vocabulary table."""
+    tables = {id(variable) for _, variable in _table_paths(model).values()}
+    dense = {id(variable) for variable in model.trainable_variables} - tables
+    return {path: variable for path, variable in variable_paths(model).items() if id(variable) in dense}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mim_keras.encoders.content import ContentTable
-from mim_keras.encoders.item_encoder import ItemEncoder
+from mim_keras.models import ItemEncoder
+from mim_keras.preprocessing.content import ContentDataset
+from mim_keras.training.feature_cache import FeatureCache
 from tfx_pipeline.ablation import train
 from tfx_pipeline.ablation.inputs import read_inputs
 from tfx_pipeline.cli import main
@@ -93,13 +94,13 @@ def test_the_best_epoch_is_kept_and_frozen_towers_speak_once(
     shop: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    features = ContentTable.features
+    compute = FeatureCache.get_or_compute
 
-    def heard(self: ContentTable, encoder: ItemEncoder, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        asked.append(len(self))
-        return features(self, encoder, rows)
+    def counted(self: FeatureCache, content: ContentDataset, encoder: ItemEncoder) -> dict[str, np.ndarray]:
+        asked.append(len(content))
+        return compute(self, content, encoder)
 
-    monkeypatch.setattr(ContentTable, "features", heard)
+    monkeypatch.setattr(FeatureCache, "get_or_compute", counted)
     words = ["ablate", "--config", str(tiny_config), "--data", str(shop), "--root", str(tmp_path), "--json"]
     words += ["--seeds", "2", "--variants", "raw,full"]
     sets = ["pretrain.trainable=head", "csft.trainable=head", "ciubm.training.epochs=6", "ciubm.training.patience=6"]

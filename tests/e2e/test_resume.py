@@ -23,7 +23,7 @@ from tfx_pipeline.runners.lineage import executions
 from tfx_pipeline.settings import Settings
 
 AT = 16
-TWO_RANKERS = ["stages.encoder.vector=[joint, text_features]", f"stages.ciubm.ensemble_at={AT}"]
+TWO_RANKERS = ["stages.encoder.item_embedding_parts=[joint, text_features]", f"stages.ciubm.ensemble_split_dim={AT}"]
 
 
 def test_a_killed_run_resumes(shop: Path, tiny_config: Path, tmp_path: Path) -> None:

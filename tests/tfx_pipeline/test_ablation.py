@@ -74,7 +74,7 @@ def test_every_variant_makes_settings_that_hold(name: str) -> None:
     assert {stages.pretrain.training.seed, stages.csft.training.seed, stages.ciubm.training.seed} == {3}
     for key, value in GRID[name].ciubm.items():
         assert getattr(stages.ciubm, key) == value
-    assert stages.encoder.vector == tuple(GRID[name].encoder.get("vector", ["joint"]))
+    assert stages.encoder.item_embedding_parts == tuple(GRID[name].encoder.get("item_embedding_parts", ["joint"]))
 
 
 def test_variants_by_name() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mim_keras.config import CiubmConfig, TrainingConfig
-from mim_keras.export import ItemRows
-from mim_keras.item_table import ItemColumns
-from mim_keras.metrics.gauc import auc
+from mim_keras.config import CiubmConfig, Interest, TrainingConfig
+from mim_keras.layers import ItemTableData
+from mim_keras.metrics import auc
+from mim_keras.serving.signatures_ranker import item_lookup
 from tfx_pipeline.run_fns.ciubm import measure
 from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 
@@ -34,13 +35,13 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "*.gz")]
 
 
-def examples(files: list[str], tmp_path: Path, length: int, batch_size: int = 2, **changes: bool) -> RankingExamples:
+def examples(files: list[str], tmp_path: Path, length: int, batch_size: int = 2, **changes: Any) -> RankingExamples:
     one, several = tf.io.FixedLenFeature, tf.io.VarLenFeature
     spec = {name: one([1], tf.int64) for name in ("user_index", "clicked")} | {"item_id": one([1], tf.string)}
     spec |= {"history_item_ids": several(tf.string), "history_ages": several(tf.int64)}
-    rows = ItemRows(np.array(["a", "b", "c"], object), tmp_path / "ids.txt")
+    lookup = item_lookup(np.array(["a", "b", "c"], object), tmp_path / "ids.txt")
     training = TrainingConfig(batch_size=batch_size)
-    return RankingExamples(files, spec, rows, CiubmConfig(history_length=length, training=training, **changes))
+    return RankingExamples(files, spec, lookup, CiubmConfig(history_length=length, training=training, **changes))
 
 
 @pytest.mark.parametrize("length", [3, 8])
@@ -68,7 +69,7 @@ def test_an_epoch_that_is_streamed_has_the_same_rows_shuffled(files: list[str], 
     whole = next(iter(examples(files, tmp_path, 3).in_order(6)))[0]["history_rows"].numpy()
     orders = []
     for epoch in range(4):
-        streamed.begin(epoch)
+        streamed.set_epoch(epoch)
         parts = list(streamed.dataset)
         users = np.concatenate([inputs["user_index"] for inputs, _ in parts])
         assert sorted(users) == list(range(6))
@@ -80,9 +81,9 @@ def test_an_epoch_that_is_streamed_has_the_same_rows_shuffled(files: list[str], 
 def test_kept_rows_are_those_of_the_files_and_ages_are_read_where_something_tells_them(
     files: list[str], tmp_path: Path
 ) -> None:
-    items = ItemColumns.assemble(np.eye(3, dtype=np.float16), np.ones(3, bool), [[]] * 3, np.arange(3))
+    items = ItemTableData.from_items(np.eye(3, dtype=np.float16), np.ones(3, bool), [[]] * 3, np.arange(3))
     whole = next(iter(examples(files, tmp_path, 3).in_order(6)))[0]
-    for changes in ({}, {"ages": False}, {"attention": False, "fusion": False}):
+    for changes in ({}, {"use_recency": False}, {"interests": (Interest("mean_pooling"),)}):
         reader = examples(files, tmp_path, 3, **changes)
         for epochs in (reader.for_training(items), reader.streamed()):
             parts = [inputs for inputs, _ in epochs.dataset]

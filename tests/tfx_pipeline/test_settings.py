@@ -49,7 +49,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Settings.load(tmp_path / "broken.yaml")
     (tmp_path / "size.yaml").write_text("preset: huge")
-    with pytest.raises(ConfigError, match="preset is one of tiny, base, paper; received 'huge'"):
+    with pytest.raises(ConfigError, match="preset is one of tiny, base, large; received 'huge'"):
         Settings.load(tmp_path / "size.yaml")
 
 
@@ -58,12 +58,16 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     base, small, own = Settings.load("ml1m"), Settings.load("ml-small"), Settings.load(tmp_path / "own.yaml")
     assert own.name == "own"
     text = replace(base.stages.encoder.text, preset=None)
-    assert own.stages.encoder == small.stages.encoder == replace(base.stages.encoder, vector=("joint",), text=text)
+    assert (
+        own.stages.encoder
+        == small.stages.encoder
+        == replace(base.stages.encoder, item_embedding_parts=("joint",), text=text)
+    )
     assert own.stages.ciubm == replace(small.stages.ciubm, id_dim=8)
     assert own.data == base.data
     new = Settings.load("ml1m-new")
     assert new.data == replace(base.data, split=replace(base.data.split, new_items=10))
-    assert new.stages == replace(base.stages, csft=replace(base.stages.csft, known_positives=False))
+    assert new.stages == replace(base.stages, csft=replace(base.stages.csft, mask_known_positives=False))
     (tmp_path / "one.yaml").write_text(f"extends: {tmp_path / 'two.yaml'}\n")
     (tmp_path / "two.yaml").write_text(f"extends: {tmp_path / 'one.yaml'}\n")
     with pytest.raises(ConfigError, match=r"must not extend itself; received 'one.yaml -> two.yaml -> one.yaml'"):

@@ -14,20 +14,17 @@ from typing import Any, Generic, TypeVar
 import keras
 import numpy as np
 
-from mim_keras.ciubm import RankerShape
 from mim_keras.config import CiubmConfig, EncoderConfig, StagesConfig, to_mapping
-from mim_keras.encoders.content import ContentReader, ContentTable
-from mim_keras.encoders.feature_cache import FeatureCache
-from mim_keras.encoders.item_encoder import ItemEncoder
-from mim_keras.encoders.text_reader import TextReader
-from mim_keras.item_table import ItemColumns
-from mim_keras.metrics.gauc import ranking_figures
-from mim_keras.ranker_ensemble import make_ranker
-from mim_keras.training.batches import ranking_batches
-from mim_keras.training.fit import fit, make_ready, seeded
-from mim_keras.training.modal_epochs import ModalEpochs
-from mim_keras.training.scorer import Scorer
-from mim_keras.training.strategy import batch_of, make_strategy
+from mim_keras.layers import ItemTableData
+from mim_keras.metrics import ranking_metrics
+from mim_keras.models import ItemEncoder, VocabularySizes, make_ranker
+from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor
+from mim_keras.serving.signatures_encoder import load_encoder
+from mim_keras.training.feature_cache import FeatureCache
+from mim_keras.training.ranking_dataset import Predictor, ranking_dataset
+from mim_keras.training.run_training import set_seed_and_precision
+from mim_keras.training.strategy import global_batch_size, make_strategy
+from mim_keras.training.train_ranker import compile_ranker, train_ranker
 from serving.representation_center.snapshot import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
 from tfx_pipeline.ablation.variants import Variant
@@ -35,7 +32,7 @@ from tfx_pipeline.run_fns.catalogue import cross_modal_recall
 from tfx_pipeline.run_fns.csft import tune
 from tfx_pipeline.run_fns.pair_figures import pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
-from tfx_pipeline.run_fns.pretrain import new_encoder, pretrain
+from tfx_pipeline.run_fns.pretrain import encode, new_encoder, pretrain
 
 EVALUATED_ROWS = 8192
 T = TypeVar("T")
@@ -56,7 +53,7 @@ class Latest(Generic[T]):
 
 def _shape(config: EncoderConfig) -> dict[str, Any]:
     """An encoder's settings, but for what is kept of an item, which changes nothing that is read or trained."""
-    return {name: value for name, value in to_mapping(config).items() if name != "vector"}
+    return {name: value for name, value in to_mapping(config).items() if name != "item_embedding_parts"}
 
 
 def _frozen(stages: StagesConfig) -> bool:
@@ -66,7 +63,7 @@ def _frozen(stages: StagesConfig) -> bool:
 
 def _untouched(stages: StagesConfig) -> bool:
     """Whether no stage reaches the vector: it is what frozen towers say."""
-    return _frozen(stages) and "joint" not in stages.encoder.vector
+    return _frozen(stages) and "joint" not in stages.encoder.item_embedding_parts
 
 
 class Bench:
@@ -75,7 +72,7 @@ class Bench:
 
     def __init__(self, inputs: Inputs, stages: StagesConfig, folder: Path, dtype: str = "int8") -> None:
         self._inputs, self._stages, self._folder, self._dtype = inputs, stages, folder, dtype
-        self._pairs: Latest[tuple[Pairs, Pairs, ContentTable]] = Latest()
+        self._pairs: Latest[tuple[Pairs, Pairs, ContentDataset]] = Latest()
         self._features: Latest[dict[str, np.ndarray]] = Latest()
         self._vectors: Latest[tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]] = Latest()
 
@@ -91,7 +88,7 @@ class Bench:
         found: dict[str, Any] = {}
         if variant.stages != "none":
             folder = self._encoder(variant, stages)
-            wanted = folder, stages.encoder.vector
+            wanted = folder, stages.encoder.item_embedding_parts
             vectors, has_vector, content = self._vectors.of(wanted, lambda: self._encode(folder, stages))
             if content:
                 found["content"] = content
@@ -110,7 +107,7 @@ class Bench:
     def _encoder(self, variant: Variant, stages: StagesConfig) -> Path:
         """Folder of the encoder that the variant's stages make."""
         seed, shape = stages.csft.training.seed, _shape(stages.encoder)
-        seed = seed if stages.encoder.is_drawn or not _untouched(stages) else 1
+        seed = seed if stages.encoder.has_random_init or not _untouched(stages) else 1
         raw = self._made(("raw", shape, seed), lambda folder: self._raw(stages, folder))
         if _untouched(stages):
             return raw
@@ -136,91 +133,87 @@ class Bench:
         return folder
 
     def _raw(self, stages: StagesConfig, folder: Path) -> None:
-        seeded(stages.pretrain.training)
-        encoder, words = new_encoder(stages.encoder, self._inputs.catalogue)
-        encoder.save_to(folder, words)
+        set_seed_and_precision(stages.pretrain.training)
+        encoder, preprocessor = new_encoder(stages.encoder, self._inputs.catalogue)
+        _save(encoder, preprocessor, folder)
 
     def _stage_1(self, stages: StagesConfig, base: Path, folder: Path) -> None:
-        seeded(stages.pretrain.training)
+        set_seed_and_precision(stages.pretrain.training)
         with make_strategy(stages.pretrain.training).scope():
-            encoder, words = ItemEncoder.load_from(base)
-        _, _, table = self._read(encoder, words)
+            encoder, preprocessor = load_encoder(base)
+        _, _, table = self._read(preprocessor)
         features = self._said(encoder, table, stages) if stages.pretrain.frozen_towers else None
         pretrain(encoder, stages.pretrain, self._inputs.catalogue, table, features)
-        encoder.save_to(folder, words)
+        _save(encoder, preprocessor, folder)
 
     def _stage_2(self, stages: StagesConfig, base: Path, folder: Path) -> None:
-        seeded(stages.csft.training)
+        set_seed_and_precision(stages.csft.training)
         with make_strategy(stages.csft.training).scope():
-            encoder, words = ItemEncoder.load_from(base)
-        pairs, _, table = self._read(encoder, words)
+            encoder, preprocessor = load_encoder(base)
+        pairs, _, table = self._read(preprocessor)
         features = self._said(encoder, table, stages)
         tune(encoder, stages.csft, pairs, table, features, self._inputs.catalogue.categories)
-        encoder.save_to(folder, words)
+        _save(encoder, preprocessor, folder)
 
-    def _read(self, encoder: ItemEncoder, words: TextReader) -> tuple[Pairs, Pairs, ContentTable]:
-        """Pairs to train on and pairs held out, with their content as this encoder reads it."""
-        reader = ContentReader(encoder.config, words)
-        return self._pairs.of(
-            _shape(encoder.config), lambda: read_pairs(self._inputs.pairs, self._inputs.catalogue, reader)
-        )
+    def _read(self, preprocessor: ContentPreprocessor) -> tuple[Pairs, Pairs, ContentDataset]:
+        """Pairs to train on and pairs held out, with their content as this preprocessor reads it."""
+        key, inputs = _shape(preprocessor.config), self._inputs
+        return self._pairs.of(key, lambda: read_pairs(inputs.pairs, inputs.catalogue, preprocessor))
 
-    def _said(self, encoder: ItemEncoder, table: ContentTable, stages: StagesConfig) -> dict[str, np.ndarray]:
+    def _said(self, encoder: ItemEncoder, table: ContentDataset, stages: StagesConfig) -> dict[str, np.ndarray]:
         """What the towers say of the table; the same for all encoders of a seed where no stage trains towers, and for
         all seeds where none is drawn."""
         if not _frozen(stages):
-            return table.features(encoder)
-        key = _shape(encoder.config), stages.encoder.is_drawn and stages.csft.training.seed
+            return table.map(encoder.towers)
+        key = _shape(stages.encoder), stages.encoder.has_random_init and stages.csft.training.seed
         kept = FeatureCache(self._folder / "tower_features")  # for further seeds, and when it is asked again
-        return self._features.of(key, lambda: kept.features(table, encoder))
+        return self._features.of(key, lambda: kept.get_or_compute(table, encoder))
 
     def _encode(self, folder: Path, stages: StagesConfig) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, float]]]:
         """Every item's vector as a snapshot stores it, [items, d], whether it has one, and `content_figures`; none of
         these where the variant looks at no view."""
-        encoder, words = ItemEncoder.load_from(folder)
-        encoder.config = replace(encoder.config, vector=stages.encoder.vector)
-        trained, held_out, table = self._read(encoder, words)
-        views = table.encode(encoder, self._said(encoder, table, stages))
-        vectors = views["vector"][: len(self._inputs.catalogue.item_id)]
+        encoder, preprocessor = load_encoder(folder)
+        parts = {"item_embedding_parts": list(stages.encoder.item_embedding_parts)}
+        other = ItemEncoder.from_config({**encoder.get_config(), **parts})
+        other.set_weights(encoder.get_weights())  # another choice of parts has no weights of its own
+        trained, held_out, table = self._read(preprocessor)
+        views = encode(other, table, self._said(encoder, table, stages))
+        vectors = views["embedding"][: len(self._inputs.catalogue.item_id)]
         held = self._inputs.catalogue.held_out
         found = {} if _untouched(stages) else content_figures(table, views, held_out, trained, held)
         return store_vectors(vectors, self._dtype), np.any(vectors != 0, axis=1), found
 
     # -- stage 3 -------------------------------------------------------------------------------------------
 
-    def _ranker(self, config: CiubmConfig, vectors: np.ndarray, has_vector: np.ndarray) -> Scorer:
+    def _ranker(self, config: CiubmConfig, vectors: np.ndarray, has_vector: np.ndarray) -> Predictor:
         training, train = config.training, self._inputs.splits["train"]
-        seeded(training)
-        columns = ItemColumns.assemble(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
-        batch = batch_of(training, len(train.item))
+        set_seed_and_precision(training)
+        data = ItemTableData.from_items(vectors, has_vector, self._inputs.catalogue.categories, self._inputs.id_index)
+        batch = global_batch_size(training, len(train.item))
         inputs = train.inputs(np.arange(len(train.item)))
-        if not config.tells_ages:
+        if not config.reads_ages:
             del inputs["history_ages"]
-        compared = columns if config.compares_beforehand else None
-        batches = ranking_batches(inputs, train.label, batch, training.seed, config.id_dropout, compared)
+        similarity_items = data if config.can_precompute_similarity else None
+        batches = ranking_dataset(inputs, train.label, batch, training.seed, config.id_dropout, similarity_items)
         with make_strategy(training).scope():
-            model = make_ranker(config, RankerShape(self._inputs.users), columns)
-            make_ready(model, training, training.epochs * batches.steps)
-        valid, scorer = self._inputs.splits["valid"], Scorer(model)
+            model = make_ranker(config, VocabularySizes(self._inputs.users), data)
+            compile_ranker(model, batches.steps)
+        valid, predict = self._inputs.splits["valid"], Predictor(model)
 
         def measure() -> dict[str, float]:
-            return ranking_figures(valid.person, valid.label, scorer(valid.batches(EVALUATED_ROWS)))
+            return ranking_metrics(valid.person, valid.label, predict(valid.batches(EVALUATED_ROWS)))
 
-        fit(
-            "ciubm",
-            model,
-            batches,
-            training,
-            measure=measure if training.patience else None,
-            monitor="gauc",
-            judged_after=config.modal_epochs,
-            watch=ModalEpochs(config.modal_epochs),
-        )
-        return scorer
+        train_ranker(model, batches, evaluate=measure if training.patience else None)
+        return predict
+
+
+def _save(encoder: ItemEncoder, preprocessor: ContentPreprocessor, folder: Path) -> None:
+    encoder.save_to_preset(folder)
+    preprocessor.save_to_preset(folder)
 
 
 def content_figures(
-    table: ContentTable, views: dict[str, np.ndarray], pairs: Pairs, trained: Pairs, held_out: np.ndarray
+    table: ContentDataset, views: dict[str, np.ndarray], pairs: Pairs, trained: Pairs, held_out: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """Recall@10 of what the encoder did not learn from: `recall_at_10`, and how many times chance that is.
 
@@ -243,6 +236,6 @@ def figures(rows: Rows, score: np.ndarray) -> dict[str, dict[str, float]]:
     found = {}
     for name, keep in {"all": np.ones(len(score), bool), **rows.slices}.items():
         if keep.any():
-            measured = ranking_figures(rows.person[keep], rows.label[keep], score[keep])
+            measured = ranking_metrics(rows.person[keep], rows.label[keep], score[keep])
             found[name] = {**measured, "rows": int(keep.sum())}
     return found

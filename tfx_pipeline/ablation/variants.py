@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mim_keras.config import IDS_ALONE, ConfigError, StagesConfig, from_mapping, to_mapping
+from mim_keras.config import CiubmConfig, ConfigError, Interest, StagesConfig, from_mapping, to_mapping
 
 STAGES = ("none", "raw", "1", "2", "1+2")
 
@@ -19,6 +19,7 @@ class Variant:
         says: What it is, for a reader.
         stages: Which stages made the vectors: none (there are none), raw (the encoder as it comes), 1, 2, 1+2.
         encoder, csft, ciubm: Settings that differ from the run's.
+        ranker: Changes the ranker's settings after these.
     """
 
     says: str
@@ -26,6 +27,7 @@ class Variant:
     encoder: Mapping[str, Any] = field(default_factory=dict)
     csft: Mapping[str, Any] = field(default_factory=dict)
     ciubm: Mapping[str, Any] = field(default_factory=dict)
+    ranker: Callable[[CiubmConfig], CiubmConfig] = lambda config: config
 
     def settings(self, base: StagesConfig, seed: int) -> StagesConfig:
         """The run's settings with this variant's changes, every stage seeded with `seed`."""
@@ -33,7 +35,7 @@ class Variant:
             name: from_mapping(type(getattr(base, name)), {**to_mapping(getattr(base, name)), **getattr(self, name)})
             for name in ("encoder", "csft", "ciubm")
         }
-        stages = replace(base, **changed)
+        stages = replace(base, **{**changed, "ciubm": self.ranker(changed["ciubm"])})
         return replace(stages, **{name: _seeded(getattr(stages, name), seed) for name in ("pretrain", "csft", "ciubm")})
 
 
@@ -41,46 +43,67 @@ def _seeded(stage: Any, seed: int) -> Any:
     return replace(stage, training=replace(stage.training, seed=seed))
 
 
-ONE_RANKER = {"ensemble_at": 0}
-JOINT = {"vector": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
-TOWERS = {"vector": ["text_features", "image_features"]}
+def _with(*names: str) -> Callable[[CiubmConfig], CiubmConfig]:
+    """Adds interests to those that a ranker has."""
+
+    def add(config: CiubmConfig) -> CiubmConfig:
+        heads = {"semantic_target_attention": 2}
+        new = [Interest(name, heads=heads.get(name, 1)) for name in names if config.interest(name) is None]
+        return replace(config, interests=(*config.interests, *new))
+
+    return add
+
+
+ONE_RANKER = {"ensemble_split_dim": 0}
+JOINT = {"item_embedding_parts": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
+TOWERS = {"item_embedding_parts": ["text_features", "image_features"]}
 GRID: dict[str, Variant] = {
-    "ids": Variant("ids alone", "none", ciubm=IDS_ALONE),
+    "ids": Variant("ids alone", "none", ranker=CiubmConfig.without_content),
     "raw": Variant("+ vectors of the encoder as it comes", "raw", encoder=JOINT, ciubm=ONE_RANKER),
     "stage1": Variant("+ stage 1", "1", encoder=JOINT, ciubm=ONE_RANKER),
     "stage2": Variant("stage 2 without stage 1", "2", encoder=JOINT, ciubm=ONE_RANKER),
     "stages": Variant("+ stages 1 and 2", encoder=JOINT, ciubm=ONE_RANKER),
     "features": Variant("what the towers say as they come, alone", "raw", encoder=TOWERS, ciubm=ONE_RANKER),
     "full": Variant("as configured"),
-    "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"pools": ["batch"]}]}),
-    "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"pools": ["hard"]}]}),
+    "batch": Variant("stage 2 with negatives of the batch alone", csft={"terms": [{"negatives": ["in_batch"]}]}),
+    "hard": Variant("stage 2 with hard negatives alone", csft={"terms": [{"negatives": ["hard"]}]}),
     "time": Variant(
         "stage 2 with the queue too",
-        csft={"queue_size": 4096, "terms": [{"pools": ["hard"]}, {"pools": ["batch", "time"], "weight": 0.3}]},
+        csft={
+            "queue_size": 4096,
+            "terms": [{"negatives": ["hard"]}, {"negatives": ["in_batch", "queue"], "weight": 0.3}],
+        },
     ),
-    "step_positives": Variant("what a step shows alone is a positive", csft={"known_positives": False}),
-    "all_positives": Variant("all that a user likes is a positive", csft={"known_positives": True}),
+    "step_positives": Variant("what a step shows alone is a positive", csft={"mask_known_positives": False}),
+    "all_positives": Variant("all that a user likes is a positive", csft={"mask_known_positives": True}),
     "modality": Variant(
-        "stage 2 with a term for each modality", csft={"levels": "modality", "queue_size": 0, "terms": []}
+        "stage 2 with a term for each modality", csft={"loss_preset": "modality", "queue_size": 0, "terms": []}
     ),
-    "dimension": Variant("stage 2 with nested dimensions", csft={"levels": "dimension", "queue_size": 0, "terms": []}),
+    "dimension": Variant(
+        "stage 2 with nested dimensions", csft={"loss_preset": "matryoshka", "queue_size": 0, "terms": []}
+    ),
     "same_category": Variant(
         "stage 2 with hard negatives of the item's category too",
-        csft={"same_category": 8, "levels": "pools", "terms": []},
+        csft={"num_same_category_negatives": 8, "loss_preset": "negatives", "terms": []},
     ),
     "orders": Variant(
         "stage 2 with orders alone, what was merely clicked as hard negatives",
-        csft={"signal": "order", "terms": [{"pools": ["batch", "time", "hard"]}]},
+        csft={"min_signal": "order", "terms": [{"negatives": ["in_batch", "queue", "hard"]}]},
     ),
-    "orders_alone": Variant("stage 2 with orders alone", csft={"signal": "order"}),
-    "no_ids": Variant("without ids", ciubm={"ids": False}),
-    "no_fusion": Variant("without fused interest", ciubm={"fusion": False}),
-    "attention": Variant("with attention", encoder=JOINT, ciubm={"attention": True, **ONE_RANKER}),
-    "simtier": Variant("with SimTier", encoder=JOINT, ciubm={"simtier": True, **ONE_RANKER}),
+    "orders_alone": Variant("stage 2 with orders alone", csft={"min_signal": "order"}),
+    "no_ids": Variant("without ids", ranker=CiubmConfig.without_ids),
+    "no_fusion": Variant(
+        "without fused interest", ranker=lambda config: config.without_interest("semantic_target_attention")
+    ),
+    "attention": Variant(
+        "with attention", encoder=JOINT, ciubm=ONE_RANKER, ranker=_with("target_attention", "modal_attention")
+    ),
+    "simtier": Variant("with SimTier", encoder=JOINT, ciubm=ONE_RANKER, ranker=_with("sim_tier")),
     "all_interests": Variant(
         "with attention, SimTier and SA-TA",
         encoder=JOINT,
-        ciubm={"attention": True, "simtier": True, "fusion": True, **ONE_RANKER},
+        ciubm=ONE_RANKER,
+        ranker=_with("target_attention", "modal_attention", "sim_tier", "semantic_target_attention"),
     ),
 }
 

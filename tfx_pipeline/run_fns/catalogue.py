@@ -10,8 +10,8 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
 from components.examples import DECODE_ROWS, concatenate, decode
-from mim_keras.encoders.content import ContentReader, ContentTable, join_words
-from mim_keras.metrics.retrieval import recall_at
+from mim_keras.metrics.catalogue_recall import catalogue_recall
+from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, join_title_and_text
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Catalogue:
         return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
 
     def words(self) -> list[str]:
-        """Title and text of each item, as `ContentReader` joins them, for a vocabulary; "" where there is neither."""
-        joined = join_words(tf.constant(self.title), tf.constant(self.text)).numpy()
+        """Title and text of each item, joined as `ContentPreprocessor` does, for a vocabulary; "" without either."""
+        joined = join_title_and_text(tf.constant(self.title), tf.constant(self.text)).numpy()
         return [words.decode() if words.strip() else "" for words in joined]
 
     def multi_hot(self) -> np.ndarray:
@@ -73,24 +73,24 @@ class Catalogue:
         """(image, title, text) of the first `count` items."""
         return list(zip(self.image[:count], self.title[:count], self.text[:count], strict=True))
 
-    def table(self, reader: ContentReader) -> ContentTable:
+    def dataset(self, preprocessor: ContentPreprocessor) -> ContentDataset:
         """The content of every item, read once."""
-        return ContentTable(reader, self.image, self.title, self.text)
+        return ContentDataset(preprocessor, self.image, self.title, self.text)
 
 
 def cross_modal_recall(
-    table: ContentTable, views: dict[str, np.ndarray], rows: np.ndarray, k: int = 10
+    content: ContentDataset, views: dict[str, np.ndarray], rows: np.ndarray, k: int = 10
 ) -> dict[str, float]:
     """Recall@k of picture → words and words → picture among those of `rows` that have both.
 
     Returns:
         `image_to_text`, `text_to_image`, and `chance`, what guessing would reach.
     """
-    both = rows & (table.columns["image_mask"] > 0) & (table.columns["text_mask"] > 0)
+    both = rows & (content.columns["image_mask"] > 0) & (content.columns["text_mask"] > 0)
     image, text = views["image"][both], views["text"][both]
     own = np.arange(len(image))
     return {
-        "image_to_text": recall_at(image, text, own, k),
-        "text_to_image": recall_at(text, image, own, k),
+        "image_to_text": catalogue_recall(image, text, own, k),
+        "text_to_image": catalogue_recall(text, image, own, k),
         "chance": min(1.0, k / max(len(image), 1)),
     }

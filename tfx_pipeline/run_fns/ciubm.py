@@ -11,17 +11,16 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from mim_keras.ciubm import RankerShape
 from mim_keras.config import CiubmConfig, from_mapping
-from mim_keras.export import ItemRows, RankerServing, export_ranker
-from mim_keras.item_table import ItemColumns
-from mim_keras.metrics.gauc import gauc, ranking_figures
-from mim_keras.ranker_ensemble import make_ranker
-from mim_keras.training.checkpoints import forget
-from mim_keras.training.fit import fit, log, make_ready, seeded
-from mim_keras.training.modal_epochs import ModalEpochs
-from mim_keras.training.scorer import Scorer
+from mim_keras.layers import ItemTableData
+from mim_keras.metrics import gauc, ranking_metrics
+from mim_keras.models import VocabularySizes, make_ranker
+from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
+from mim_keras.training.callbacks import delete_checkpoint
+from mim_keras.training.ranking_dataset import Predictor
+from mim_keras.training.run_training import log, set_seed_and_precision
 from mim_keras.training.strategy import make_strategy
+from mim_keras.training.train_ranker import compile_ranker, train_ranker
 from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
 from tfx_pipeline.preprocessing import ITEM_VOCABULARY, USER_VOCABULARY, bucket_size, index_size
@@ -40,12 +39,55 @@ def run_fn(fn_args: Any) -> None:
     told = fn_args.custom_config["transform"]
     context = tuple(told["categorical_features"])
     training = config.training
-    seeded(training)
+    set_seed_and_precision(training)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
     snapshot = Snapshot.load(fn_args.custom_config["embeddings"])
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"], content=False)
-    columns = item_columns(snapshot, catalogue, transform)
-    shape = RankerShape(
+    data = item_table_data(snapshot, catalogue, transform)
+    lookup = item_lookup(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
+
+    spec = transform.transformed_feature_spec()
+    train = RankingExamples(fn_args.train_files, spec, lookup, config, context).for_training(data)
+    strategy = make_strategy(training)
+    with strategy.scope():
+        model = make_ranker(config, vocabulary_sizes(transform, told, context), data)
+        compile_ranker(model, train.steps)
+    valid = RankingExamples(fn_args.eval_files, spec, lookup, config, context).in_order(training.batch_size)
+    keys = row_keys(transform, data, told)
+    if fn_args.base_model:
+        with strategy.scope():
+            known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
+        log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
+    predict, checkpoints = Predictor(model), checkpoints_of(fn_args, "ciubm")
+    figures = train_ranker(
+        model,
+        train,
+        evaluate=lambda: measure(predict, valid, told["oov_buckets"]),
+        log_folder=model_run_folder(fn_args.model_run_dir),
+        checkpoint=checkpoints,
+    )
+    log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
+    save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
+    layer = transform.transform_features_layer()
+    signatures = RankerSignatureSpec(
+        item_ids=snapshot.item_ids,
+        item_lookup=lookup,
+        transform=layer,
+        transform_owner=layer,
+        feature_spec=transform.raw_feature_spec(),
+        context_features=context,
+        encoder_version=snapshot.manifest.encoder_version,
+        examples=raw_examples(fn_args.eval_files, transform, told),
+    )
+    export_ranker(model, signatures, Path(fn_args.serving_model_dir))
+    delete_checkpoint(checkpoints[0])
+
+
+def vocabulary_sizes(
+    transform: tft.TFTransformOutput, told: dict[str, Any], context: tuple[str, ...]
+) -> VocabularySizes:
+    """Sizes of the user embedding and of the context features."""
+    return VocabularySizes(
         users=index_size(transform.vocabulary_size_by_name(USER_VOCABULARY), told),
         context=tuple(
             bucket_size(told)
@@ -54,53 +96,9 @@ def run_fn(fn_args: Any) -> None:
             for name in context
         ),
     )
-    rows = ItemRows(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
-
-    spec = transform.transformed_feature_spec()
-    train = RankingExamples(fn_args.train_files, spec, rows, config, context).for_training(columns)
-    strategy = make_strategy(training)
-    with strategy.scope():
-        model = make_ranker(config, shape, columns)
-        make_ready(model, training, training.epochs * train.steps)
-    valid = RankingExamples(fn_args.eval_files, spec, rows, config, context).in_order(training.batch_size)
-    keys = row_keys(transform, columns, told)
-    if fn_args.base_model:
-        with strategy.scope():
-            for inputs, _ in valid.take(1):
-                model(inputs)  # builds it
-            known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
-        log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
-    scorer, checkpoints = Scorer(model), checkpoints_of(fn_args, "ciubm")
-    figures = fit(
-        "ciubm",
-        model,
-        train,
-        training,
-        measure=lambda: measure(scorer, valid, told["oov_buckets"]),
-        monitor="gauc",
-        judged_after=config.modal_epochs,
-        log_folder=model_run_folder(fn_args.model_run_dir),
-        watch=ModalEpochs(config.modal_epochs),
-        checkpoints=checkpoints,
-    )
-    log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
-    save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
-    layer = transform.transform_features_layer()
-    serving = RankerServing(
-        item_ids=snapshot.item_ids,
-        rows=rows,
-        transform=layer,
-        transform_owner=layer,
-        feature_spec=transform.raw_feature_spec(),
-        context_features=context,
-        encoder_version=snapshot.manifest.encoder_version,
-        examples=raw_examples(fn_args.eval_files, transform, told),
-    )
-    export_ranker(model, serving, Path(fn_args.serving_model_dir))
-    forget(checkpoints[0])
 
 
-def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[str, Any]) -> dict[str, list[str]]:
+def row_keys(transform: tft.TFTransformOutput, data: ItemTableData, told: dict[str, Any]) -> dict[str, list[str]]:
     """What the rows of the model's tables stand for; "" is the row that all others share, or the first of these."""
 
     def learned(name: str, others: int) -> list[str]:
@@ -113,8 +111,8 @@ def row_keys(transform: tft.TFTransformOutput, columns: ItemColumns, told: dict[
         return learned(name, told["oov_buckets"])
 
     return {
-        "category": list(columns.category_names),
-        "item": learned(ITEM_VOCABULARY, 1)[: int(columns.id_index.max()) + 1],
+        "category": list(data.category_names),
+        "item": learned(ITEM_VOCABULARY, 1)[: int(data.id_index.max()) + 1],
         "user": learned(USER_VOCABULARY, told["oov_buckets"]),
         **{f"context {place}": context(name) for place, name in enumerate(told["categorical_features"])},
     }
@@ -125,13 +123,13 @@ def of_rows(known: dict[str, int], keys: dict[str, list[str]]) -> str:
     return ", ".join(f"{count:,} of {len(keys[name]):,} rows of {name}" for name, count in known.items())
 
 
-def item_columns(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTransformOutput) -> ItemColumns:
+def item_table_data(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTransformOutput) -> ItemTableData:
     """The ranker's item table: vectors of the snapshot, categories of the catalogue, ids learned in training."""
     learned = {item_id: index for index, item_id in enumerate(transform.vocabulary_by_name(ITEM_VOCABULARY), 1)}
     id_index = np.array([learned.get(item_id.encode(), 0) for item_id in snapshot.item_ids], np.int32)
     own = dict(zip((item_id.decode() for item_id in catalogue.item_id), catalogue.categories, strict=True))
     categories = [own.get(item_id, []) for item_id in snapshot.item_ids]
-    return ItemColumns.assemble(snapshot.vectors, snapshot.modalities > 0, categories, id_index)
+    return ItemTableData.from_items(snapshot.vectors, snapshot.modalities > 0, categories, id_index)
 
 
 def raw_examples(
@@ -157,7 +155,7 @@ def raw_examples(
 
 
 def measure(
-    scorer: Callable[[Iterator[dict[str, tf.Tensor]]], np.ndarray], dataset: tf.data.Dataset, others: int
+    predict: Callable[[Iterator[dict[str, tf.Tensor]]], np.ndarray], dataset: tf.data.Dataset, others: int
 ) -> dict[str, float]:
     """AUC and LogLoss over all rows of `dataset`, GAUC over those of known users; those behind the first `others` rows
     of the table of users, which many share."""
@@ -169,9 +167,9 @@ def measure(
             labels.append(label.numpy())
             yield read
 
-    score = scorer(inputs())
+    score = predict(inputs())
     user, label = np.concatenate(users), np.concatenate(labels)
-    figures, known = ranking_figures(user, label, score), user >= others
+    figures, known = ranking_metrics(user, label, score), user >= others
     return {**figures, "gauc": gauc(user[known], label[known], score[known])} if known.any() else figures
 
 

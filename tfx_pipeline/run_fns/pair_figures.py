@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from mim_keras.config import SIGNALS
-from mim_keras.contrast.items_of_keys import ABSENT
-from mim_keras.metrics.retrieval import hits_at, mean_pairwise_cosine
+from mim_keras.layers.negatives.known_positives import PADDING_ROW
+from mim_keras.metrics.catalogue_recall import catalogue_hits
+from mim_keras.metrics.collapse import mean_pairwise_cosine
 from tfx_pipeline.run_fns.pairs import Pairs
 
 MEASURED_PAIRS, K = 4_000, 10
@@ -21,7 +22,7 @@ def pair_figures(joint: np.ndarray, pairs: Pairs, trained: Pairs, items: int) ->
     A query of several items is the mean of their vectors.
 
     Args:
-        joint: Of every row of the content table, [n, d].
+        joint: Of every content, [n, d]; row r of the pairs is content r − 1.
         pairs: Held out.  Of each kind the first `MEASURED_PAIRS` are looked at.
         trained: The training pairs: how often their items were led to.
         items: How many of the rows, the first, are the catalogue.
@@ -33,12 +34,13 @@ def pair_figures(joint: np.ndarray, pairs: Pairs, trained: Pairs, items: int) ->
     """
     recall: dict[str, float] = {}
     count: dict[str, int] = {}
-    led_to = np.bincount(trained.item_row, minlength=items)[pairs.item_row]
+    led_to = np.bincount(trained.item_row, minlength=items + 1)[pairs.item_row]
+    padded = np.concatenate([np.zeros((1, joint.shape[1]), joint.dtype), joint])
     for kind, of_kind in (("intents", pairs.is_intent), ("histories", ~pairs.is_intent)):
         kept = np.flatnonzero(of_kind)[:MEASURED_PAIRS]
         rows = pairs.query_rows[kept]
-        query = np.sum(joint[rows] * (rows != ABSENT)[..., None], axis=1)
-        hit = hits_at(query, joint[:items], pairs.item_row[kept], K)
+        query = np.sum(padded[rows] * (rows != PADDING_ROW)[..., None], axis=1)
+        hit = catalogue_hits(query, joint[:items], pairs.item_row[kept] - 1, K)
         parts = {kind: np.ones(len(kept), bool)}
         signal = pairs.signal[kept]
         if len(np.unique(signal)) > 1:

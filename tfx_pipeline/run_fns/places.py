@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mim_keras.encoders.feature_cache import FeatureCache
+from mim_keras.training.feature_cache import FeatureCache
 
 
 def model_run_folder(model_run_dir: str) -> Path:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from mim_keras.config import CiubmConfig
-from mim_keras.export import ItemRows
-from mim_keras.item_table import ItemColumns
-from mim_keras.training.batches import Epochs, hide_some_ids, ranking_batches, shuffled, with_seeds
-from mim_keras.training.strategy import batch_of
+from mim_keras.layers import ItemTableData
+from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch, zip_seeds
+from mim_keras.training.ranking_dataset import ranking_dataset, sample_id_dropout
+from mim_keras.training.strategy import global_batch_size
 from tfx_pipeline.preprocessing import LABEL
 
 SHUFFLE_ROWS, READ_ROWS = 200_000, 8_192
@@ -26,7 +27,7 @@ class RankingExamples:
     Args:
         patterns: Of gzipped TFRecord files.
         spec: Of the transformed features.
-        rows: Item ids → rows of the item table.
+        lookup: Item ids → rows of the item table.
         config: History's length, batch size, id dropout.
         context: Names of the context features.
     """
@@ -35,14 +36,14 @@ class RankingExamples:
         self,
         patterns: list[str],
         spec: Mapping[str, Any],
-        rows: ItemRows,
+        lookup: keras.layers.StringLookup,
         config: CiubmConfig,
         context: tuple[str, ...] = (),
     ) -> None:
-        self._patterns, self._rows, self._config, self._context = patterns, rows, config, context
+        self._patterns, self._lookup, self._config, self._context = patterns, lookup, config, context
         wanted = ["item_id", "user_index", LABEL, *(f"{name}_index" for name in context)]
         # Lists as ragged tensors, whose values are looked up without their padding: twice the speed of sparse ones.
-        lists = (CLICKS, AGES) if config.tells_ages else (CLICKS,)
+        lists = (CLICKS, AGES) if config.reads_ages else (CLICKS,)
         ragged = {name: tf.io.RaggedFeature(spec[name].dtype, row_splits_dtype=tf.int64) for name in lists}
         self._features = {**{name: spec[name] for name in wanted}, **ragged}
 
@@ -50,10 +51,10 @@ class RankingExamples:
         """Every row once: batches of (inputs of `CiUBM`, labels float32 [B])."""
         return self._records().batch(batch_size).map(self._parse, tf.data.AUTOTUNE).prefetch(4)
 
-    def for_training(self, items: ItemColumns) -> Epochs:
+    def for_training(self, items: ItemTableData) -> EpochDataset:
         """Shuffled whole batches of the same, some of the ids hidden.
 
-        Where there are at most `config.rows_in_memory` rows, they are read once and kept as numbers, 200 bytes each
+        Where there are at most `config.max_rows_in_memory` rows, they are read once and kept as numbers, 200 bytes each
         with a history of 50, 200 more where ages are told, and 100 where targets and clicks are compared; else every
         epoch reads the files anew.
 
@@ -64,37 +65,41 @@ class RankingExamples:
         parts, count = [], 0
         for part in self.in_order(READ_ROWS):
             count += int(part[1].shape[0])
-            if count > config.rows_in_memory:
+            if count > config.max_rows_in_memory:
                 return self.streamed()
             parts.append(part)
         with tf.device("/CPU:0"):
             columns = {name: tf.concat([inputs[name] for inputs, _ in parts], axis=0) for name in parts[0][0]}
             label = tf.concat([label for _, label in parts], axis=0)
         parts.clear()
-        batch_size = batch_of(training, count)
-        compared = items if config.compares_beforehand else None
-        return ranking_batches(columns, label, batch_size, training.seed, config.id_dropout, compared)
+        batch_size = global_batch_size(training, count)
+        similarity_items = items if config.can_precompute_similarity else None
+        return ranking_dataset(columns, label, batch_size, training.seed, config.id_dropout, similarity_items)
 
-    def streamed(self) -> Epochs:
+    def streamed(self) -> EpochDataset:
         """As `for_training`, read from the files in each epoch; shuffled before they are parsed, which costs little."""
         config, training = self._config, self._config.training
         records = self._records().batch(READ_ROWS)
         count = int(records.reduce(np.int64(0), lambda n, batch: n + tf.size(batch, tf.int64)))
 
-        batch_size = batch_of(training, count)
+        batch_size = global_batch_size(training, count)
 
         def parse(serialised: tf.Tensor, draw: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
             inputs, label = self._parse(serialised)
-            return hide_some_ids(inputs, config.id_dropout, draw) if config.id_dropout else inputs, label
+            return sample_id_dropout(inputs, config.id_dropout, draw) if config.id_dropout else inputs, label
 
         def make(epoch: tf.Tensor) -> tf.data.Dataset:
-            batches = shuffled(self._records(), SHUFFLE_ROWS, epoch, batch_size)
-            return with_seeds(batches, epoch).map(parse, tf.data.AUTOTUNE)
+            batches = shuffle_and_batch(self._records(), SHUFFLE_ROWS, epoch, batch_size)
+            return zip_seeds(batches, epoch).map(parse, tf.data.AUTOTUNE)
 
-        return Epochs(make, training.seed, count // batch_size)
+        return EpochDataset(make, training.seed, count // batch_size)
 
     def _parse(self, serialised: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        parsed, length, rows = tf.io.parse_example(serialised, self._features), self._config.history_length, self._rows
+        parsed, length, rows = (
+            tf.io.parse_example(serialised, self._features),
+            self._config.history_length,
+            self._item_rows,
+        )
         clicks = _latest(parsed[CLICKS], length)
         inputs = {
             "item_row": rows(parsed["item_id"][:, 0]),
@@ -109,6 +114,9 @@ class RankingExamples:
             context = [tf.cast(parsed[f"{name}_index"], tf.int32) for name in self._context]
             inputs["context"] = tf.concat(context, axis=1)
         return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
+
+    def _item_rows(self, item_ids: tf.Tensor) -> tf.Tensor:
+        return tf.cast(self._lookup(item_ids), tf.int32)
 
     def _records(self) -> tf.data.Dataset:
         files = sorted(file for pattern in self._patterns for file in tf.io.gfile.glob(pattern))

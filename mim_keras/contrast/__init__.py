@@ -1,1 +1,0 @@
-"""Contrastive losses and where their negatives come from."""

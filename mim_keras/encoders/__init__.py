@@ -1,1 +1,0 @@
-"""Content to vectors: an image tower, a text tower, and the item encoder that fuses them."""

@@ -1,0 +1,28 @@
+"""Embeddings whose gradients are summed in float32."""
+
+from __future__ import annotations
+
+import keras
+
+
+def float32_embedding(rows: int, dim: int, name: str, initializer: str | None = None, l2: float = 0.0) -> keras.Layer:
+    """A `keras.layers.Embedding` that computes in float32 under every dtype policy; cast its output.
+
+    A row may occur thousands of times in a batch.  Their sum in bfloat16 stops growing after a few
+    hundred, and accelerators, which have no atomic bfloat16 addition, sum them one after the other.
+
+    Args:
+        rows: Number of rows.
+        dim: Width.
+        name: Of the layer.
+        initializer: Of the rows; None for a normal distribution with a standard deviation of .05.
+        l2: L2 regularisation.
+    """
+    return keras.layers.Embedding(
+        rows,
+        dim,
+        embeddings_initializer=initializer or keras.initializers.RandomNormal(stddev=0.05),
+        embeddings_regularizer=keras.regularizers.L2(l2) if l2 else None,
+        dtype="float32",
+        name=name,
+    )

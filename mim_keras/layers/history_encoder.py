@@ -1,0 +1,165 @@
+"""The history: what its behaviours are, before any target is known."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from mim_keras.layers.base import ABSENT, MaskConsumingLayer, TracedSpec, check_rank
+from mim_keras.layers.embedding import float32_embedding
+from mim_keras.layers.item_table import PADDING_ROW, ItemTable, build_parts
+from mim_keras.ops.fused_attention import fusion_barrier, gather_float32
+from mim_keras.ops.masking import masked_means
+
+AGE_BUCKETS = 32
+
+
+class EncodedHistory(NamedTuple):
+    """H encoded histories of L behaviours.  Without content the last four are None, without recency `recency` is.
+
+    Attributes:
+        behaviours: Projected content, id embedding and category embedding, side by side, [H, L, P + D].
+        mask: bool [H, L], true at behaviours; padding is masked.
+        mean: Mean of id and category embeddings, [H, D].
+        recency: Added to the scores of each attention head, [H, L, heads].
+        content_mask: bool [H, L], true at behaviours that have content.
+        content_mean: Mean of the projected content, [H, P].
+        embedding: Content embeddings before the projection, [H, L, d]; None where similarities are precomputed.
+    """
+
+    behaviours: Any
+    mask: Any
+    mean: Any
+    recency: Any = None
+    content_mask: Any = None
+    content_mean: Any = None
+    embedding: Any = None
+
+
+@keras.saving.register_keras_serializable("mim")
+class HistoryEncoder(TracedSpec, MaskConsumingLayer):
+    """Item rows and ages of a history → `EncodedHistory`.  Here padding is masked.
+
+    The parts are layers that a `TargetEncoder` may share.
+
+    Args:
+        item_table: What is known of the items.
+        category_embedding: Dense layer over the categories.
+        id_embedding: Embedding of the ids of behaviours; None for a ranker without ids.
+        content_projection: Dense layer over the content embeddings; None for a ranker without content.
+        recency_heads: Attention heads that read the age of a behaviour; 0: ages are not read.
+        needs_embedding: Whether the unprojected content embeddings are needed.
+
+    Call arguments:
+        rows: int [H, L]; 0 is padding.
+        ages: Seconds since each behaviour, int [H, L]; None where ages are not read.
+        similarity_known: Whether the similarities to the targets are known, so that embeddings are not needed.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from mim_keras.layers import HistoryEncoder, ItemTable, ItemTableData
+        >>> data = ItemTableData.from_items(np.eye(4, dtype="f4"), np.ones(4, bool), [["a"], [], [], []], np.arange(4))
+        >>> encoder = HistoryEncoder(ItemTable.from_data(data), keras.layers.Dense(8), keras.layers.Embedding(5, 16))
+        >>> encoder(np.array([[1, 2, 0]])).mask.numpy().tolist()
+        [[True, True, False]]
+    """
+
+    config_names = ("recency_heads", "needs_embedding")
+    config_parts = ("item_table", "category_embedding", "id_embedding", "content_projection")
+
+    def __init__(
+        self,
+        item_table: ItemTable,
+        category_embedding: Any,
+        id_embedding: Any = None,
+        content_projection: Any = None,
+        recency_heads: int = 0,
+        needs_embedding: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.item_table, self.category_embedding = item_table, category_embedding
+        self.id_embedding, self.content_projection = id_embedding, content_projection
+        self.recency_heads, self.needs_embedding = recency_heads, needs_embedding
+        self.recency_embedding = None
+        if recency_heads:
+            self.recency_embedding = float32_embedding(AGE_BUCKETS, recency_heads, "recency_embedding", "zeros")
+        self.content_dim = 0 if content_projection is None else content_projection.units
+
+    def build(self, rows_shape: Any) -> None:
+        check_rank(self, "rows", rows_shape, "histories length")
+        build_parts(self.item_table, self.category_embedding, self.id_embedding, self.content_projection)
+        if self.recency_embedding is not None:
+            self.recency_embedding.build((None, None))
+
+    def call(self, rows: Any, ages: Any = None, similarity_known: bool = False) -> EncodedHistory:
+        mask = ops.not_equal(rows, PADDING_ROW)
+        behaviours = self._embed(rows)  # (H, L, P + D)
+        recency = self._recency(ages)
+        if self.content_projection is None:
+            return EncodedHistory(behaviours, mask, masked_means([mask], behaviours)[0], recency)
+        content_mask = ops.logical_and(mask, ops.take(self.item_table.has_embedding, rows, axis=0))
+        mean, content_mean = masked_means([mask, content_mask], behaviours)
+        embedding = None
+        if self.needs_embedding and not similarity_known:
+            embedding = ops.cast(self.item_table(rows).embedding, self.compute_dtype)
+        return EncodedHistory(
+            behaviours,
+            mask,
+            mean[:, self.content_dim :],
+            recency,
+            content_mask,
+            content_mean[:, : self.content_dim],
+            embedding,
+        )
+
+    def _recency(self, ages: Any) -> Any:
+        """An age of s seconds falls in bucket ⌊log2(s + 1)⌋."""
+        if self.recency_embedding is None:
+            return None
+        if ages is None:
+            raise ValueError(
+                "ages of the history are needed, since ciubm.use_recency is true; received None. Give them."
+            )
+        bucket = ops.floor(ops.log2(ops.cast(ops.maximum(ages, 0), "float32") + 1.0))
+        recency = self.recency_embedding(ops.cast(ops.minimum(bucket, AGE_BUCKETS - 1), "int32"))
+        return ops.cast(recency, self.compute_dtype)
+
+    def _embed(self, rows: Any) -> Any:
+        """The learned features of each behaviour, side by side.
+
+        Where the table has fewer rows than the batch has behaviours, the whole table is embedded and then looked up.
+        """
+        table, (batch, length) = self.item_table, rows.shape
+        embed_table = batch is not None and length is not None and table.num_rows <= batch * length
+        if embed_table:
+            embeddings, categories = table.all_embeddings(), table.all_categories()
+            id_index = ops.convert_to_tensor(table.id_index)
+        else:
+            embeddings, _, categories, id_index = table(rows)
+        parts = []
+        if self.content_projection is not None:
+            parts.append(self.content_projection(embeddings))
+        if self.id_embedding is not None:
+            parts.append(self.id_embedding(id_index))
+        parts.append(self.category_embedding(categories))
+        features = ops.concatenate([ops.cast(part, self.compute_dtype) for part in parts], axis=-1)
+        # The barrier: the gradient is summed over all behaviours at once, not for each of the parts.
+        return gather_float32(features, rows) if embed_table else fusion_barrier(features)
+
+    def compute_output_shape(self, rows_shape: Any) -> EncodedHistory:
+        histories, length = rows_shape
+        dim = self.category_embedding.units + (0 if self.id_embedding is None else self.id_embedding.output_dim)
+        absent = [ABSENT] * 4
+        sizes = (histories, length, self.content_dim + dim), (histories, length), (histories, dim)
+        shape = EncodedHistory(*sizes, *absent)
+        if self.recency_heads:
+            shape = shape._replace(recency=(histories, length, self.recency_heads))
+        if self.content_projection is None:
+            return shape
+        shape = shape._replace(content_mask=(histories, length), content_mean=(histories, self.content_dim))
+        if self.needs_embedding:
+            shape = shape._replace(embedding=(histories, length, self.item_table.embedding_dim))
+        return shape

@@ -1,0 +1,384 @@
+"""Stage 3, CiUBM: the content-interest-aware user behaviour model, which predicts the click."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from mim_keras.config import CiubmConfig
+from mim_keras.layers import (
+    CrossDeepHead,
+    DINAttention,
+    EncodedHistory,
+    EncodedTarget,
+    HistoryEncoder,
+    InterestAttention,
+    ItemTable,
+    MeanPooling,
+    ModalAttention,
+    SemanticTargetAttention,
+    Similarity,
+    SimTier,
+    TargetAttention,
+    TargetEncoder,
+    TopKSearch,
+    content_similarity,
+)
+from mim_keras.layers.base import check_rank, check_same_length, default_dtype
+from mim_keras.layers.embedding import float32_embedding
+from mim_keras.layers.top_k_search import gather_behaviours
+from mim_keras.models.base import StageModel
+
+CATEGORY_DIM = 8
+CONTEXT_DIM = 8
+CONTENT_HEAD_DIM = 32
+Outputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VocabularySizes:
+    """Sizes that come from the data.
+
+    Attributes:
+        users: Rows of the user embedding; row 0 is shared by unknown users.
+        context: Values of each categorical context feature, in order.
+    """
+
+    users: int
+    context: tuple[int, ...] = ()
+
+
+class Ranker(StageModel):
+    """What `CiUBM` and `RankerEnsemble` share: inputs, labels, losses on probabilities.
+
+    Reads a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int [B, L] (seconds;
+    where `config.reads_ages`), `user_index` int [B], `context` int [B, C] where there are context features; optionally
+    `item_embedding` float [B, d] and `use_item_embedding` bool [B] (see `TargetEncoder`), `drop_id` bool [B], and
+    `similarity` float [B, L], precomputed cosine similarities.
+    """
+
+    primary_output = "ctr"
+    config_settings = {"config": CiubmConfig, "vocabulary_sizes": VocabularySizes}
+    config: CiubmConfig
+    vocabulary_sizes: VocabularySizes
+
+    def input_signature(self) -> Any:
+        def spec(name: str, *shape: int | None) -> Any:
+            return keras.InputSpec(shape=(None, *shape), dtype="int32", name=name)
+
+        signature = {"item_row": spec("item_row"), "history_rows": spec("history_rows", None)}
+        if self.config.reads_ages:
+            signature["history_ages"] = spec("history_ages", None)
+        signature["user_index"] = spec("user_index")
+        if context := self.vocabulary_sizes.context:
+            signature["context"] = spec("context", len(context))
+        return signature
+
+    def check_inputs(self, inputs: Any) -> dict[str, Any]:
+        """The inputs with indices as int32; one out of range, a negative one too, is unknown: 0.
+
+        Raises:
+            ValueError: an input is missing or has another shape.
+        """
+        signature = self.input_signature()
+        if not isinstance(inputs, Mapping) or set(signature) - set(inputs):
+            received = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+            raise ValueError(
+                f"{type(self).__name__} reads a mapping with {', '.join(signature)}; received {received}. Add what is "
+                "missing."
+            )
+        sizes = {"item_row": self.num_rows, "history_rows": self.num_rows, "user_index": self.vocabulary_sizes.users}
+        checked = dict(inputs)
+        for name, spec in signature.items():
+            value = ops.convert_to_tensor(inputs[name])
+            check_rank(self, name, value.shape, " ".join(("batch", "length")[: len(spec.shape)]))
+            value = ops.cast(value, "int32")
+            if name in sizes:
+                known = ops.logical_and(value >= 0, value < sizes[name])
+                value = ops.where(known, value, ops.zeros_like(value))
+            checked[name] = value
+        if "history_ages" in signature:
+            check_same_length(
+                self, history_rows=checked["history_rows"].shape, history_ages=checked["history_ages"].shape
+            )
+        return checked
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the item table, padding included."""
+        raise NotImplementedError
+
+
+def probabilities(logits: Outputs) -> Outputs:
+    """The sigmoid of logits, float32.  On TensorFlow Keras' cross-entropy of it is computed from the logits."""
+    return {name: ops.sigmoid(ops.cast(logit, "float32")) for name, logit in logits.items()}
+
+
+def click_loss() -> keras.losses.Loss:
+    """Binary cross-entropy, a mean weighted by `sample_weight`: a row of weight 3 trains as three rows."""
+    return keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight")
+
+
+@keras.saving.register_keras_serializable("mim")
+class CiUBM(Ranker):
+    """Ids and content of a user's history against a target item → the probability of a click.
+
+    `config.interests` lists what is read from a history; a cross network and a deep network, side by side, turn all
+    features into the logit.  A history is encoded once (`encode_history`) and may be shared by many targets (`score`).
+
+    Args:
+        config: Widths and interests.
+        vocabulary_sizes: Sizes that come from the data.
+        item_table: What is known of every item.
+
+    Call arguments:
+        inputs: A mapping, see `Ranker`.
+
+    Returns:
+        `ctr` float [B, 1], and with content `content_ctr` [B, 1], the prediction of content alone.
+
+    Example:
+        >>> import numpy as np
+        >>> from mim_keras.config import preset
+        >>> from mim_keras.layers import ItemTable, ItemTableData
+        >>> from mim_keras.models import CiUBM, VocabularySizes
+        >>> data = ItemTableData.from_items(np.eye(4, dtype="f4"), np.ones(4, bool), [["a"], [], [], []], np.arange(4))
+        >>> model = CiUBM(preset("tiny").ciubm, VocabularySizes(users=10), ItemTable.from_data(data))
+        >>> model.compile(optimizer="adam", metrics=["AUC"])
+        >>> inputs = {"item_row": np.array([1, 2]), "user_index": np.array([1, 2])}
+        >>> inputs |= {"history_rows": np.array([[3, 4], [1, 0]]), "history_ages": np.array([[60, 5], [9, 0]])}
+        >>> model.predict(inputs, verbose=0)["ctr"].shape
+        (2, 1)
+
+    Source: CiUBM of MIM (2502.00321); each interest names its own.
+    """
+
+    config_parts = ("item_table",)
+
+    def __init__(
+        self, config: CiubmConfig, vocabulary_sizes: VocabularySizes, item_table: ItemTable, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config, self.vocabulary_sizes, self.item_table = config, vocabulary_sizes, item_table
+        with default_dtype(self.dtype_policy):
+            self._make_encoders()
+            self._make_interests()
+            self._make_heads()
+        self.build_from_signature()
+
+    def _make_encoders(self) -> None:
+        config, item_table = self.config, self.item_table
+        parts: dict[str, Any] = {"category_embedding": keras.layers.Dense(CATEGORY_DIM, use_bias=False)}
+        if config.use_content:
+            l2 = config.content_projection_l2 / item_table.embedding_dim  # a random unit vector keeps its mean square
+            regularizer = keras.regularizers.L2(l2) if l2 else None
+            projection = keras.layers.Dense(config.content_dim, use_bias=False, kernel_regularizer=regularizer)
+            parts["content_projection"] = projection
+        self.target_encoder = TargetEncoder(item_table, id_embedding=self._ids("item_embedding"), **parts)
+        self.history_encoder = HistoryEncoder(
+            item_table,
+            id_embedding=self._ids("history_item_embedding"),
+            recency_heads=config.num_attention_heads if config.use_recency else 0,
+            needs_embedding=config.needs_similarity,
+            **parts,
+        )
+        self.user_embedding = self._ids("user_embedding", self.vocabulary_sizes.users)
+        self.context_embeddings = [
+            float32_embedding(values, CONTEXT_DIM, f"context_embedding_{index}", "uniform")
+            for index, values in enumerate(self.vocabulary_sizes.context)
+        ]
+
+    def _make_heads(self) -> None:
+        config = self.config
+        self.head = CrossDeepHead(config.cross_layers, config.hidden, config.dropout)
+        self.content_head: Any = None
+        if config.use_content:
+            layers = [
+                keras.layers.Dense(CONTENT_HEAD_DIM, activation="gelu", name="hidden"),
+                keras.layers.Dense(1, name="logit"),
+            ]
+            self.content_head = keras.Sequential(layers, name="content_head")
+
+    def _ids(self, name: str, rows: int | None = None) -> Any:
+        if not self.config.use_ids:
+            return None
+        rows = self.item_table.num_ids if rows is None else rows
+        return float32_embedding(rows, self.config.id_dim, name, l2=self.config.id_embedding_l2)
+
+    def _make_interests(self) -> None:
+        config = self.config
+        id_dim, content_dim = config.id_dim, config.content_dim
+        self.mean_pooling = MeanPooling() if config.interest("mean_pooling") else None
+        self.sim_tier: Any = None
+        self.din_attention: Any = None
+        attentions: list[Any] = []
+        for interest in config.interests:
+            if interest.name == "target_attention":
+                attentions.append(TargetAttention(id_dim, interest.heads))
+            elif interest.name == "modal_attention":
+                attentions.append(ModalAttention(content_dim, interest.temperature))
+            elif interest.name == "semantic_target_attention":
+                attentions.append(SemanticTargetAttention(id_dim, interest.heads, interest.temperature))
+            elif interest.name == "din_attention":
+                self.din_attention = DINAttention(id_dim, interest.hidden_dim)
+            elif interest.name == "sim_tier":
+                self.sim_tier = SimTier(interest.bins)
+        self.interest_attention = InterestAttention(attentions) if attentions else None
+        self.search = TopKSearch(config.search_top_k) if config.search_top_k else None
+
+    def build(self, input_shape: Any = None) -> None:
+        if not self.built:
+            self.built = True  # first: the call below must not build again
+            self.compute_output_shape(input_shape)  # calls, and so builds, every layer
+
+    # -- encoding and scoring ------------------------------------------------------------------------------
+
+    def encode_history(self, rows: Any, ages: Any = None, similarity_known: bool = False) -> EncodedHistory:
+        """Encodes histories, before any target is known; see `HistoryEncoder`."""
+        return self.history_encoder(rows, ages, similarity_known=similarity_known)
+
+    def score(
+        self, history: EncodedHistory, item_row: Any, user_index: Any, context: Any = None, **options: Any
+    ) -> Outputs:
+        """Scores B targets against encoded histories.
+
+        Args:
+            history: From `encode_history`, of H histories; H is B or 1.
+            item_row: int [B].
+            user_index: int [H].
+            context: int [H, C].
+            options: `item_embedding`, `use_item_embedding`, `drop_id`, `similarity`, `training`; see `Ranker`.
+
+        Returns:
+            As a call of the model.
+        """
+        return probabilities(self.score_logits(history, item_row, user_index, context, **options))
+
+    def score_logits(
+        self, history: EncodedHistory, item_row: Any, user_index: Any, context: Any = None, **options: Any
+    ) -> Outputs:
+        """As `score`, before the sigmoid."""
+        target = self._encode_target(item_row, options)
+        user = self._encode_user(history, user_index, context)
+        pooled = self.mean_pooling(target, history) if self.mean_pooling else None
+        similarity = self._similarity(target, history, options)
+        by_content, by_ids = self._attend(target, history, similarity)
+        features, logits = [target.features, *by_ids], {}  # type: list[Any], Outputs
+        if target.id_embedding is not None:
+            features += [pooled.ids] if pooled else []
+            user_embedding = ops.cast(self.user_embedding(user_index), self.compute_dtype)
+            features.append(ops.sum(target.id_embedding * user_embedding, axis=-1, keepdims=True))
+        if target.content is not None:
+            content = [target.content, ops.cast(target.has_content, target.content.dtype)[:, None]]
+            content += [pooled.content] if pooled else []
+            content += [self.sim_tier(similarity.cosine, similarity.mask)] if self.sim_tier and similarity else []
+            content += by_content
+            logits["content_ctr"] = self.content_head(ops.concatenate(content, axis=-1))
+            features += content
+        features.append(ops.broadcast_to(user, (ops.shape(target.features)[0], user.shape[-1])))
+        logit = self.head(ops.concatenate(features, axis=-1), training=options.get("training", False))
+        return {"ctr": logit, **logits}
+
+    def _encode_target(self, item_row: Any, options: dict[str, Any]) -> EncodedTarget:
+        names = ("item_embedding", "use_item_embedding", "drop_id")
+        return self.target_encoder(item_row, **{name: options[name] for name in names if options.get(name) is not None})
+
+    def _encode_user(self, history: EncodedHistory, user_index: Any, context: Any) -> Any:
+        """What is the same for all targets of a user: [H, ·]."""
+        length = ops.log(1.0 + ops.sum(ops.cast(history.mask, "float32"), axis=1, keepdims=True))
+        parts = [ops.cast(length, self.compute_dtype)]
+        if self.mean_pooling:
+            parts.insert(0, history.mean)
+        if self.user_embedding is not None:
+            parts.append(ops.cast(self.user_embedding(user_index), self.compute_dtype))
+        if self.context_embeddings and context is None:
+            raise ValueError(
+                f"context must have {len(self.context_embeddings)} features, as the ranker has; received None. "
+                "Give an int array [batch, features]."
+            )
+        for index, embedding in enumerate(self.context_embeddings):
+            parts.append(ops.cast(embedding(context[:, index]), self.compute_dtype))
+        return ops.concatenate(parts, axis=-1)
+
+    def _similarity(self, target: EncodedTarget, history: EncodedHistory, options: dict[str, Any]) -> Similarity | None:
+        if not self.config.needs_similarity:
+            return None
+        known = options.get("similarity") if history.embedding is None else None
+        return content_similarity(target, history, known)
+
+    def _attend(
+        self, target: EncodedTarget, history: EncodedHistory, similarity: Similarity | None
+    ) -> tuple[list[Any], list[Any]]:
+        """Outputs of the attentions that read content, and of those that read ids; the search selects what they see."""
+        by_content: list[Any] = []
+        by_ids: list[Any] = []
+        if self.search is not None and similarity is not None:
+            indices = self.search(similarity.cosine, history.mask)
+            names = ("behaviours", "mask", "recency")
+            kept = {name: getattr(history, name) for name in names if getattr(history, name) is not None}
+            history = history._replace(**{name: gather_behaviours(one, indices) for name, one in kept.items()})
+            similarity = Similarity(*(ops.take_along_axis(values, indices, axis=1) for values in similarity))
+        if self.interest_attention is not None:
+            outputs = self.interest_attention(target, history, similarity)
+            for attention, output in zip(self.interest_attention.attentions, outputs, strict=True):
+                (by_content if attention.query_is_content else by_ids).append(output)
+        if self.din_attention is not None:
+            behaviours = history.behaviours[..., self.history_encoder.content_dim :]
+            by_ids.append(self.din_attention(target.features, behaviours, history_mask=history.mask))
+        return by_content, by_ids
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> Outputs:
+        return probabilities(self.call_logits(self.check_inputs(inputs), training))
+
+    def call_logits(self, inputs: dict[str, Any], training: bool = False) -> Outputs:
+        """As a call, before the sigmoid, of inputs from `check_inputs`."""
+        known = ("item_row", "user_index", "context", "item_embedding", "use_item_embedding", "drop_id", "similarity")
+        arguments = {name: inputs[name] for name in known if name in inputs}
+        if "item_embedding" in inputs:
+            arguments.pop("similarity", None)  # of the table's embeddings
+        history = self.encode_history(inputs["history_rows"], inputs.get("history_ages"), "similarity" in arguments)
+        return self.score_logits(history, training=training, **arguments)
+
+    # -- losses and data -----------------------------------------------------------------------------------
+
+    def default_losses(self) -> dict[str, Any]:
+        config = self.config
+        has_content = self.content_head is not None and (config.content_loss_weight or config.content_warmup_epochs)
+        return {name: click_loss() for name in ("ctr", *(["content_ctr"] if has_content else []))}
+
+    def default_loss_weights(self) -> dict[str, float]:
+        weights = {"ctr": 1.0, "content_ctr": self.config.content_loss_weight}
+        return {name: weights[name] for name in self.default_losses()}
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.item_table.num_rows)
+
+    @property
+    def item_embedding_dim(self) -> int:
+        """Width of the content embeddings that the ranker reads."""
+        return self.item_table.embedding_dim
+
+    def has_embedding(self, rows: Any) -> Any:
+        """Whether items have a content embedding, bool, in the shape of `rows`."""
+        return ops.take(self.item_table.has_embedding, rows, axis=0)
+
+    def layers_outside_content_head(self) -> list[keras.layers.Layer]:
+        """Layers that the content head does not depend on."""
+        layers = [self.target_encoder.id_embedding, self.user_embedding, self.din_attention, self.head]
+        attentions = self.interest_attention.attentions if self.interest_attention is not None else []
+        layers += [attention for attention in attentions if not attention.query_is_content]
+        return [layer for layer in (*layers, *self.context_embeddings) if layer is not None]
+
+    def vocabulary_tables(self) -> dict[str, list[Any]]:
+        """Variables with one row for each value of a vocabulary: category, item, user, context 0, …"""
+        tables = {"category": [self.target_encoder.category_embedding.kernel]}
+        if self.config.use_ids:
+            encoders = (self.target_encoder, self.history_encoder)
+            tables["item"] = [encoder.id_embedding.embeddings for encoder in encoders]
+            tables["user"] = [self.user_embedding.embeddings]
+        return tables | {f"context {i}": [one.embeddings] for i, one in enumerate(self.context_embeddings)}

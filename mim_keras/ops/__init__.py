@@ -1,0 +1,1 @@
+"""Tensor functions without state, for every Keras backend unless stated otherwise."""

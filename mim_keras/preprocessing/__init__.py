@@ -1,0 +1,1 @@
+"""From raw items to the inputs of the item encoder.  The same TensorFlow operations run in training and in serving."""

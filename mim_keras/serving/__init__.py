@@ -1,0 +1,1 @@
+"""SavedModels of the encoder and the ranker, and what lies beside their graphs."""

@@ -1,0 +1,84 @@
+"""A warm start carries over known rows by their keys, and all else by its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mim_keras.config import ConfigError
+from mim_keras.layers import ItemTable, ItemTableData
+from mim_keras.models import CiUBM, VocabularySizes
+from mim_keras.training.warm_start import load_weights, save_weights
+from tests.mim_keras import tiny
+from tests.mim_keras.backend import numbers
+
+D = 8
+
+
+def ranker(users: list[str], items: list[str], categories: list[str], seed: int, **changes: object) -> tuple:
+    """A model, and the keys of the rows of its tables."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    embeddings = np.random.default_rng(0).normal(size=(len(items), D)).astype(np.float32)
+    names = [[categories[n % len(categories)]] for n in range(len(items))]
+    data = ItemTableData.from_items(embeddings, np.ones(len(items), bool), names, np.arange(1, len(items) + 1))
+    sizes = VocabularySizes(len(users) + 1)
+    model = CiUBM(tiny.ranker_config(**changes), sizes, ItemTable.from_data(data))
+    return model, {"category": list(data.category_names), "item": ["", *items], "user": ["", *users]}
+
+
+def test_rows_follow_their_keys(tmp_path: Path) -> None:
+    old, old_keys = ranker(["a", "b", "c"], ["x", "y", "z"], ["mug", "lamp"], seed=1)
+    new, new_keys = ranker(["c", "new", "a"], ["z", "y", "new"], ["lamp", "rug"], seed=2)
+    fresh = numbers(new.target_encoder.category_embedding.kernel)
+    save_weights(old, old_keys, tmp_path)
+    assert load_weights(new, new_keys, tmp_path) == {"category": 1, "item": 3, "user": 3}
+    before, after = (numbers(model.user_embedding.embeddings) for model in (old, new))
+    np.testing.assert_array_equal(after, before[[0, 3, 0, 1]])  # a new user starts as the unknown ones
+    for encoder in ("target_encoder", "history_encoder"):
+        before, after = (numbers(getattr(model, encoder).id_embedding.embeddings) for model in (old, new))
+        np.testing.assert_array_equal(after, before[[0, 3, 2, 0]])
+    before, after = (numbers(model.target_encoder.category_embedding.kernel) for model in (old, new))
+    np.testing.assert_array_equal(after, [before[old_keys["category"].index("lamp")], fresh[1]])
+    for path in ("logit", "denses"):
+        one, other = getattr(old.head, path), getattr(new.head, path)
+        one, other = (one[0], other[0]) if path == "denses" else (one, other)
+        np.testing.assert_array_equal(numbers(other.kernel), numbers(one.kernel))
+
+
+def test_the_same_data_give_the_same_scores(tmp_path: Path) -> None:
+    old, keys = ranker(["a", "b"], ["x", "y"], ["mug"], seed=1)
+    new, _ = ranker(["a", "b"], ["x", "y"], ["mug"], seed=2)
+    inputs = {"item_row": np.array([1, 2]), "user_index": np.array([1, 2])}
+    inputs |= {name: np.array([[0, 1], [2, 1]]) for name in ("history_rows", "history_ages")}
+    assert np.any(numbers(new(inputs)["ctr"]) != numbers(old(inputs)["ctr"]))
+    save_weights(old, keys, tmp_path)
+    load_weights(new, keys, tmp_path)
+    np.testing.assert_array_equal(numbers(new(inputs)["ctr"]), numbers(old(inputs)["ctr"]))
+
+
+def test_weights_of_one_shape_are_told_apart_by_their_path(tmp_path: Path) -> None:
+    old, keys = ranker(["a"], ["x"], ["mug"], seed=1)
+    save_weights(old, keys, tmp_path)
+    with np.load(tmp_path / "weights.npz") as values:
+        names = set(values.files)
+    assert "weight/interest_attention/attentions/0/query/kernel" in names
+    assert not any("item_table" in name for name in names)
+    new, _ = ranker(["a"], ["x"], ["mug"], seed=2, interests=[*map(vars, tiny.ranker_config().interests[::-1])])
+    with pytest.raises(ConfigError, match=r"which differs in weight/interest_attention/attentions/\d"):
+        load_weights(new, keys, tmp_path)
+
+
+def test_another_model_cannot_start_from_it(tmp_path: Path) -> None:
+    old, keys = ranker(["a"], ["x"], ["mug"], seed=1)
+    with pytest.raises(ConfigError, match="holds none. Train once without"):
+        load_weights(old, keys, tmp_path)
+    save_weights(old, keys, tmp_path)
+    other, other_keys = ranker(["a"], ["x"], ["mug"], seed=1, hidden=(5,))
+    with pytest.raises(
+        ConfigError, match=r"needs weights of the same model; received .*, which differs in weight/head"
+    ):
+        load_weights(other, other_keys, tmp_path)
