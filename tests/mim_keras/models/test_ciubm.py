@@ -255,6 +255,11 @@ def clustered_items(rng: np.random.Generator) -> tuple:
     return ItemTableData.from_items(embeddings, np.ones(64, bool), [[]] * 64, np.arange(1, 65)), cluster
 
 
+def rows_of_one_user(item: np.ndarray, history: np.ndarray) -> dict[str, np.ndarray]:
+    x = {"item_row": item + 1, "history_rows": history + 1, "user_index": np.zeros(ROWS, int)}
+    return {**x, "history_ages": np.zeros_like(history)}
+
+
 def learned_auc(data: object, x: dict, y: np.ndarray, settings: dict) -> float:
     keras.utils.set_random_seed(4)
     model = ranker(data, **settings)  # type: ignore[arg-type]
@@ -272,8 +277,7 @@ def test_content_interests_explain_whether_the_history_holds_the_targets_cluster
     data, cluster = clustered_items(rng)
     item, history = rng.integers(0, 64, ROWS), rng.integers(0, 64, (ROWS, 4))
     y = (cluster[history] == cluster[item][:, None]).any(axis=1).astype("float32")
-    x = {"item_row": item + 1, "history_rows": history + 1, "user_index": np.zeros(ROWS, int)}
-    x["history_ages"] = np.zeros_like(history)
+    x = rows_of_one_user(item, history)
     nothing = learned_auc(data, x, y, only(use_ids=False))
     assert nothing < 0.6
     for name in ("sim_tier", "modal_attention"):
@@ -294,8 +298,7 @@ def test_content_attention_explains_what_the_similar_behaviour_is() -> None:
     position = rng.integers(0, 6, ROWS)
     history[np.arange(ROWS), position] = cluster[item] + CLUSTERS * rng.integers(0, 8, ROWS)
     y = is_first[history[np.arange(ROWS), position]].astype("float32")
-    x = {"item_row": item + 1, "history_rows": history + 1, "user_index": np.zeros(ROWS, int)}
-    x["history_ages"] = np.zeros_like(history)
+    x = rows_of_one_user(item, history)
     pooled = learned_auc(data, x, y, only("mean_pooling", use_ids=False))
     for name in ("semantic_target_attention", "modal_attention"):
         assert learned_auc(data, x, y, only(name, use_ids=False)) > pooled + 0.1, name
@@ -308,12 +311,11 @@ def test_id_interests_explain_which_items_go_together() -> None:
     data, _ = clustered_items(rng)
     item, history = rng.integers(0, 16, ROWS), rng.integers(0, 16, (ROWS, 2))
     y = (history == (item ^ 1)[:, None]).any(axis=1).astype("float32")
-    x = {"item_row": item + 1, "history_rows": history + 1, "user_index": np.zeros(ROWS, int)}
-    x["history_ages"] = np.zeros_like(history)
+    x = rows_of_one_user(item, history)
     nothing = learned_auc(data, x, y, only(use_content=False, id_dim=16))
     assert nothing < 0.6
     for name in ("mean_pooling", "target_attention", "din_attention"):
-        assert learned_auc(data, x, y, only(name, use_content=False, id_dim=16)) > nothing + 0.07, name
+        assert learned_auc(data, x, y, only(name, use_content=False, id_dim=16)) > nothing + 0.1, name
 
 
 @pytest.mark.learns
