@@ -126,14 +126,16 @@ def _cpu_of_others() -> float:
 def figures(turns: list[Turn]) -> dict[str, Any]:
     """Ratios and medians of the turns, and what was measured in each of them."""
     models = turns[0]
-    told = {name: [_told(turn[name]) for turn in turns] for name in models}
+    by_model = {name: [_summary(turn[name]) for turn in turns] for name in models}
     compared = {f"{ours} to {peer}": ratio(turns, peer, ours) for ours, peer in PEERS.items()}
     older = {ours: ratio(turns, ours, f"baseline {ours}") for ours in PEERS if f"baseline {ours}" in models}
     return {
         "times_as_fast": compared,
         "time_of_baseline": older,
-        "medians": {name: {what: median(run[what] for run in runs) for what in runs[0]} for name, runs in told.items()},
-        "turns": told,
+        "medians": {
+            name: {what: median(run[what] for run in runs) for what in runs[0]} for name, runs in by_model.items()
+        },
+        "turns": by_model,
     }
 
 
@@ -146,7 +148,7 @@ def ratio(turns: list[Turn], first: str, second: str) -> dict[str, float]:
     }
 
 
-def _told(run: TrainingRun) -> dict[str, float]:
+def _summary(run: TrainingRun) -> dict[str, float]:
     return {
         "whole_seconds": round(run.whole, 2),
         "reading_seconds": round(run.reading, 2),
@@ -159,7 +161,7 @@ def _told(run: TrainingRun) -> dict[str, float]:
 
 def write_rows(folder: Path, rows: int) -> None:
     """Transformed ranking examples, as TFRecords (`rows-*.gz`) and as arrays (`rows.npz`), and a vector of each item's
-    text (`text.npy`, float32 [items + 1, ·] of length one, that of padding zero).
+    text (`text.npy`, float32 [items + 1, ·] L2-normalised; that of padding is zero).
 
     Items and users have long tails; lengths of histories are those of a log in which most users are well known.
     """

@@ -10,6 +10,8 @@ import keras
 
 from mim_keras.config import from_mapping, to_mapping
 
+PADDING_ROW = 0  # of no item, and of an item that a table lacks
+
 
 def check_rank(layer: keras.layers.Layer, name: str, shape: Any, axes: str) -> None:
     """Checks that an input has the axes that its layer documents.
@@ -66,7 +68,7 @@ class Configurable:
         return config | {name: _plain(to_mapping(getattr(self, name))) for name in self.config_settings}
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.own_config()}  # type: ignore[misc]
+        return {**super().get_config(), **self.own_config()}  # type: ignore[misc]  # of the layer beside which this is mixed in
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -76,6 +78,22 @@ class Configurable:
         for name, kind in cls.config_settings.items():
             arguments[name] = from_mapping(kind, config[name])
         return cls(**arguments)
+
+
+class ConfigurableModel(Configurable):
+    """`Configurable` for models: which of the layers inside are trainable is part of the configuration."""
+
+    def own_config(self) -> dict[str, Any]:
+        layers = self._flatten_layers()  # type: ignore[attr-defined]  # of keras.Model, beside which this is mixed in
+        return {**super().own_config(), "trainable_layers": [bool(layer.trainable) for layer in layers]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        model = super().from_config({name: value for name, value in config.items() if name != "trainable_layers"})
+        for layer, trainable in zip(model._flatten_layers(), config["trainable_layers"], strict=True):
+            if layer.trainable != trainable:
+                layer.trainable = trainable
+        return model
 
 
 def _deserialize(value: Any) -> Any:
@@ -99,18 +117,6 @@ def default_dtype(policy: Any) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(outer)
-
-
-def trainable_flags(model: keras.Model) -> list[bool]:
-    """Whether each layer inside `model` is trainable, for its config."""
-    return [bool(layer.trainable) for layer in model._flatten_layers()]
-
-
-def set_trainable_flags(model: keras.Model, flags: list[bool]) -> None:
-    """Sets what `trainable_flags` returned for a model of the same configuration."""
-    for layer, flag in zip(model._flatten_layers(), flags, strict=True):
-        if layer.trainable != flag:
-            layer.trainable = flag
 
 
 ABSENT = ()  # shape of an output that a configuration does not have

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from mim_keras.layers.base import ABSENT, MaskConsumingLayer, TracedSpec, check_rank
+from mim_keras.layers.base import ABSENT, PADDING_ROW, MaskConsumingLayer, check_rank
 from mim_keras.layers.embedding import float32_embedding
-from mim_keras.layers.item_table import PADDING_ROW, ItemTable, build_parts
+from mim_keras.layers.item_table import ItemParts, ItemTable
 from mim_keras.ops.fused_attention import fusion_barrier, gather_float32
 from mim_keras.ops.masking import masked_means
 
@@ -39,7 +39,7 @@ class EncodedHistory(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("mim")
-class HistoryEncoder(TracedSpec, MaskConsumingLayer):
+class HistoryEncoder(ItemParts, MaskConsumingLayer):
     """Item rows and ages of a history → `EncodedHistory`.  Here padding is masked.
 
     The parts are layers that a `TargetEncoder` may share.
@@ -67,7 +67,6 @@ class HistoryEncoder(TracedSpec, MaskConsumingLayer):
     """
 
     config_names = ("recency_heads", "needs_embedding")
-    config_parts = ("item_table", "category_embedding", "id_embedding", "content_projection")
 
     def __init__(
         self,
@@ -79,9 +78,7 @@ class HistoryEncoder(TracedSpec, MaskConsumingLayer):
         needs_embedding: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.item_table, self.category_embedding = item_table, category_embedding
-        self.id_embedding, self.content_projection = id_embedding, content_projection
+        super().__init__(item_table, category_embedding, id_embedding, content_projection, **kwargs)
         self.recency_heads, self.needs_embedding = recency_heads, needs_embedding
         self.recency_embedding = None
         if recency_heads:
@@ -90,7 +87,7 @@ class HistoryEncoder(TracedSpec, MaskConsumingLayer):
 
     def build(self, rows_shape: Any) -> None:
         check_rank(self, "rows", rows_shape, "histories length")
-        build_parts(self.item_table, self.category_embedding, self.id_embedding, self.content_projection)
+        self.build_parts()
         if self.recency_embedding is not None:
             self.recency_embedding.build((None, None))
 

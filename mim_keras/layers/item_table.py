@@ -16,7 +16,6 @@ from mim_keras.ops.distribution import is_multi_worker
 
 INT8_SCALE = 127.0
 SPLIT_ROWS = 65_536
-PADDING_ROW = 0  # of no item, and of an item that the table lacks
 
 
 @dataclass(frozen=True)
@@ -232,12 +231,36 @@ def _scale(dtype: str) -> float:
     return 1 / INT8_SCALE if dtype == "int8" else 1.0
 
 
-def build_parts(item_table: ItemTable, category_embedding: Any, id_embedding: Any, content_projection: Any) -> None:
-    """Builds layers over the columns of an item table, where they are not built yet."""
-    for layer, shape in (
-        (category_embedding, (None, item_table.num_categories)),
-        (id_embedding, (None,)),
-        (content_projection, (None, item_table.embedding_dim)),
-    ):
-        if layer is not None and not layer.built:
-            layer.build(shape)
+class ItemParts(TracedSpec, Configurable):
+    """Mixin of the encoders of targets and of histories: layers over an item table, which they may share.
+
+    Args:
+        item_table: What is known of the items.
+        category_embedding: Dense layer over the categories.
+        id_embedding: Embedding of the ids; None for a ranker without ids.
+        content_projection: Dense layer over the content embeddings; None for a ranker without content.
+    """
+
+    config_parts = ("item_table", "category_embedding", "id_embedding", "content_projection")
+
+    def __init__(
+        self,
+        item_table: ItemTable,
+        category_embedding: Any,
+        id_embedding: Any = None,
+        content_projection: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.item_table, self.category_embedding = item_table, category_embedding
+        self.id_embedding, self.content_projection = id_embedding, content_projection
+
+    def build_parts(self) -> None:
+        """Builds the layers that are not built yet."""
+        for layer, shape in (
+            (self.category_embedding, (None, self.item_table.num_categories)),
+            (self.id_embedding, (None,)),
+            (self.content_projection, (None, self.item_table.embedding_dim)),
+        ):
+            if layer is not None and not layer.built:
+                layer.build(shape)

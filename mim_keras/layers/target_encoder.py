@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from mim_keras.layers.base import ABSENT, Configurable, TracedSpec, check_rank
-from mim_keras.layers.item_table import ItemTable, build_parts
+from mim_keras.layers.base import ABSENT, check_rank
+from mim_keras.layers.item_table import ItemParts
 
 
 class EncodedTarget(NamedTuple):
@@ -30,7 +30,7 @@ class EncodedTarget(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("mim")
-class TargetEncoder(TracedSpec, Configurable, keras.layers.Layer):
+class TargetEncoder(ItemParts, keras.layers.Layer):
     """Item rows → `EncodedTarget`.
 
     The parts are layers that a `HistoryEncoder` may share, all built.
@@ -57,23 +57,9 @@ class TargetEncoder(TracedSpec, Configurable, keras.layers.Layer):
         TensorShape([3, 24])
     """
 
-    config_parts = ("item_table", "category_embedding", "id_embedding", "content_projection")
-
-    def __init__(
-        self,
-        item_table: ItemTable,
-        category_embedding: Any,
-        id_embedding: Any = None,
-        content_projection: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.item_table, self.category_embedding = item_table, category_embedding
-        self.id_embedding, self.content_projection = id_embedding, content_projection
-
     def build(self, item_row_shape: Any) -> None:
         check_rank(self, "item_row", item_row_shape, "batch")
-        build_parts(self.item_table, self.category_embedding, self.id_embedding, self.content_projection)
+        self.build_parts()
 
     def call(
         self, item_row: Any, item_embedding: Any = None, use_item_embedding: Any = None, drop_id: Any = None

@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from mim_keras.layers.base import Configurable, TracedSpec, set_trainable_flags, trainable_flags
+from mim_keras.layers.base import ConfigurableModel, TracedSpec
 from mim_keras.ops.distribution import is_multi_worker
 
 
-class StageModel(TracedSpec, Configurable, keras.Model):
+class StageModel(TracedSpec, ConfigurableModel, keras.Model):
     """A Keras model that its constructor builds, with default losses, on any strategy.
 
     `compile()` without a loss uses `default_losses` and `default_loss_weights`; a loss or metric that is not a mapping
@@ -34,15 +34,6 @@ class StageModel(TracedSpec, Configurable, keras.Model):
     def default_loss_weights(self) -> dict[str, float]:
         """Weights of these losses."""
         return dict.fromkeys(self.default_losses(), 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "trainable_layers": trainable_flags(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        model = super().from_config({name: value for name, value in config.items() if name != "trainable_layers"})
-        set_trainable_flags(model, config["trainable_layers"])
-        return model
 
     def compile(
         self,

@@ -18,10 +18,11 @@ from mim_keras.layers import (
     Negatives,
     false_negative_mask,
 )
+from mim_keras.layers.base import PADDING_ROW
 from mim_keras.layers.negatives import CrossReplicaNegatives, HardNegatives, InBatchNegatives, StepPairs
-from mim_keras.layers.negatives.known_positives import PADDING_ROW, lookup_positives
+from mim_keras.layers.negatives.known_positives import lookup_positives
 from mim_keras.losses import CLIPLoss, InfoNCE, mask_logits
-from mim_keras.losses.temperature import add_log_logit_scale, logit_scale
+from mim_keras.losses.temperature import add_log_logit_scale, alignment_logits, logit_scale
 from mim_keras.models.base import StageModel
 from mim_keras.models.item_encoder import Content, ItemEncoder, Views
 from mim_keras.ops.distribution import all_gather
@@ -243,12 +244,10 @@ class Csft(StageModel):
         self.accuracy.update_state(positive, logits["term_0"])
         weights = None if sample_weight is None else dict.fromkeys(logits, sample_weight)
         if self.config.align_weight:
-            views = [y_pred[f"item_{view}"] for view in ("image", "text")]
-            has = [ops.any(view != 0, axis=-1) for view in views]
+            image, text = (y_pred[f"item_{view}"] for view in ("image", "text"))
+            has = [ops.any(view != 0, axis=-1) for view in (image, text)]
             labels["alignment"] = all_gather(ops.cast(ops.logical_and(*has), "float32"))
-            image, text = (all_gather(view) for view in views)
-            similarity = ops.cast(ops.matmul(image, ops.transpose(text)), "float32")
-            logits["alignment"] = similarity * logit_scale(self.log_alignment_logit_scale)
+            logits["alignment"] = alignment_logits(image, text, self.log_alignment_logit_scale)
             if weights is not None:
                 weights["alignment"] = all_gather(sample_weight)
         if training:

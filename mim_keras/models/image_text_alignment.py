@@ -11,7 +11,7 @@ from keras import ops
 from mim_keras.config import PretrainConfig
 from mim_keras.layers.base import default_dtype
 from mim_keras.losses import CLIPLoss, SigLIPLoss
-from mim_keras.losses.temperature import add_log_logit_scale, logit_scale
+from mim_keras.losses.temperature import add_log_logit_scale, alignment_logits
 from mim_keras.models.base import StageModel
 from mim_keras.models.item_encoder import Content, ItemEncoder, Views
 from mim_keras.ops.distribution import all_gather
@@ -142,8 +142,7 @@ class ImageTextAlignment(StageModel):
         return super().compute_loss(x, labels, outputs, weights, training)
 
     def _alignment_logits(self, views: Views) -> Any:
-        image, text = all_gather(views["image"]), all_gather(views["text"])
-        logits = ops.cast(ops.matmul(image, ops.transpose(text)), "float32") * logit_scale(self.log_logit_scale)
+        logits = alignment_logits(views["image"], views["text"], self.log_logit_scale)
         return logits if self.bias is None else logits + ops.cast(self.bias, "float32")
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:

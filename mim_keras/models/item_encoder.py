@@ -13,7 +13,7 @@ from keras import ops
 
 from mim_keras.config import EncoderConfig
 from mim_keras.layers import GatedFusion, ProjectionHead, ResidualAdapter
-from mim_keras.layers.base import Configurable, default_dtype, set_trainable_flags, trainable_flags
+from mim_keras.layers.base import ConfigurableModel, default_dtype
 from mim_keras.layers.towers import EmbeddingTower, ImageTower, LSATower, TextTower
 from mim_keras.layers.towers.pretrained import enable_lora, transformer_blocks, unfreeze_top_blocks
 from mim_keras.ops.normalization import l2_normalize, l2_normalize_groups
@@ -31,7 +31,7 @@ Views = dict[str, Any]
 
 
 @keras.saving.register_keras_serializable("mim")
-class ItemEncoder(Configurable, keras.Model):
+class ItemEncoder(ConfigurableModel, keras.Model):
     """Content → views `image`, `text` and `joint` [B, embedding_dim], and the item `embedding` [B, item_embedding_dim].
 
     All are L2-normalised.  A missing modality is masked: its view is zero, and the fusion leaves it out.  An item with
@@ -281,14 +281,7 @@ class ItemEncoder(Configurable, keras.Model):
     # -- saving --------------------------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
-        config = {"name": self.name, "dtype": keras.dtype_policies.serialize(self.dtype_policy), **self.own_config()}
-        return {**config, "trainable_layers": trainable_flags(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ItemEncoder:
-        encoder: ItemEncoder = super().from_config({n: v for n, v in config.items() if n != "trainable_layers"})
-        set_trainable_flags(encoder, config["trainable_layers"])
-        return encoder
+        return {"name": self.name, "dtype": keras.dtype_policies.serialize(self.dtype_policy), **self.own_config()}
 
     def save_to_preset(self, folder: Path) -> None:
         """Writes configuration and weights; the presets that towers came from are not needed to load it."""

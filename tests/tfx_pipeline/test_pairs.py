@@ -7,7 +7,7 @@ import pytest
 
 from mim_keras.config import ConfigError, CsftConfig, InfoNCETerm, PretrainConfig, StagesConfig, TrainingConfig
 from mim_keras.layers import KnownPositives
-from mim_keras.layers.negatives.known_positives import PADDING_ROW
+from mim_keras.layers.base import PADDING_ROW
 from tfx_pipeline.run_fns.pair_figures import pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs
 

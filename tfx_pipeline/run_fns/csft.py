@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mim_keras.config import ConfigError, CsftConfig, from_mapping
 from mim_keras.layers import KnownPositives
-from mim_keras.layers.negatives.known_positives import PADDING_ROW
+from mim_keras.layers.base import PADDING_ROW
 from mim_keras.models import Csft, ItemEncoder
 from mim_keras.preprocessing.content import ContentDataset
 from mim_keras.serving.signatures_encoder import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder, load_encoder

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mim_keras.config import SIGNALS
-from mim_keras.layers.negatives.known_positives import PADDING_ROW
+from mim_keras.layers.base import PADDING_ROW
 from mim_keras.metrics.catalogue_recall import catalogue_hits
 from mim_keras.metrics.collapse import mean_pairwise_cosine
 from tfx_pipeline.run_fns.pairs import Pairs

@@ -13,7 +13,7 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from components.examples import DECODE_ROWS, Columns, concatenate, decode
 from mim_keras.config import SIGNALS
 from mim_keras.layers import KnownPositives
-from mim_keras.layers.negatives.known_positives import PADDING_ROW
+from mim_keras.layers.base import PADDING_ROW
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor
 from tfx_pipeline.run_fns.catalogue import Catalogue
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from mim_keras.layers.negatives.known_positives import PADDING_ROW
+from mim_keras.layers.base import PADDING_ROW
 
 
 class StepPairs(NamedTuple):

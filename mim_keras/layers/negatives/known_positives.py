@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-PADDING_ROW = 0
+from mim_keras.layers.base import PADDING_ROW
 
 
 @dataclass(frozen=True)
