@@ -161,7 +161,7 @@ class MimClient:
         """The embedding of an item's content, float32 [d] of length one.
 
         Raises:
-            ValueError: neither a picture nor words.
+            ValueError: neither a picture nor words, or a picture that cannot be read.
         """
         if not (image or title or text):
             raise ValueError("embed needs a picture or words; received neither. Give an image, a title or a text")
@@ -171,7 +171,10 @@ class MimClient:
     def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> Embeddings:
         """Embeddings of contents (image, title, text), with the encoder that made them.
 
+        A picture in any format of `serving.representation_center.images` is normalised as the catalogue's are.
+
         Raises:
+            ValueError: a picture cannot be read.
             ServerError: the server refused or did not answer.
         """
         return self._run(self._talk.embed_many(contents))

@@ -203,8 +203,10 @@ class Conversation:
 
     def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> Talk[Embeddings]:
         """See `MimClient.embed_many`."""
+        from serving.representation_center.images import normalize_image  # late: only pictures need Pillow
+
         inputs = {
-            "image": texts([image for image, _, _ in contents]),
+            "image": texts([normalize_image(image) if image else b"" for image, _, _ in contents]),
             "title": texts([title for _, title, _ in contents]),
             "text": texts([text for _, _, text in contents]),
         }

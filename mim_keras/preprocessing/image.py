@@ -17,6 +17,8 @@ from mim_keras.layers.towers.pretrained import hugging_face_preprocessing
 class ImagePreprocessor:
     """JPEG or PNG → square images, resized as the image tower was trained to read them.
 
+    Transparent parts of a PNG are laid on white.  BMP and the first frame of a GIF are read too.
+
     Attributes:
         image_size: Pixels a side.
         interpolation: Of `tf.image.resize`.
@@ -56,7 +58,7 @@ class ImagePreprocessor:
         shape = (self.image_size, self.image_size, 3)
 
         def decode(data: tf.Tensor) -> tf.Tensor:
-            pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+            pixels = _decode_on_white(data)
             if self.crop_to_aspect_ratio:
                 pixels = _crop_to_square(pixels)
             shrinks = tf.reduce_any(tf.shape(pixels)[:2] > self.image_size)
@@ -77,6 +79,18 @@ class ImagePreprocessor:
     def to_plain(self) -> dict[str, Any]:
         """Settings as plain values, for `ImagePreprocessor(**values)`."""
         return asdict(self)
+
+
+def _decode_on_white(data: tf.Tensor) -> tf.Tensor:
+    """An encoded image → uint8 [height, width, 3]."""
+
+    def png() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.int32)
+        color, alpha = pixels[..., :3], pixels[..., 3:]
+        return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    is_png = tf.equal(tf.strings.substr(data, 0, 4), b"\x89PNG")
+    return tf.cond(is_png, png, lambda: tf.io.decode_image(data, channels=3, expand_animations=False))
 
 
 def _crop_to_square(pixels: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from serving.representation_center.center import CenterUnavailable
+from serving.representation_center.images import normalize_image
 from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
 
 DROPS = (".json", ".jsonl", ".parquet")
@@ -333,8 +334,9 @@ def event_of(row: Mapping[str, Any], place: str, dropped: float, receipt: Any, f
             if folder is None:
                 raise ValueError("image_path means nothing in a stream; send the picture's bytes as image")
             image = (folder / str(row["image_path"])).read_bytes()
+        image = normalize_image(image) if image else b""
         happened = float(row.get("timestamp") or dropped)
-        content = Content(image, str(row.get("title") or ""), str(row.get("text") or ""))
+        content = Content(image, str(row.get("title") or "").strip(), str(row.get("text") or "").strip())
     except (ValueError, OSError, TypeError) as error:
         return ItemEvent(name, None, dropped, f"{place}: {error}", receipt)
     return ItemEvent(name, content, happened, receipt=receipt)

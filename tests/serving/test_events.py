@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from benchmarks.redis_server import RedisServer
 from serving.representation_center.center import open_center
@@ -21,6 +23,12 @@ from serving.representation_center.events import (
 from serving.representation_center.snapshot import content_hash
 
 
+def picture(color: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def drop(folder: Path, name: str, text: str) -> None:
     part = folder / f".{name}.part"
     part.write_text(text)
@@ -29,22 +37,33 @@ def drop(folder: Path, name: str, text: str) -> None:
 
 def test_json_lines_and_parquet_are_read(tmp_path: Path) -> None:
     source = FolderEvents(tmp_path)
-    (tmp_path / "picture.png").write_bytes(b"png")
-    image = base64.b64encode(b"jpeg").decode()
+    (tmp_path / "picture.png").write_bytes(picture("red"))
+    image = base64.b64encode(picture("green")).decode()
     drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": "one", "image": image, "timestamp": 5}))
     drop(tmp_path, "b.jsonl", '{"item_id": "b", "text": "two"}\n\n{"item_id": "c", "image_path": "picture.png"}\n')
-    pq.write_table(pa.table({"item_id": ["d"], "image": [b"raw"]}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"item_id": ["d"], "image": [picture("blue")]}), tmp_path / "c.parquet")
     events = {event.item_id: event for event in source.take(10)}
-    assert events["a"].content == Content(b"jpeg", "one")
+    assert events["a"].content == Content(picture("green"), "one")
     assert events["a"].happened_at == 5
     assert events["b"].content == Content(text="two")
-    assert events["c"].content == Content(b"png")
-    assert events["d"].content == Content(b"raw")
+    assert events["c"].content == Content(picture("red"))
+    assert events["d"].content == Content(picture("blue"))
     assert events["d"].happened_at == (tmp_path / "c.parquet").stat().st_mtime
     assert source.take(10) == []
     assert (tmp_path / "a.json").exists()
     source.settle(events.values())
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a.json", "b.jsonl", "c.parquet"]
+
+
+def test_a_picture_in_another_form_is_the_same_content(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (2, 2), "red").save(buffer, "PNG")
+    image = base64.b64encode(buffer.getvalue()).decode()
+    drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": " one ", "image": image}))
+    (event,) = FolderEvents(tmp_path).take(10)
+    assert event.content is not None
+    assert Image.open(io.BytesIO(event.content.image)).mode == "RGB"
+    assert event.content.title == "one"
 
 
 def test_a_file_comes_again_until_all_of_it_is_settled(tmp_path: Path) -> None:
@@ -66,6 +85,7 @@ def test_a_file_comes_again_until_all_of_it_is_settled(tmp_path: Path) -> None:
         ({"title": "x"}, "an event names its item in item_id"),
         ({"item_id": "a", "image": "not base64!"}, "base64"),
         ({"item_id": "a", "image_path": "gone.png"}, "No such file"),
+        ({"item_id": "a", "image": "bm8gcGljdHVyZQ=="}, "cannot identify image"),
         ({"item_id": "a", "timestamp": "soon"}, "could not convert"),
         (["a list"], "not an object"),
     ],
@@ -95,12 +115,12 @@ def test_a_stream_gives_again_what_a_dead_consumer_had_taken(redis_server: Redis
     client = open_center(redis_server.url).client  # type: ignore[attr-defined]
     client.delete("news")
     for n in range(4):
-        client.xadd("news", {"item_id": f"i{n}", "title": "x", "image": b"\xff\x00"})
+        client.xadd("news", {"item_id": f"i{n}", "title": "x", "image": picture("red")})
     client.xadd("news", {"title": "nobody's"})
     first = RedisStreamEvents(client, "news", "one")
     taken = first.take(2)
     assert [event.item_id for event in taken] == ["i0", "i1"]
-    assert taken[0].content == Content(b"\xff\x00", "x")
+    assert taken[0].content == Content(picture("red"), "x")
     first.settle(taken[:1])
     same = RedisStreamEvents(client, "news", "one")  # the same consumer after a restart
     assert [event.item_id for event in same.take(10)] == ["i1"]
@@ -115,9 +135,11 @@ def test_a_stream_gives_again_what_a_dead_consumer_had_taken(redis_server: Redis
 
 
 def test_the_catalogue_is_looked_through_again_when_it_changed(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"item_id": ["a"], "title": ["one"], "image": [b"i"]}), tmp_path / "items.parquet")
+    pq.write_table(
+        pa.table({"item_id": ["a"], "title": ["one"], "image": [picture("red")]}), tmp_path / "items.parquet"
+    )
     catalogue = CatalogueContent(tmp_path)
-    assert catalogue.find(["a", "b"]) == {"a": Content(b"i", "one")}
+    assert catalogue.find(["a", "b"]) == {"a": Content(picture("red"), "one")}
     assert catalogue.find(["b"]) == {}
     table = pa.table({"item_id": ["b"], "title": ["two"], "image": pa.array([None], pa.binary())})
     pq.write_table(table, tmp_path / "items.parquet")

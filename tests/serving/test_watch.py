@@ -104,7 +104,7 @@ def test_poison_is_parked_and_the_rest_goes_on(
     assert center.get([f"good{n}" for n in range(6)]).mask.all()
     parked = center.parked()
     assert set(parked) == {"broken", "a.jsonl:1"}
-    assert "INVALID_ARGUMENT" in parked["broken"]
+    assert "cannot identify image file" in parked["broken"]
     assert "names its item in item_id" in parked["a.jsonl:1"]
     assert (tmp_path / "done/a.jsonl").exists()
 
