@@ -95,6 +95,9 @@ def catalogue(folder: Path) -> float:
     from components.catalogue_gen.executor import Executor
 
     common = {"data": str(folder / "data"), "rejected_folder": str(folder / "rejected"), "max_rejected_fraction": 0.0}
+    from components.contract.schema import Schema
+
+    common["schema"] = Schema().to_json()
     seconds: float = run_component(Executor, {}, ("items", folder / "items"), common)[1]
     return seconds
 

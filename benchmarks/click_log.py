@@ -72,12 +72,18 @@ def run_component(
 def impressions_of(data: Path, out: Path) -> tuple[Any, Any, dict[str, Any], float]:
     """CatalogueGen and ImpressionGen on a folder; (items, impressions, properties all share, the latter's seconds)."""
     from components.catalogue_gen.executor import Executor as Catalogue
+    from components.contract.schema import Schema
     from components.impression_gen.executor import Executor as Impressions
 
-    common = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 0.01}
+    common = {
+        "data": str(data),
+        "rejected_folder": str(out / "rejected"),
+        "max_rejected_fraction": 0.01,
+        "schema": Schema().to_json(),
+    }
     items, _ = run_component(Catalogue, {}, ("items", out / "items"), common)
     split = '{"by": "time", "fractions": [0.8, 0.1, 0.1], "new_items": 0}'
-    properties = {**common, "spans": "{}", "split": split, "context_features": "[]"}
+    properties = {**common, "spans": "{}", "split": split}
     output = ("impressions", out / "impressions")
     impressions, seconds = run_component(Impressions, {"items": items}, output, properties)
     return items, impressions, common, seconds

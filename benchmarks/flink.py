@@ -67,6 +67,7 @@ def history_on_flink(folder: Path, parallelism: int, heap: str) -> dict[str, Any
 
     from benchmarks.click_log import run_component
     from benchmarks.flink_server import running_flink
+    from components.contract.schema import Schema
     from components.examples import SPLITS, declare_splits
     from components.history_gen.executor import Executor
     from components.metrics import PROPERTY
@@ -74,8 +75,13 @@ def history_on_flink(folder: Path, parallelism: int, heap: str) -> dict[str, Any
     impressions = standard_artifacts.Examples()
     impressions.uri = str(folder / "out/impressions")
     declare_splits(impressions, SPLITS)
-    common = {"data": str(folder / "data"), "rejected_folder": str(folder / "rejected"), "max_rejected_fraction": 0.0}
-    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0, "user_features": "[]"}
+    common = {
+        "data": str(folder / "data"),
+        "rejected_folder": str(folder / "rejected"),
+        "max_rejected_fraction": 0.0,
+        "schema": Schema().to_json(),
+    }
+    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0}
     memory = PeakMemory()
     memory.start()
     with running_flink(parallelism, heap) as (flags, _):

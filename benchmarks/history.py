@@ -60,7 +60,7 @@ def one(data: Path, out: Path) -> dict[str, Any]:
     from components.history_gen.executor import Executor as History
 
     _, impressions, common, first = impressions_of(data, out)
-    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0, "user_features": "[]"}
+    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0}
     _, second = run_component(History, {"impressions": impressions}, ("examples", out / "examples"), properties)
     rows = read_counts(f"{impressions.uri}/counts.json")[ROWS_OUT]
     return {

@@ -117,23 +117,24 @@ def examine(number: int, folder: Path) -> tuple[str, dict[str, int]]:
     counted: Counter[str] = Counter()
     try:
         check = checker(table, folder)
-        for path in find_table(str(folder), table):
+        columns = schema_of(table).table(table)
+        for path in find_table(str(folder), table, columns):
             last = 0
-            for batch in read_file(path, table, FURTHER[table]):
+            for batch in read_file(path, table, columns):
                 if batch.rows.tolist() != list(range(last + 1, last + 1 + len(batch))):
                     return f"wrong: rows {last + 1} and on of {way.__name__} {table} are numbered otherwise", {}
                 last += len(batch)
-                good, rejects = check(batch)
-                sizes = {len(values) for values in good.values()}
-                if sizes != {len(batch) - len(rejects)}:
-                    return (
-                        f"wrong: {way.__name__} {table}: {len(batch)} rows, {len(rejects)} rejected, {sizes} used",
-                        {},
-                    )
+                checked = check(batch)
+                rejects, dropped = checked.rejected, sum(checked.dropped.values())
+                sizes = {len(values) for values in checked.valid.values()}
+                if sizes != {len(batch) - len(rejects) - dropped}:
+                    what = f"{len(batch)} rows, {len(rejects)} rejected, {dropped} dropped, {sizes} used"
+                    return f"wrong: {way.__name__} {table}: {what}", {}
                 for reject in rejects:
                     if not reject["reason"] or json.loads(json.dumps(reject)) != reject:
                         return f"wrong: {way.__name__} {table}: a row is rejected as {reject}", {}
-                counted.update({"in": len(batch), "rejected": len(rejects), "used": len(batch) - len(rejects)})
+                used = len(batch) - len(rejects) - dropped
+                counted.update({"in": len(batch), "rejected": len(rejects), "dropped": dropped, "used": used})
             if path.endswith(".parquet") and last != (told := pq.read_metadata(path).num_rows):
                 return f"wrong: {last} of {told} rows were read of {way.__name__} {table}", {}
     except ContractError as error:
@@ -148,21 +149,39 @@ def examine(number: int, folder: Path) -> tuple[str, dict[str, int]]:
 def checker(table: str, folder: Path) -> Callable[[Any], Any]:
     """What checks a batch of the table, as the components do."""
     from components.contract import checks
-    from components.contract.pictures import Pictures
+    from components.contract.events import check_events
+    from components.contract.image_files import ImageFiles
 
+    schema = schema_of(table)
+    policies, columns = schema.policies, schema.table(table)
     if table == "items":
-        pictures = Pictures(str(folder))
-        return lambda batch: checks.check_items(batch, (), pictures.read)
-    if table == "impressions":
-        return lambda batch: checks.check_impressions(batch, set(ITEM_IDS), FURTHER["impressions"])
-    if table == "intents":
-        return lambda batch: checks.check_intents(batch, set(ITEM_IDS))
-    return lambda batch: checks.check_users(batch, (), FURTHER["users"])
+        images = ImageFiles(str(folder))
+        return lambda batch: checks.check_items(batch, columns, policies, (), images.read)
+    if table == "users":
+        return lambda batch: checks.check_users(batch, columns, policies, ())
+    check: Any = {
+        "impressions": checks.check_impressions,
+        "events": check_events,
+        "intents": checks.check_intents,
+    }[table]
+    return lambda batch: check(batch, columns, policies, set(ITEM_IDS))
 
 
 # -- good tables -----------------------------------------------------------------------------------------------
 
-FURTHER: dict[str, tuple[str, ...]] = {"items": (), "impressions": ("page",), "intents": (), "users": ("city",)}
+
+def schema_of(table: str) -> Any:
+    """The schema of the tables, with features in each."""
+    from components.contract.schema import Schema
+
+    log = "events" if table == "events" else "impressions"
+    return Schema.from_yaml(
+        f"""
+        items: {{columns: {{brand: brand, price: {{column: price, type: number}}, text: {{column: text, html: true}}}}}}
+        {log}: {{columns: {{page: page}}}}
+        users: {{columns: {{city: city}}}}
+        """
+    )
 
 
 class UnusableError(Exception):
@@ -171,7 +190,16 @@ class UnusableError(Exception):
 
 def _items(chance: random.Random) -> list[dict[str, Any]]:
     return [
-        {"item_id": item, "title": f"title {item}", "category": "a|b", "image": picture(chance), "created_at": T0}
+        {
+            "item_id": item,
+            "title": f"title {item}",
+            "text": f"<p>{item}</p>",
+            "category": "a|b",
+            "image": picture(chance),
+            "created_at": T0,
+            "brand": chance.choice("xyz"),
+            "price": chance.choice(["1.50", "12 EUR", "€3"]),
+        }
         for item in ITEM_IDS
     ]
 
@@ -179,6 +207,20 @@ def _items(chance: random.Random) -> list[dict[str, Any]]:
 def _impressions(chance: random.Random) -> list[dict[str, Any]]:
     return [
         {"user_id": f"u{n % 3}", "item_id": chance.choice(ITEM_IDS), "timestamp": T0 + n, "clicked": n % 2, "page": "p"}
+        for n in range(40)
+    ]
+
+
+def _events(chance: random.Random) -> list[dict[str, Any]]:
+    kinds = ["view", "view", "click", "order"]
+    return [
+        {
+            "user_id": f"u{n % 3}",
+            "item_id": chance.choice(ITEM_IDS),
+            "timestamp": 1_000 * (T0 + n),
+            "event": chance.choice(kinds),
+            "page": "p",
+        }
         for n in range(40)
     ]
 
@@ -194,7 +236,7 @@ def _users(chance: random.Random) -> list[dict[str, Any]]:
     return [{"user_id": f"u{n}", "city": chance.choice("abc")} for n in range(20)]
 
 
-TABLES = {"items": _items, "impressions": _impressions, "intents": _intents, "users": _users}
+TABLES = {"items": _items, "impressions": _impressions, "events": _events, "intents": _intents, "users": _users}
 
 
 def picture(chance: random.Random) -> bytes:

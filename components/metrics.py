@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 from absl import logging
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.metrics.metric import Metrics as Kinds
 from apache_beam.runners.runner import PipelineResult
-from tfx.types import Artifact
+
+if TYPE_CHECKING:  # it would import TensorFlow, and the data contract needs none
+    from tfx.types import Artifact
 
 NAMESPACE, PROPERTY = "mim", "metrics"
 

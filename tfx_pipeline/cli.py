@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from tfx_pipeline.center_commands import center
+from tfx_pipeline.data_commands import check, init
 from tfx_pipeline.rollout_commands import rollout
 from tfx_pipeline.serve_command import serve
 from tfx_pipeline.tables import table
@@ -99,12 +100,16 @@ def import_movielens(source: Path, folder: Path) -> None:
         click.echo(f"{what}: {count:,}", err=True)
 
 
+main.add_command(init)
+main.add_command(check)
+
+
 # -- pipeline ----------------------------------------------------------------------------------------------
 
 _config = click.option(
-    "--config", "config", required=True, help="A YAML file, or the name of a shipped one: sample, ml1m, …"
+    "--config", "config", required=True, help="A YAML file, or the name of a shipped one: shop, sample, ml1m, …"
 )
-_data = click.option("--data", required=True, help="Folder that meets the data contract.")
+_data = click.option("--data", required=True, help="Folder of the tables, with a shop.yaml (`mim init`) or not.")
 _root = click.option("--root", required=True, type=click.Path(), help="Folder for everything a run writes.")
 _set = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated."
@@ -130,8 +135,13 @@ def run(
 
     settings = Settings.load(config, overrides)
     settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
+    from tfx_pipeline.data_commands import preview
     from tfx_pipeline.runners import local
 
+    found = preview(data, settings, rows=20_000)
+    click.echo(found.text, err=True)
+    if found.problems:
+        raise click.exceptions.Exit(1)
     times = local.run(settings, data, root)
     click.echo(
         f"done in {times.total:.0f} s; {len(times.reused)} of {len(times.seconds)} steps reused\n"
@@ -190,17 +200,32 @@ def ablate(
 @click.option("--root", default="/mnt/mim", show_default=True, help="Default root; a run may be given another.")
 @click.option("--image", default="mim-tensorflow:latest", show_default=True, help="Container image of the steps.")
 @click.option("--data-version", default="", help="Specs with equal versions share cached steps; default: the time.")
+@click.option(
+    "--schema",
+    "schema_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The `shop.yaml` of the data; default: the contract's own names.",
+)
 @_set
 def compile_command(
-    config: str, output: Path, data: str, root: str, image: str, data_version: str, overrides: tuple[str, ...]
+    config: str,
+    output: Path,
+    data: str,
+    root: str,
+    image: str,
+    data_version: str,
+    schema_file: Path | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Write the Kubeflow Pipelines v2 spec of the same graph."""
+    from components.contract.schema import Schema
     from tfx_pipeline.settings import Settings
 
     settings = Settings.load(config, overrides)
     from tfx_pipeline.runners.kubeflow import compile_pipeline
 
-    compile_pipeline(settings, data, root, image, output, data_version)
+    schema = Schema.from_yaml(schema_file.read_bytes(), str(schema_file)) if schema_file else Schema()
+    compile_pipeline(settings, data, root, image, output, data_version, schema)
     click.echo(f"wrote {output}", err=True)
 
 

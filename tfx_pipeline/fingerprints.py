@@ -6,14 +6,15 @@ import hashlib
 from pathlib import Path
 
 from components.contract.files import ALL_SPANS, Spans, table_files
-from components.contract.pictures import find_archives
+from components.contract.image_files import find_archives
+from components.contract.schema import Schema
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def data_fingerprint(data: str, *tables: str, spans: Spans = ALL_SPANS) -> str:
+def data_fingerprint(data: str, schema: Schema, *tables: str, spans: Spans = ALL_SPANS) -> str:
     """Digest of names, sizes and times of the files that make up `tables` in folder `data`, pictures' archives too."""
-    found = [meta for table in tables for meta in table_files(data, table, spans)]
+    found = [meta for table in tables for meta in table_files(data, table, schema.table(table), spans)]
     found += find_archives(data) if "items" in tables else []
     lines = sorted(f"{meta.path} {meta.size_in_bytes} {meta.last_updated_in_seconds}" for meta in found)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from tfx.types import standard_artifacts
 
 from components.catalogue_gen.component import CatalogueGen
 from components.contract.files import Spans
+from components.contract.schema import Schema
 from components.embedding_exporter.component import EmbeddingExporter
 from components.engine import beam_flags
 from components.example_check.component import ExampleCheck
@@ -82,17 +83,19 @@ class Places:
         return f"{self.root}/metadata.sqlite"
 
 
-def create_pipeline(settings: Settings, places: Places, data_only: bool = False) -> tfx.dsl.Pipeline:
+def create_pipeline(settings: Settings, places: Places, schema: Schema, data_only: bool = False) -> tfx.dsl.Pipeline:
     """The pipeline that `settings` describe, over the data and into the root that `places` name.
 
     Args:
         settings: What to do.
         places: Where.
+        schema: Of the tables.
         data_only: Only the components that make items, impressions, ranking examples and pairs.
     """
     data, stages = settings.data, settings.stages
     common: dict[str, Any] = {
         "data": places.data,
+        "schema": schema.to_json(),
         "rejected_folder": places.rejected,
         "max_rejected_fraction": data.max_rejected_fraction,
     }
@@ -100,12 +103,13 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
     spans = to_mapping(data.spans)
 
     def inputs(*tables: str, **spans: Any) -> str:
-        return places.data_version or data_fingerprint(places.data, *tables, spans=Spans(**spans))
+        return places.data_version or data_fingerprint(places.data, schema, *tables, spans=Spans(**spans))
 
     def code(component: str) -> str:
         shared = (
             "contract",
             "artifacts.py",
+            "columns.py",
             "engine.py",
             "examples.py",
             "metrics.py",
@@ -114,8 +118,8 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
             "sharded_files.py",
             component,
         )
-        formats = "serving/representation_center/snapshot.py"
-        return code_fingerprint(formats, *(f"components/{name}" for name in shared))
+        formats = ("serving/representation_center/snapshot.py", "serving/representation_center/images.py")
+        return code_fingerprint(*formats, *(f"components/{name}" for name in shared))
 
     def checks(table: str, statistics: Any) -> tuple[Any, Any]:
         """TFDV's other two: a schema inferred from statistics, and each split held against that, or the kept one."""
@@ -148,9 +152,8 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
         split_by=data.split.by,
         fractions=data.split.fractions,
         new_items=data.split.new_items,
-        context_features=data.context_features,
         spans=spans,
-        input_fingerprint=inputs("impressions", **spans),
+        input_fingerprint=inputs(schema.log, **spans),
         code_fingerprint=code("impression_gen"),
     )
     impressions = impression_gen.outputs["impressions"]
@@ -160,7 +163,6 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
         history_length=stages.ciubm.history_length,
         cold_max_clicks=data.cold_max_clicks,
         new_items=data.split.new_items,
-        user_features=data.user_features,
         input_fingerprint=inputs("users"),
         code_fingerprint=code("history_gen"),
     )
@@ -223,7 +225,7 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
         preprocessing_fn="tfx_pipeline.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "valid"]),
         disable_statistics=True,
-        custom_config=data.transform,
+        custom_config=data.transform(schema),
     )
 
     transform.add_upstream_node(example_check)
@@ -240,7 +242,8 @@ def create_pipeline(settings: Settings, places: Places, data_only: bool = False)
             run_fn="tfx_pipeline.run_fns.ciubm.run_fn",
             custom_config={
                 "ciubm": to_mapping(config),
-                "transform": data.transform,
+                "transform": data.transform(schema),
+                "item_attributes": schema.items.features("items"),
                 "code": models_code,
             },
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from components.contract.schema import Schema
 from mim_keras.config import PRESETS, ConfigError, StagesConfig, from_mapping, require
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -41,7 +42,7 @@ class SpanConfig:
     """Which folders of `impressions` and `intents` are read, where each day or each delivery has its own."""
 
     pattern: str = ""  # below the table's folder, {SPAN} a date or a number: "{SPAN}", "day={SPAN}"; empty: everything
-    window: int = 0  # the latest so many of these, or of the {SPAN}s in tables.yaml; 0: all
+    window: int = 0  # the latest so many of these, or of the {SPAN}s in shop.yaml; 0: all
 
     def __post_init__(self) -> None:
         ok = not self.pattern or self.pattern.count("{SPAN}") == 1
@@ -77,27 +78,19 @@ class DataConfig:
     spans: SpanConfig = field(default_factory=SpanConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
-    context_features: tuple[str, ...] = ()  # further columns of `impressions`
-    user_features: tuple[str, ...] = ()  # columns of `users`
     max_rejected_fraction: float = 0.01
     schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
     stop_on_anomalies: bool = True  # where off, anomalies are told and the data accepted
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
-    bucketed_features: tuple[str, ...] = ()  # of the context and user features, those that are numbers
-    buckets: int = 10  # that such a number is cut into, of as many training rows each
+    buckets: int = 10  # that a feature of type number is cut into, of as many training rows each
 
     def __post_init__(self) -> None:
         ok = 0 <= self.max_rejected_fraction <= 1
         require(ok, "data.max_rejected_fraction is in [0, 1]", self.max_rejected_fraction, "0.01 is usual.")
         require(self.oov_buckets >= 1, "data.oov_buckets is 1 or more", self.oov_buckets, "1 is usual.")
         require(self.buckets >= 2, "data.buckets is 2 or more", self.buckets, "10 is usual.")
-        unknown = sorted(set(self.bucketed_features) - set(self.categorical_features))
-        fix = "Name them in data.context_features or data.user_features too."
-        require(not unknown, "data.bucketed_features are context or user features", unknown, fix)
-        both = set(self.context_features) & set(self.user_features)
-        require(not both, "a column is a context feature or a user feature, not both", sorted(both), "Rename one.")
 
     def kept_schema(self, table: str) -> str:
         """Text of the schema that is kept of `items` or `examples`; empty where none is.
@@ -113,21 +106,16 @@ class DataConfig:
         require(file.is_file(), f"data.schema names a folder with {table}.pbtxt", self.schema, fix)
         return file.read_text()
 
-    @property
-    def transform(self) -> dict[str, Any]:
-        """What `tfx_pipeline.preprocessing` is told, and those who must know how large its indices are."""
+    def transform(self, schema: Schema) -> dict[str, Any]:
+        """Settings of `tfx_pipeline.preprocessing`, and of those who must know how large its indices are."""
+        features = schema.ranker_features
         return {
-            "categorical_features": list(self.categorical_features),
-            "bucketed_features": list(self.bucketed_features),
+            "categorical_features": list(features),
+            "bucketed_features": [name for name, kind in features.items() if kind == "number"],
             "buckets": self.buckets,
             "oov_buckets": self.oov_buckets,
             "vocabulary_min_count": self.vocabulary_min_count,
         }
-
-    @property
-    def categorical_features(self) -> tuple[str, ...]:
-        """Every categorical column that goes into the ranker beside the ids, in one fixed order."""
-        return self.context_features + self.user_features
 
 
 @dataclass(frozen=True)

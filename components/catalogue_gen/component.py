@@ -15,6 +15,7 @@ class CatalogueGenSpec(ComponentSpec):
 
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
+        "schema": ExecutionParameter(type=str),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "input_fingerprint": ExecutionParameter(type=str),
@@ -27,8 +28,9 @@ class CatalogueGenSpec(ComponentSpec):
 class CatalogueGen(base_beam_component.BaseBeamComponent):
     """Reads `items` (Parquet, CSV, TSV), decodes every picture once, and writes one tf.Example an item.
 
-    Features: `item_id`, `title`, `text`, `category`, `image` (bytes; empty where there is none) and
-    `created_at` (seconds, 0 where unknown).  One item in ten, by a hash of its id, is in split `valid`.
+    Features: `item_id`, `title`, `text`, `category`, `image` (bytes; empty where there is none or it cannot be read),
+    `created_at` (seconds, 0 where unknown), and the attributes that `schema` (JSON of `Schema`) names, as text.
+    One item in ten, by a hash of its id, is in split `valid`.
     Rows that break the contract go to `rejected_folder/items.jsonl`.
     """
 
@@ -38,6 +40,7 @@ class CatalogueGen(base_beam_component.BaseBeamComponent):
     def __init__(
         self,
         data: str,
+        schema: str,
         rejected_folder: str,
         max_rejected_fraction: float,
         input_fingerprint: str,
@@ -45,6 +48,7 @@ class CatalogueGen(base_beam_component.BaseBeamComponent):
     ) -> None:
         spec = CatalogueGenSpec(
             data=data,
+            schema=schema,
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             input_fingerprint=input_fingerprint,

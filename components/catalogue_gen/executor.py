@@ -13,21 +13,15 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components.columns import hash_buckets, take
 from components.contract import counts
-from components.contract.checks import Good, Rejects, check_items
+from components.contract.checks import CheckedRows, ValidRows, check_items
 from components.contract.files import find_table
-from components.contract.pictures import Pictures
+from components.contract.image_files import ImageFiles
 from components.contract.repeated import RepeatedIds
+from components.contract.schema import Schema
 from components.contract.tables import ReadTable, TableBatch
-from components.examples import (
-    WriteExamples,
-    close_splits,
-    declare_counts,
-    declare_splits,
-    hash_buckets,
-    take,
-    to_examples,
-)
+from components.examples import WriteExamples, close_splits, declare_counts, declare_splits, to_examples
 from components.metrics import finish
 
 SPLITS = ("train", "valid")
@@ -47,46 +41,48 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["items"])
         declare_splits(artifact, SPLITS)
         counts_file = f"{artifact.uri}/counts.json"
-        files = find_table(data, "items")
+        schema = Schema.from_json(exec_properties["schema"])
+        files = find_table(data, "items", schema.items)
+        repeated = RepeatedIds(files, "items", "item_id", schema.items, schema.policies)
         pipeline = self._make_beam_pipeline()
         checked = (
             pipeline
-            | "Items" >> ReadTable(files, "items")
+            | "Items" >> ReadTable(files, "items", schema.items)
             | "Check"
-            >> beam.ParDo(
-                _Check(data), pipeline | "RepeatedItems" >> RepeatedIds(files, "items", "item_id")
-            ).with_outputs(counts.REJECTS, counts.TALLY, main="good")
+            >> beam.ParDo(_Check(data, schema), pipeline | "RepeatedItems" >> repeated).with_outputs(
+                counts.REJECTS, counts.TALLY, main="valid"
+            )
         )
-        (checked[counts.REJECTS], checked[counts.TALLY]) | "Account" >> counts.WriteAccount(
+        (checked[counts.REJECTS], checked[counts.TALLY]) | "RowCounts" >> counts.WriteRowCounts(
             "items", rejected, counts_file
         )
-        encoded = checked["good"] | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
+        encoded = checked["valid"] | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
         for split in SPLITS:
             encoded[split] | f"Write[{split}]" >> WriteExamples(artifact, split)
         finish(pipeline, "CatalogueGen", artifact)
         close_splits(artifact)
         tally = counts.read_counts(counts_file)
-        counts.settle("items", tally, exec_properties["max_rejected_fraction"], rejected)
+        counts.check_reject_rate("items", tally, exec_properties["max_rejected_fraction"], rejected)
         declare_counts(artifact, tally)
 
 
 class _Check(counts.Checked):
     """Checks batches of items; each worker opens the archives of pictures once."""
 
-    def __init__(self, data: str) -> None:
+    def __init__(self, data: str, schema: Schema) -> None:
         super().__init__(self._check_batch)
-        self._data = data
+        self._data, self._schema = data, schema
 
     def setup(self) -> None:
-        self._pictures = Pictures(self._data)
+        self._images = ImageFiles(self._data, self._schema.images)
 
-    def _check_batch(self, batch: TableBatch, repeated: Collection[tuple[str, int]]) -> tuple[Good, Rejects]:
-        return check_items(batch, repeated, self._pictures.read)
+    def _check_batch(self, batch: TableBatch, others: Collection[tuple[str, int]]) -> CheckedRows:
+        return check_items(batch, self._schema.items, self._schema.policies, others, self._images.read)
 
 
-def modalities(good: Good) -> pa.Array:
+def modalities(valid: ValidRows) -> pa.Array:
     """What content each item has, in words: a feature whose shares can be watched."""
-    image, title, text = (pc.greater(pc.binary_length(good[name]), 0) for name in ("image", "title", "text"))
+    image, title, text = (pc.greater(pc.binary_length(valid[name]), 0) for name in ("image", "title", "text"))
     words = pc.or_(title, text)
     return pc.case_when(
         pc.make_struct(pc.and_(image, words), image, words), "image and text", "image", "text", "nothing"
@@ -94,9 +90,9 @@ def modalities(good: Good) -> pa.Array:
 
 
 class _Encode(beam.DoFn):
-    def process(self, good: Good) -> Iterator[Any]:
-        good = {**good, "modalities": modalities(good)}
-        held_out = hash_buckets(good["item_id"], BUCKETS) < VALID_BUCKETS
+    def process(self, valid: ValidRows) -> Iterator[Any]:
+        valid = {**valid, "modalities": modalities(valid)}
+        held_out = hash_buckets(valid["item_id"], BUCKETS) < VALID_BUCKETS
         for split, rows in (("train", ~held_out), ("valid", held_out)):
             if np.any(rows):
-                yield beam.pvalue.TaggedOutput(split, to_examples(take(good, rows)))
+                yield beam.pvalue.TaggedOutput(split, to_examples(take(valid, rows)))

@@ -1,246 +1,351 @@
 """The row rules of the data contract, a column at a time.
 
-Each `check_*` takes a `TableBatch` and returns the rows that keep the contract, in its types, and the rows
-that break it, each with the first rule it broke.
+Each `check_*` takes a `TableBatch` and returns `CheckedRows`.  A row is rejected only where it means nothing without
+the value; an optional value that cannot be read is a missing one, and counted by its reason.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
+from collections import Counter
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
+from components.contract.schema import Policies, Table
 from components.contract.tables import MALFORMED, ContractError, TableBatch
+from components.contract.values import (
+    EARLIEST,
+    LATEST,
+    MICROS,
+    Parsed,
+    parse_ids,
+    parse_integers,
+    parse_lists,
+    parse_numbers,
+    parse_text,
+    parse_times,
+    strip_html,
+)
 from components.metrics import counter
 from mim_keras.config import SIGNALS
+from serving.representation_center.images import ImageError, normalize_image
 
-# Seconds since 1970 that a shop can mean: 1990 to 2100.
-EARLIEST, LATEST = 631_152_000, 4_102_444_800
+ValidRows = dict[str, pa.Array]
+RejectedRows = list[dict[str, object]]
+FIXES = {
+    "is not a time": "declare its form: time, in shop.yaml",
+    "is not UTF-8 text": "set the table's encoding in shop.yaml, e.g. cp1252",
+    "malformed row": "set the table's delimiter or quoting in shop.yaml, or export it again",
+    "is not in the catalogue": "set policies.unknown_items: drop",
+    "is outside 1990 to 2099": "declare its unit: time, in shop.yaml",
+}
 
-Good = dict[str, pa.Array]
-Rejects = list[dict[str, object]]
+
+class CheckedRows(NamedTuple):
+    """What became of the rows of a batch.
+
+    Attributes:
+        valid: Columns of the rows that keep the contract, in its types.
+        rejected: A record for each row that breaks it: file, row, column, value, reason, fix.
+        dropped: How many rows a policy drops, by reason.
+        missing: How many optional values cannot be read, by reason.
+    """
+
+    valid: ValidRows
+    rejected: RejectedRows
+    dropped: Counter[str]
+    missing: Counter[str]
 
 
 class RowChecker:
-    """Keeps, for one batch, which rows are still good and why the others are not."""
+    """Keeps, for one batch, which rows are still valid and why the others are not.
 
-    def __init__(self, batch: TableBatch) -> None:
-        self._batch = batch
-        self._reasons: list[str | None] = [None] * len(batch)
+    Args:
+        batch: The rows.
+        table: How its columns are read.
+    """
+
+    def __init__(self, batch: TableBatch, table: Table) -> None:
+        self._batch, self._table = batch, table
+        self._rejected: dict[int, dict[str, object]] = {}
+        self._dropped: Counter[str] = Counter()
+        self._missing: Counter[str] = Counter()
         self.ok = np.ones(len(batch), bool)
         if MALFORMED in batch.columns:
-            for i, what in enumerate(batch.columns[MALFORMED].to_pylist()):
-                if what is not None:
-                    self.reject(np.arange(len(batch)) == i, "malformed row", _constant(what))
+            found = batch.columns[MALFORMED]
+            wrong = found.is_valid().to_numpy(zero_copy_only=False)
+            self.reject(wrong, "", "malformed row", lambda i: found[i].as_py())
 
-    def reject(self, bad: np.ndarray, reason: str, detail: Callable[[int], object] | None = None) -> None:
-        """Marks the rows in `bad` [n] that are still good; `detail` gives what was received in row i."""
+    def reject(
+        self, bad: np.ndarray, column: str, rule: str, value: Callable[[int], object] | None = None, fix: str = ""
+    ) -> None:
+        """Rejects the rows in `bad` [n] that are still valid; `value` gives what was received in row i."""
         for i in np.flatnonzero(bad & self.ok):
-            self._reasons[i] = f"{reason} (received {detail(int(i))!r})" if detail else reason
+            reason = f"{column} {rule}".strip() if not rule.startswith("no ") else rule
+            received = value(int(i)) if value else None
+            self._rejected[int(i)] = {
+                "column": column,
+                "value": _short(received),
+                "reason": f"{reason} (received {_short(received)!r})" if value else reason,
+                "fix": fix or next((one for what, one in FIXES.items() if what in reason), ""),
+            }
         self.ok &= ~bad
 
-    def column(self, name: str, kind: pa.DataType) -> pa.Array:
-        """Column `name`, or nulls where the file lacks it."""
-        return self._batch.columns.get(name, pa.nulls(len(self._batch), kind))
+    def drop(self, rows: np.ndarray, reason: str) -> None:
+        """Drops the rows in `rows` [n] that are still valid."""
+        dropped = rows & self.ok
+        if dropped.any():
+            self._dropped[reason] += int(dropped.sum())
+        self.ok &= ~rows
 
-    def strings(self, name: str) -> pa.Array:
-        """Column `name` as text; empty text counts as missing, and bytes that are no UTF-8 reject their row."""
-        values = pc.utf8_trim_whitespace(self._text(name))
-        return pc.if_else(pc.equal(values, ""), None, values)
+    def miss(self, rows: np.ndarray, reason: str) -> None:
+        """Counts values of valid rows that are missing since they cannot be read."""
+        if (count := int((rows & self.ok).sum())) > 0:
+            self._missing[reason] += count
 
-    def _text(self, name: str) -> pa.Array:
-        """Column `name` as it reads, whatever plain type it has."""
-        values = self._plain(name, self.column(name, pa.string()))
-        text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-        if not (text or _is_binary(values.type)):
-            return values.cast(pa.string())
-        try:  # through bytes, since a file may call text what is none
-            return values.cast(pa.large_binary()).cast(pa.large_string()).cast(pa.string())
-        except pa.ArrowInvalid:
-            raw = values.cast(pa.large_binary()).to_pylist()
-            read = [_decoded(value) for value in raw]
-            bad = np.array([own is None and value is not None for own, value in zip(read, raw, strict=True)])
-            self.reject(bad, f"{name} is not UTF-8 text", lambda i: repr(raw[i][:50]))
-            return pa.array(read, pa.string())
-
-    def _plain(self, name: str, values: pa.Array) -> pa.Array:
-        """`values`, which have one value a row.
+    def raw(self, name: str) -> pa.Array:
+        """Column `name` as found, one value a row; nulls where the file lacks it.
 
         Raises:
-            ContractError: they have lists, maps or records.
+            ContractError: its values are lists, maps or records.
         """
-        if isinstance(values, pa.DictionaryArray):
-            values = values.dictionary_decode()
+        values = self._batch.columns.get(name)
+        if values is None:
+            return pa.nulls(len(self._batch), pa.string())
+        values = values.dictionary_decode() if isinstance(values, pa.DictionaryArray) else values
         if pa.types.is_nested(values.type):
             self._wrong_type(name, values.type, "one value a row")
         return values
 
     def _wrong_type(self, name: str, found: pa.DataType, wanted: str) -> None:
         raise ContractError(
-            f"{self._batch.file}: column {name} must hold {wanted}; its type is {found}. Export it as such"
+            f"{self._batch.file}: column {self._table.source(name)} must hold {wanted}; its type is {found}. "
+            "Export it as such"
         )
 
-    def required_strings(self, name: str) -> pa.Array:
-        """As `strings`; a row without a value is rejected."""
-        values = self.strings(name)
-        self.reject(values.is_null().to_numpy(zero_copy_only=False), f"no {name}")
-        return values
+    def _accept(self, name: str, parsed: Parsed, rule: str, required: bool) -> np.ndarray | pa.Array:
+        """Rejects rows without a required value; counts optional values that cannot be read."""
+        raw = self._batch.columns.get(name)
 
-    def unique_strings(self, name: str, repeated: Collection[tuple[str, int]]) -> pa.Array:
-        """As `required_strings`; a row that is in `repeated`, by file and number, is rejected."""
-        values, among = self.required_strings(name), set(repeated)
-        again = np.fromiter(((self._batch.file, int(row)) in among for row in self._batch.rows), bool, len(values))
-        self.reject(again, f"{name} appears a second time", lambda i: values[i].as_py())
-        return values
+        def value(i: int) -> object:
+            return None if raw is None else raw[i].as_py()
 
-    def integers(self, name: str, required: bool = True, default: int = 0) -> np.ndarray:
-        """Column `name` as int64 [n]; a value that is no whole number rejects its row."""
-        raw = self._plain(name, self.column(name, pa.int64()))
-        missing = raw.is_null().to_numpy(zero_copy_only=False)
         if required:
-            self.reject(missing, f"no {name}")
-        if pa.types.is_timestamp(raw.type):
-            raw = raw.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-        if pa.types.is_boolean(raw.type):
-            raw = raw.cast(pa.int64())
-        if pa.types.is_integer(raw.type):
-            numbers = pc.fill_null(raw, default).cast(pa.int64(), safe=False)
-            bad = np.zeros(len(missing), bool)
-        elif pa.types.is_floating(raw.type):  # what becomes of whole numbers where some are missing
-            values = pc.fill_null(raw, default).cast(pa.float64()).to_numpy(zero_copy_only=False)
-            whole_ones = np.isfinite(values) & (np.floor(values) == values) & (np.abs(values) < 2**53)
-            numbers = pa.array(np.where(whole_ones, values, default).astype(np.int64))
-            bad = ~missing & ~whole_ones
+            self.reject(parsed.missing, name, f"no {name}")
+            self.reject(parsed.bad, name, rule, value)
         else:
-            text = self._text(name)
-            whole = pc.fill_null(
-                pc.match_substring_regex(pc.utf8_trim_whitespace(text), r"^[+-]?\d{1,18}(\.0*)?$"), False
-            )
-            digits = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"^\+|\.0*$", "")
-            numbers = pc.fill_null(pc.if_else(whole, digits, None).cast(pa.int64()), default)
-            bad = ~missing & ~whole.to_numpy(zero_copy_only=False)
-        self.reject(bad, f"{name} is not a whole number", lambda i: raw[i].as_py())
-        return numbers.to_numpy(zero_copy_only=False)
+            self.miss(parsed.bad, f"{name} {rule}")
+        return parsed.values
+
+    def text(self, name: str, required: bool = False) -> pa.Array:
+        """Column `name` as text, null where it is missing; bytes that are no UTF-8 reject their row."""
+        raw = self.raw(name)
+        parsed = parse_text(raw)
+        self.reject(parsed.bad, name, "is not UTF-8 text", lambda i: repr(raw[i].as_py()[:50]))
+        if required:
+            self.reject(parsed.missing, name, f"no {name}")
+        return strip_html(parsed.values) if self._table.column(name).html else parsed.values
+
+    def ids(self, name: str, required: bool = True) -> pa.Array:
+        """Column `name` as ids; see `parse_ids`."""
+        raw = self.raw(name)
+        parsed = parse_ids(raw)
+        kind = raw.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
+            not_text = parse_text(raw).bad if parsed.bad.any() else parsed.bad
+            self.reject(not_text, name, "is not UTF-8 text", lambda i: repr(raw[i].as_py()[:50]))
+        self.reject(parsed.bad, name, "is a fraction, which is no id", lambda i: raw[i].as_py())
+        if required:
+            self.reject(parsed.missing, name, f"no {name}")
+        return parsed.values
+
+    def lists(self, name: str) -> pa.Array:
+        """Column `name` as texts of values divided by `|`."""
+        values = self._batch.columns.get(name)
+        if (values is not None and pa.types.is_list(values.type)) or (
+            values is not None and _is_large_list(values.type)
+        ):
+            if pa.types.is_nested(values.type.value_type):
+                self._wrong_type(name, values.type, "text or lists of text")
+            parsed = parse_lists(values)
+        else:
+            raw = self.raw(name)
+            parsed = parse_lists(raw, self._table.column(name).separator)
+        self.reject(parsed.bad, name, "is not UTF-8 text")
+        return parsed.values
+
+    def integers(self, name: str, required: bool = True) -> np.ndarray:
+        """Column `name` as int64 [n]; 0 where it is missing."""
+        return np.asarray(self._accept(name, parse_integers(self.raw(name)), "is not a whole number", required))
+
+    def numbers(self, name: str) -> pa.Array:
+        """Column `name` as numbers in text, null where there is none."""
+        parsed = parse_numbers(self.raw(name), self._table.column(name).decimal)
+        values = np.asarray(self._accept(name, parsed, "is not a number", required=False))
+        return pa.array(values, mask=parsed.missing | parsed.bad).cast(pa.string())
 
     def times(self, name: str, required: bool = True) -> np.ndarray:
-        """Column `name` as seconds since 1970, int64 [n], in the range a shop can mean."""
-        seconds = self.integers(name, required, default=0)
-        outside = (seconds < EARLIEST) | (seconds >= LATEST)
-        if not required:
-            outside &= seconds != 0
-        self.reject(outside, f"{name} is outside 1990 to 2100 in seconds", lambda i: int(seconds[i]))
-        return seconds
+        """Column `name` as microseconds since 1970, int64 [n]; 0 where it is missing."""
+        column = self._table.column(name)
+        raw = self.raw(name)
+        parsed = parse_times(raw, column.time, column.timezone)
+        micros = np.asarray(self._accept(name, parsed, "is not a time", required))
+        readable = ~parsed.missing & ~parsed.bad
+        outside = readable & ((micros < EARLIEST * MICROS) | (micros >= LATEST * MICROS))
+        rule = "is outside 1990 to 2099"
+        if required:
+            self.reject(outside, name, rule, lambda i: raw[i].as_py())
+        else:
+            outside &= micros != 0
+            self.miss(outside, f"{name} {rule}")
+        return np.where(readable & ~outside, micros, 0)
 
-    def pictures(
+    def images(
         self, name: str, paths: list[str | None] | None = None, read: Callable[[str], bytes] | None = None
     ) -> list[bytes]:
-        """Column `name` as JPEG or PNG, empty where there is none; one that cannot be decoded rejects its row.
+        """Column `name` as `normalize_image` gives it; empty where there is none, or none that can be read.
 
         Args:
             name: Column of encoded pictures.
             paths: For each row without one, where a picture lies, or None.
             read: Reads such a path.
         """
-        column = self._plain(name, self.column(name, pa.binary()))
+        column = self.raw(name)
         if not (_is_binary(column.type) or column.null_count == len(column)):
             self._wrong_type(name, column.type, "the bytes of pictures")
         inline = column.to_pylist()
         pictures = []
-        for i, (data, path) in enumerate(zip(inline, paths or [None] * len(inline), strict=True)):
-            picture = b""
-            if self.ok[i] and (data or path):
-                try:
-                    encoded = data or (read(path) if read and path else b"")
-                    picture = as_jpeg_or_png(encoded)
-                    counter("images decoded").inc()
-                    counter("bytes of images").inc(len(encoded))
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                    reason = f"{name} cannot be decoded: {_first_line(error)}"
-                    self.reject(np.arange(len(inline)) == i, reason, _constant(path) if path and not data else None)
-            pictures.append(picture)
+        for data, path, ok in zip(inline, paths or [None] * len(inline), self.ok, strict=True):
+            pictures.append(self._image(name, data, path, read) if ok and (data or path) else b"")
         return pictures
 
-    def known(self, values: pa.Array, known_items: Collection[str], what: str) -> None:
-        """Rejects rows whose (non-null) value is not an item of the catalogue."""
+    def _image(self, name: str, data: bytes | None, path: str | None, read: Callable[[str], bytes] | None) -> bytes:
+        try:
+            encoded = data or (read(path) if read and path else b"")
+        except OSError:
+            self._missing["image_path names no file that can be read"] += 1
+            return b""
+        try:
+            picture = normalize_image(encoded)
+        except ImageError:
+            self._missing[f"{name} cannot be decoded"] += 1
+            return b""
+        counter("images decoded").inc()
+        counter("bytes of images").inc(len(encoded))
+        return picture
+
+    def known(self, values: pa.Array, known_items: Collection[str], name: str, policies: Policies) -> None:
+        """Drops or rejects rows whose (non-null) value is not an item of the catalogue."""
         plain = values.to_pylist()
         unknown = np.fromiter((v is not None and v not in known_items for v in plain), bool, len(plain))
-        self.reject(unknown, f"{what} is not in the catalogue", lambda i: plain[i])
+        if policies.unknown_items == "reject":
+            self.reject(unknown, name, "is not in the catalogue", lambda i: plain[i])
+        else:
+            self.drop(unknown, f"{name} is not in the catalogue")
 
-    def result(self, columns: dict[str, pa.Array | np.ndarray]) -> tuple[Good, Rejects]:
-        """The good rows of `columns`, and a record for each rejected row."""
+    def unique(self, values: pa.Array, name: str, others: Collection[tuple[str, int]], policies: Policies) -> None:
+        """Drops or rejects rows in `others`, (file, row): another row of the same id is kept in their place."""
+        among = set(others)
+        again = np.fromiter(((self._batch.file, int(row)) in among for row in self._batch.rows), bool, len(values))
+        if policies.repeated_ids == "reject":
+            self.reject(again, name, "appears a second time", lambda i: values[i].as_py())
+        else:
+            kept = "later" if policies.repeated_ids == "latest" else "earlier"
+            self.drop(again, f"a {kept} row has the same {name}")
+
+    def features(self, table: str) -> dict[str, pa.Array]:
+        """The features that the schema names beyond the contract's columns, as text, "" where they are missing."""
+        kinds = self._table.features(table)
+        return {
+            name: pc.fill_null(self.numbers(name) if kind == "number" else self.feature_text(name), "")
+            for name, kind in kinds.items()
+        }
+
+    def feature_text(self, name: str) -> pa.Array:
+        """A categorical value; whole numbers as such."""
+        raw = self.raw(name)
+        return self.text(name) if not pa.types.is_floating(raw.type) else parse_text(raw).values
+
+    def result(self, columns: dict[str, pa.Array | np.ndarray]) -> CheckedRows:
+        """What became of the rows; `columns` are those of all rows."""
         keep = pa.array(self.ok)
-        good = {
+        valid = {
             name: (pa.array(values) if isinstance(values, np.ndarray) else values).filter(keep)
             for name, values in columns.items()
         }
-        rejects: Rejects = [
-            {"file": self._batch.file, "row": int(self._batch.rows[i]), "reason": self._reasons[i]}
-            for i in np.flatnonzero(~self.ok)
+        rejected: RejectedRows = [
+            {"file": self._batch.file, "row": int(self._batch.rows[i]), **self._rejected[i]}
+            for i in sorted(self._rejected)
         ]
-        return good, rejects
+        return CheckedRows(valid, rejected, self._dropped, self._missing)
 
 
 def check_items(
-    batch: TableBatch, repeated: Collection[tuple[str, int]], read_image: Callable[[str], bytes]
-) -> tuple[Good, Rejects]:
+    batch: TableBatch,
+    table: Table,
+    policies: Policies,
+    others: Collection[tuple[str, int]],
+    read_image: Callable[[str], bytes],
+) -> CheckedRows:
     """Rows of `items`; images are decoded once to prove that they can be.
 
     Args:
         batch: The rows.
-        repeated: (file, row) of rows whose `item_id` an earlier row already has.
-        read_image: Reads an `image_path`.
+        table: How its columns are read.
+        policies: What becomes of repeated ids.
+        others: (file, row) of rows in whose place another one of the same id is kept.
+        read_image: Reads an `image_path`; raises OSError.
     """
-    rows = RowChecker(batch)
-    item_id = rows.unique_strings("item_id", repeated)
-    created = rows.times("created_at", required=False)
-    pictures = rows.pictures("image", rows.strings("image_path").to_pylist(), read_image)
-    return rows.result(
-        {
-            "item_id": item_id,
-            "title": pc.fill_null(rows.strings("title"), ""),
-            "text": pc.fill_null(rows.strings("text"), ""),
-            "category": pc.fill_null(rows.strings("category"), ""),
-            "image": pa.array(pictures, pa.binary()),
-            "created_at": created,
-        }
-    )
+    rows = RowChecker(batch, table)
+    item_id = rows.ids("item_id")
+    rows.unique(item_id, "item_id", others, policies)
+    columns: dict[str, pa.Array | np.ndarray] = {
+        "item_id": item_id,
+        "title": pc.fill_null(rows.text("title"), ""),
+        "text": pc.fill_null(rows.text("text"), ""),
+        "category": pc.fill_null(rows.lists("category"), ""),
+        "created_at": rows.times("created_at", required=False) // MICROS,
+        **rows.features("items"),
+    }
+    paths = rows.text("image_path").to_pylist()
+    columns["image"] = pa.array(rows.images("image", paths, read_image), pa.binary())
+    return rows.result(columns)
 
 
-def check_impressions(
-    batch: TableBatch, known_items: Collection[str], context: tuple[str, ...]
-) -> tuple[Good, Rejects]:
-    """Rows of `impressions`, with the columns named in `context` as text."""
-    rows = RowChecker(batch)
-    user, item = rows.required_strings("user_id"), rows.required_strings("item_id")
-    timestamp = rows.times("timestamp")
+def check_impressions(batch: TableBatch, table: Table, policies: Policies, known_items: Collection[str]) -> CheckedRows:
+    """Rows of `impressions`, with their context features as text.
+
+    Without a column `sequence`, microseconds order the impressions of a second.
+    """
+    rows = RowChecker(batch, table)
+    user, item = rows.ids("user_id"), rows.ids("item_id")
+    micros = rows.times("timestamp")
     clicked = rows.integers("clicked")
-    rows.reject((clicked != 0) & (clicked != 1), "clicked is not 0 or 1", lambda i: int(clicked[i]))
-    sequence = rows.integers("sequence", required=False)
-    rows.known(item, known_items, "item_id")
-    columns = {"user_id": user, "item_id": item, "timestamp": timestamp, "clicked": clicked, "sequence": sequence}
-    return rows.result(columns | {name: pc.fill_null(rows.strings(name), "") for name in context})
+    rows.reject((clicked != 0) & (clicked != 1), "clicked", "is not 0 or 1", lambda i: int(clicked[i]))
+    sequence = rows.integers("sequence", required=False) if "sequence" in batch.columns else micros % MICROS
+    rows.known(item, known_items, "item_id", policies)
+    columns = {"user_id": user, "item_id": item, "timestamp": micros // MICROS, "clicked": clicked}
+    return rows.result(columns | {"sequence": sequence, **rows.features("impressions")})
 
 
-def check_intents(batch: TableBatch, known_items: Collection[str]) -> tuple[Good, Rejects]:
+def check_intents(batch: TableBatch, table: Table, policies: Policies, known_items: Collection[str]) -> CheckedRows:
     """Rows of `intents`: some query, the item it led to, the signal."""
-    rows = RowChecker(batch)
-    item, query_item = rows.required_strings("item_id"), rows.strings("query_item_id")
-    timestamp = rows.times("timestamp")
-    text = rows.strings("query_text")
-    pictures = rows.pictures("query_image")
-    silent = (query_item.is_null().to_numpy(zero_copy_only=False)) & text.is_null().to_numpy(zero_copy_only=False)
+    rows = RowChecker(batch, table)
+    item, query_item = rows.ids("item_id"), rows.ids("query_item_id", required=False)
+    timestamp = rows.times("timestamp") // MICROS
+    text = rows.text("query_text")
+    pictures = rows.images("query_image")
+    silent = query_item.is_null().to_numpy(zero_copy_only=False) & text.is_null().to_numpy(zero_copy_only=False)
     silent &= np.fromiter((not picture for picture in pictures), bool, len(batch))
-    rows.reject(silent, "no query: query_item_id, query_image and query_text are all empty")
-    signal = pc.fill_null(rows.strings("signal"), "click")
+    rows.reject(silent, "query_item_id", "no query: query_item_id, query_image and query_text are all empty")
+    signal = pc.fill_null(rows.text("signal"), "click")
     wrong = ~pc.is_in(signal, pa.array(SIGNALS)).to_numpy(zero_copy_only=False)
-    rows.reject(wrong, f"signal is not one of {', '.join(SIGNALS)}", lambda i: signal[i].as_py())
-    rows.known(item, known_items, "item_id")
-    rows.known(query_item, known_items, "query_item_id")
+    rows.reject(wrong, "signal", f"is not one of {', '.join(SIGNALS)}", lambda i: signal[i].as_py())
+    rows.known(item, known_items, "item_id", policies)
+    rows.known(query_item, known_items, "query_item_id", policies)
     return rows.result(
         {
             "query_item_id": pc.fill_null(query_item, ""),
@@ -254,56 +359,33 @@ def check_intents(batch: TableBatch, known_items: Collection[str]) -> tuple[Good
 
 
 def check_users(
-    batch: TableBatch, repeated: Collection[tuple[str, int]], profile: tuple[str, ...]
-) -> tuple[Good, Rejects]:
-    """Rows of `users`, with the columns named in `profile` as text.
-
-    Args:
-        batch: The rows.
-        repeated: (file, row) of rows whose `user_id` an earlier row already has.
-        profile: Further columns.
-    """
-    rows = RowChecker(batch)
-    user = rows.unique_strings("user_id", repeated)
-    return rows.result({"user_id": user} | {name: pc.fill_null(rows.strings(name), "") for name in profile})
-
-
-def as_jpeg_or_png(data: bytes) -> bytes:
-    """`data` if it is an RGB or grey JPEG or PNG that decodes whole; else the same picture as an RGB PNG.
-
-    Raises:
-        OSError, ValueError: it is no picture, or a broken one.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            picture = Image.open(io.BytesIO(data))
-            picture.load()
-        except Image.DecompressionBombWarning as bomb:
-            raise ValueError(str(bomb)) from bomb
-    if picture.format in ("JPEG", "PNG") and picture.mode in ("RGB", "L"):
-        return data
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+    batch: TableBatch, table: Table, policies: Policies, others: Collection[tuple[str, int]]
+) -> CheckedRows:
+    """Rows of `users`, with their features as text; `others` as in `check_items`."""
+    rows = RowChecker(batch, table)
+    user = rows.ids("user_id")
+    rows.unique(user, "user_id", others, policies)
+    return rows.result({"user_id": user, **rows.features("users")})
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
-def _decoded(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return None
+def _is_large_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _constant(value: object) -> Callable[[int], object]:
-    return lambda _: value
-
-
-def _first_line(error: BaseException) -> str:
-    # Pillow names the in-memory stream with its address, which differs in every run.
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0].split(" <_io.BytesIO")[0]
+def _short(value: object) -> object:
+    """As JSON can hold it, and a person read it."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
+    if isinstance(value, str):
+        return value[:100]
+    return (
+        value
+        if value is None or isinstance(value, bool | int)
+        else float(value)
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -10,44 +10,52 @@ import apache_beam as beam
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
 
-from components.contract.checks import Rejects
+from components.contract.checks import CheckedRows
 from components.contract.tables import ContractError
 from components.metrics import counter
 
-ROWS_IN, ROWS_OUT, REJECTED = "rows in", "rows out", "rejected: "
+ROWS_IN, ROWS_OUT, REJECTED, DROPPED, MISSING = "rows in", "rows out", "rejected: ", "dropped: ", "missing: "
 REJECTS, TALLY = "rejects", "tally"
+KEPT_REJECTS = 1_000  # of each reason; the others are counted
 
 
-def tally_batch(rows_in: int, rejects: Rejects) -> Iterator[tuple[str, int]]:
-    """The counts of one batch: rows in, rows out, and one entry for each rejected row's reason."""
+def count_batch(rows_in: int, checked: CheckedRows) -> Iterator[tuple[str, int]]:
+    """The counts of one batch: rows in, rows out, rows by the reason why they are not, values that are missing."""
     yield ROWS_IN, rows_in
-    yield ROWS_OUT, rows_in - len(rejects)
-    for reject in rejects:
-        yield REJECTED + str(reject["reason"]).split(" (received")[0].split(": ")[0], 1
+    yield ROWS_OUT, rows_in - len(checked.rejected) - sum(checked.dropped.values())
+    for reject in checked.rejected:
+        yield REJECTED + _rule(reject), 1
+    yield from ((DROPPED + reason, count) for reason, count in checked.dropped.items())
+    yield from ((MISSING + reason, count) for reason, count in checked.missing.items())
+
+
+def _rule(reject: dict[str, Any]) -> str:
+    return str(reject["reason"]).split(" (received")[0].split(": ")[0]
 
 
 class Checked(beam.DoFn):
     """Applies a `check_*` function, with at most one side input.
 
-    Good rows go to the main output; the rejected ones, and all counts, to side outputs.
+    Valid rows go to the main output; the rejected ones, and all counts, to side outputs.
     """
 
     def __init__(self, check: Any) -> None:
         self._check = check
 
     def process(self, batch: Any, side: Any = None) -> Iterator[Any]:
-        good, rejects = self._check(batch) if side is None else self._check(batch, side)
-        if len(next(iter(good.values()))):
-            yield good
-        for reject in rejects:
-            yield beam.pvalue.TaggedOutput(REJECTS, reject)
-        for entry in tally_batch(len(batch), rejects):
+        checked: CheckedRows = self._check(batch) if side is None else self._check(batch, side)
+        if len(next(iter(checked.valid.values()))):
+            yield checked.valid
+        for reject in checked.rejected:
+            yield beam.pvalue.TaggedOutput(REJECTS, (_rule(reject), reject))
+        for entry in count_batch(len(batch), checked):
             counter(entry[0]).inc(entry[1])
             yield beam.pvalue.TaggedOutput(TALLY, entry)
 
 
-class WriteAccount(beam.PTransform):
-    """(rejects, tally) → `FOLDER/TABLE.jsonl` with each rejected row, and a JSON file of the counts."""
+class WriteRowCounts(beam.PTransform):
+    """(rejects, tally) → `FOLDER/TABLE.jsonl` with at most `KEPT_REJECTS` rejected rows of each reason, and a JSON file
+    of the counts."""
 
     def __init__(self, table: str, rejected_folder: str, counts_file: str) -> None:
         super().__init__()
@@ -55,9 +63,10 @@ class WriteAccount(beam.PTransform):
 
     def expand(self, sides: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
         rejects, tally = sides
-        # One file, sorted, because a person reads it; the run stops long before it could grow large.
         written = (
             rejects
+            | "FirstOfReason" >> beam.combiners.Top.SmallestPerKey(KEPT_REJECTS, key=_in_file_order)
+            | "Rows" >> beam.FlatMap(lambda kept: kept[1])
             | "Together" >> beam.WithKeys(None)
             | "Group" >> beam.GroupByKey()
             | "WriteRejects" >> beam.Map(_write_rejects, FileSystems.join(self._folder, f"{self._table}.jsonl"))
@@ -71,8 +80,12 @@ class WriteAccount(beam.PTransform):
         return (written, counted) | beam.Flatten()
 
 
+def _in_file_order(reject: dict[str, Any]) -> tuple[str, int]:
+    return reject["file"], reject["row"]
+
+
 def _write_rejects(group: tuple[None, Iterable[dict[str, Any]]], path: str) -> None:
-    lines = sorted(group[1], key=lambda r: (r["file"], r["row"]))
+    lines = sorted(group[1], key=_in_file_order)
     with FileSystems.create(path) as handle:
         handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
@@ -83,31 +96,43 @@ def _write_json(values: dict[str, int], path: str) -> None:
 
 
 def read_counts(path: str) -> dict[str, int]:
-    """The counts that `WriteAccount` wrote."""
+    """The counts that `WriteRowCounts` wrote."""
     with FileSystems.open(path) as handle:
         counts: dict[str, int] = json.loads(handle.read())
     return counts
 
 
-def settle(table: str, counts: dict[str, int], max_rejected_fraction: float, rejected_folder: str) -> None:
-    """Logs the account of `table` and stops the run where too much was rejected.
+def check_reject_rate(table: str, counts: dict[str, int], max_rejected_fraction: float, rejected_folder: str) -> None:
+    """Logs the counts of `table` and stops the run where too much was rejected.
 
     Raises:
         ContractError: no row was left, or more than `max_rejected_fraction` were rejected; names the three
             commonest reasons.
     """
     rows_in, rows_out = counts.get(ROWS_IN, 0), counts.get(ROWS_OUT, 0)
-    reasons = {key.removeprefix(REJECTED): n for key, n in counts.items() if key.startswith(REJECTED)}
-    if rows_in != rows_out + sum(reasons.values()):
+    rejected, dropped, missing = (
+        {key.removeprefix(prefix): n for key, n in counts.items() if key.startswith(prefix)}
+        for prefix in (REJECTED, DROPPED, MISSING)
+    )
+    broken, left_out = sum(rejected.values()), sum(dropped.values())
+    if rows_in != rows_out + broken + left_out:
         raise AssertionError(f"table `{table}`: the counts do not add up: {counts}")
-    logging.info("table %s: %d rows in, %d used, %d rejected", table, rows_in, rows_out, rows_in - rows_out)
+    logging.info("table %s: %d rows in, %d used, %d rejected, %d dropped", table, rows_in, rows_out, broken, left_out)
+    for what, reasons in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing)):
+        for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]):
+            logging.info("table %s: %s: %s: %d rows", table, what, reason, count)
     if rows_in == 0:
         raise ContractError(f"table `{table}` has a header but no rows; export it again")
-    if rows_in - rows_out > max_rejected_fraction * rows_in:
-        commonest = sorted(reasons.items(), key=lambda pair: -pair[1])[:3]
-        listed = "; ".join(f"{reason}: {n} rows" for reason, n in commonest)
+    fractions = f"Each reason with up to {KEPT_REJECTS:,} rows: {FileSystems.join(rejected_folder, table + '.jsonl')}"
+    if broken > max_rejected_fraction * rows_in:
         raise ContractError(
-            f"table `{table}`: {rows_in - rows_out} of {rows_in} rows break the data contract, more than the allowed "
-            f"{max_rejected_fraction:.2%}. Commonest: {listed}. Each row with its reason: "
-            f"{FileSystems.join(rejected_folder, table + '.jsonl')}. Mend the rows or raise data.max_rejected_fraction"
+            f"table `{table}`: {broken} of {rows_in} rows break the data contract, more than the allowed "
+            f"{max_rejected_fraction:.2%}. Commonest: {_commonest(rejected)}. {fractions}. Mend the rows, or "
+            "shop.yaml, or raise data.max_rejected_fraction"
         )
+    if rows_out == 0:
+        raise ContractError(f"table `{table}`: no row is left of {rows_in}: {_commonest(rejected | dropped)}")
+
+
+def _commonest(reasons: dict[str, int]) -> str:
+    return "; ".join(f"{reason}: {n} rows" for reason, n in sorted(reasons.items(), key=lambda pair: -pair[1])[:3])

@@ -1,4 +1,4 @@
-"""Finds the files that make up a table: in the folder of the tables, or wherever its `tables.yaml` says."""
+"""Finds the files that make up a table: in the folder of the tables, or wherever its `shop.yaml` says."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import yaml
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from components.contract.tables import COLUMNS, PACKED, PLAIN, ContractError
+from components.contract.schema import SCHEMA_FILE, SPAN, Schema, Table
+from components.contract.tables import PACKED, PLAIN, ContractError
 
 SUFFIXES = tuple(kind + packed for kind in PLAIN for packed in PACKED if not (packed and kind == ".parquet"))
-TABLES_FILE, SPAN = "tables.yaml", "{SPAN}"
+OUTSIDE = ("/", *(f"{scheme}://" for scheme in ("gs", "s3", "hdfs", "file")))
 _SPAN_LOOKS = r"(?P<span>\d[\d-]*)"
 _GLOB_LOOKS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_LOOKS}
 
@@ -58,17 +58,31 @@ class Spans:
 ALL_SPANS = Spans()
 
 
-def table_files(data: str, name: str, spans: Spans = ALL_SPANS) -> list[FileMetadata]:
+def load_schema(data: str) -> Schema:
+    """The schema in the folder `data`; that of the contract's own names where there is none.
+
+    Raises:
+        ConfigError: it is not YAML, or breaks a rule.
+    """
+    path = FileSystems.join(data, SCHEMA_FILE)
+    if not _match([path]):
+        return Schema()
+    with FileSystems.open(path) as handle:
+        return Schema.from_yaml(handle.read(), path)
+
+
+def table_files(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> list[FileMetadata]:
     """Whatever makes up table `name` in folder `data`.
 
-    That is what `tables.yaml` there says; without, `name.SUFFIX`, and the files in the folder `name`, however deep, of
-    the latest spans.  Files and folders whose names begin with `_` or `.` are no data: other programs keep their notes
-    there.
+    That is what `files` of its schema says; without, `name.SUFFIX`, and the files in the folder `name`, however deep,
+    of the latest spans.  Files and folders whose names begin with `_` or `.` are no data: other programs keep their
+    notes there.
     """
-    folder = FileSystems.join(data, name)
-    if glob := _named(data).get(name):
+    if table is not None and table.files:
+        glob = table.files if table.files.startswith(OUTSIDE) else FileSystems.join(data, table.files)
         found = [meta for meta in _match([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
         return spans.latest(name, glob, found) if SPAN in glob else found
+    folder = FileSystems.join(data, name)
     found = [meta for suffix in SUFFIXES for meta in _match([folder + suffix])]
     inside = _match([FileSystems.join(folder, "**" + suffix) for suffix in SUFFIXES])
     inside = [meta for meta in inside if not _hidden(meta, folder)]
@@ -76,21 +90,33 @@ def table_files(data: str, name: str, spans: Spans = ALL_SPANS) -> list[FileMeta
     return found + (spans.latest(name, looks, inside) if spans.pattern else inside)
 
 
-def find_table(data: str, name: str, spans: Spans = ALL_SPANS) -> list[str]:
+def find_table(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> list[str]:
     """The paths of `table_files`.
 
     Raises:
-        ContractError: a required table is missing, or what is there is empty or of an unknown kind; a file of a
-            table that grows lies in no span.
+        ContractError: a required table is missing, or what is there is empty, of an unknown kind, or of two kinds at
+            once; a file of a table that grows lies in no span.
     """
-    found = table_files(data, name, spans)
+    found = table_files(data, name, table, spans)
     if not found:
+        if table is not None and table.files:
+            raise ContractError(f"{name}.files names no file: {table.files} in {data}. Mend it in {SCHEMA_FILE}")
         if name in ("items", "impressions"):
             raise ContractError(
                 f"the folder {data} holds no table `{name}`; expected {name}.parquet, {name}.csv or {name}.tsv "
-                f"(also .gz, .bz2, .zst), a folder {name}/ of such files, or a {TABLES_FILE} that says where they lie"
+                f"(also .gz, .bz2, .zst), a folder {name}/ of such files, or a {SCHEMA_FILE} that says where they lie "
+                "(`mim init` writes it)"
             )
         return []
+    for meta in found:
+        if not meta.path.endswith(SUFFIXES):
+            raise ContractError(f"{name}.files must end in {', '.join(SUFFIXES)}; received {meta.path}")
+    kinds = {_kind(meta.path): meta.path for meta in found}
+    if len(kinds) > 1:
+        raise ContractError(
+            f"table `{name}` lies in two formats: {' and '.join(sorted(kinds.values()))}. Every row would count twice "
+            f"where both hold the same; keep one, or name it in {SCHEMA_FILE}: {name}.files"
+        )
     filled = [meta.path for meta in found if meta.size_in_bytes > 0]
     if not filled:
         raise ContractError(
@@ -99,24 +125,8 @@ def find_table(data: str, name: str, spans: Spans = ALL_SPANS) -> list[str]:
     return filled
 
 
-def _named(data: str) -> dict[str, str]:
-    """Table → glob, from `tables.yaml`; relative ones are relative to the folder."""
-    path = FileSystems.join(data, TABLES_FILE)
-    if not _match([path]):
-        return {}
-    with FileSystems.open(path) as handle:
-        try:
-            values = yaml.safe_load(handle.read()) or {}
-        except yaml.YAMLError as error:
-            raise ContractError(f"{path} is not valid YAML: {error}") from error
-    plain = isinstance(values, dict) and all(isinstance(glob, str) for glob in values.values())
-    if not plain or set(values) - set(COLUMNS):
-        raise ContractError(f"{path} must hold lines `TABLE: GLOB`, of {', '.join(COLUMNS)}; received {values!r}")
-    for name, glob in values.items():
-        if not glob.endswith(SUFFIXES):
-            raise ContractError(f"{path}: the files of `{name}` must end in {', '.join(SUFFIXES)}; received {glob!r}")
-    outside = ("/", *(f"{scheme}://" for scheme in ("gs", "s3", "hdfs", "file")))
-    return {name: glob if glob.startswith(outside) else FileSystems.join(data, glob) for name, glob in values.items()}
+def _kind(path: str) -> str:
+    return next(kind for kind in PLAIN for packed in PACKED if path.endswith(kind + packed))
 
 
 def _match(patterns: list[str]) -> list[FileMetadata]:

@@ -1,4 +1,4 @@
-"""Rows whose id another row of the table has too: the first by file and row is kept, wherever they are read."""
+"""Rows whose id another row of the table has too: one of them is kept, wherever they are read."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
+from components.contract.schema import Policies, Table
 from components.contract.tables import ReadTable, TableBatch
+from components.contract.values import parse_ids
 
 
 class RepeatedIds(beam.PTransform):
-    """A table → a side input: (file, row) of every row whose id an earlier one has.
+    """A table → a side input: (file, row) of every row in whose place another one of its id is kept.
 
     The ids are read by themselves: it takes little memory, and the other columns then need no shuffle.
 
     Args:
         files: Of the table.
-        table: Its name.
+        name: Its name.
         column: Of the ids.
+        table: How its columns are read.
+        policies: Which row is kept: by file, then by row.
     """
 
-    def __init__(self, files: list[str], table: str, column: str) -> None:
+    def __init__(self, files: list[str], name: str, column: str, table: Table, policies: Policies) -> None:
         super().__init__()
-        self._files, self._table, self._column = files, table, column
+        self._files, self._name, self._column, self._table = files, name, column, table
+        self._latest = policies.repeated_ids == "latest"
 
     def expand(self, pipeline: beam.Pipeline) -> beam.pvalue.AsList:
-        later = (
+        others = (
             pipeline
-            | "Ids" >> ReadTable(self._files, self._table, only=(self._column,))
-            | "Places" >> beam.FlatMap(_places, self._column)
+            | "Ids" >> ReadTable(self._files, self._name, self._table, only=(self._column,))
+            | "Rows" >> beam.FlatMap(_rows_by_id, self._column)
             | "SameId" >> beam.GroupByKey()
-            | "Later" >> beam.FlatMap(_all_but_first)
+            | "Others" >> beam.FlatMap(_all_but_one, self._latest)
         )
-        return beam.pvalue.AsList(later)
+        return beam.pvalue.AsList(others)
 
 
-def _places(batch: TableBatch, column: str) -> Iterator[tuple[str, tuple[str, int]]]:
-    for found, row in zip(batch.columns[column].to_pylist(), batch.rows, strict=True):
+def _rows_by_id(batch: TableBatch, column: str) -> Iterator[tuple[str, tuple[str, int]]]:
+    ids = parse_ids(batch.columns[column]).values
+    for found, row in zip(ids.to_pylist(), batch.rows, strict=True):
         if found is not None:
-            yield str(found).strip(), (batch.file, int(row))
+            yield found, (batch.file, int(row))
 
 
-def _all_but_first(group: tuple[str, Iterable[tuple[str, int]]]) -> list[tuple[str, int]]:
-    return sorted(group[1])[1:]
+def _all_but_one(group: tuple[str, Iterable[tuple[str, int]]], latest: bool) -> list[tuple[str, int]]:
+    rows = sorted(group[1])
+    return rows[:-1] if latest else rows[1:]

@@ -12,7 +12,8 @@ import pyarrow as pa
 import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-from components.examples import Columns, decode
+from components.columns import Columns
+from components.examples import decode
 from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
 
 RECORDS_A_READ = 512

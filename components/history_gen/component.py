@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import standard_artifacts
@@ -20,7 +18,7 @@ class HistoryGenSpec(ComponentSpec):
         "history_length": ExecutionParameter(type=int),
         "cold_max_clicks": ExecutionParameter(type=int),
         "new_items": ExecutionParameter(type=int),
-        "user_features": ExecutionParameter(type=str),
+        "schema": ExecutionParameter(type=str),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "input_fingerprint": ExecutionParameter(type=str),
@@ -36,7 +34,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
     Adds to the impression's features: `history_item_ids` and `history_ages` (seconds between the click and the
     impression), both of the same length, at most `history_length`; `segment` (cold, tail or rest by the item's
     clicks in the training part alone); `launched` (known or new) where `new_items` is not 0, and then new items stand
-    in no history; and the user's profile where `user_features` name columns of `users`.
+    in no history; and the features of the user that `schema` (JSON of `Schema`) names.
     """
 
     SPEC_CLASS = HistoryGenSpec
@@ -49,7 +47,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
         history_length: int,
         cold_max_clicks: int,
         new_items: int,
-        user_features: tuple[str, ...],
+        schema: str,
         rejected_folder: str,
         max_rejected_fraction: float,
         input_fingerprint: str,
@@ -61,7 +59,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
             history_length=history_length,
             cold_max_clicks=cold_max_clicks,
             new_items=new_items,
-            user_features=json.dumps(list(user_features)),
+            schema=schema,
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             input_fingerprint=input_fingerprint,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,21 +13,21 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components.columns import Columns, take
 from components.contract import counts
-from components.contract.checks import check_users
+from components.contract.checks import CheckedRows, check_users
 from components.contract.files import find_table
 from components.contract.repeated import RepeatedIds
-from components.contract.tables import ReadTable
+from components.contract.schema import Schema
+from components.contract.tables import ReadTable, TableBatch
 from components.examples import (
     SPLITS,
-    Columns,
     KeyByBucket,
     ReadExamples,
     WriteExamples,
     close_splits,
     declare_splits,
     example_files,
-    take,
     user_buckets,
 )
 from components.history_gen.join import BUSY, SPLIT, EncodePieces, Join
@@ -48,7 +46,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         source = artifact_utils.get_single_instance(input_dict["impressions"])
         artifact = artifact_utils.get_single_instance(output_dict["examples"])
         declare_splits(artifact, SPLITS)
-        profile = tuple(json.loads(exec_properties["user_features"]))
+        schema = Schema.from_json(exec_properties["schema"])
+        profile = tuple(schema.users.features("users"))
         counts_file = f"{artifact.uri}/counts.json"
 
         pipeline = self._make_beam_pipeline()
@@ -66,10 +65,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         grouped = {"impressions": impressions | "ByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))}
         if profile:
             grouped["users"] = self._users(
-                pipeline, profile, exec_properties, counts_file
+                pipeline, schema, exec_properties, counts_file
             ) | "UsersByBucket" >> beam.ParDo(KeyByBucket("user_id", buckets))
         join = Join(
-            exec_properties["history_length"], exec_properties["cold_max_clicks"], profile, exec_properties["new_items"]
+            exec_properties["history_length"],
+            exec_properties["cold_max_clicks"],
+            profile,
+            exec_properties["new_items"],
+            schema.policies.ingestion_lag_seconds,
         )
         encoded = (
             grouped
@@ -88,32 +91,43 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         close_splits(artifact)
         if profile:
             tally = counts.read_counts(counts_file)
-            counts.settle("users", tally, exec_properties["max_rejected_fraction"], exec_properties["rejected_folder"])
+            counts.check_reject_rate(
+                "users", tally, exec_properties["max_rejected_fraction"], exec_properties["rejected_folder"]
+            )
 
     def _users(
-        self, pipeline: beam.Pipeline, profile: tuple[str, ...], exec_properties: dict[str, Any], counts_file: str
+        self, pipeline: beam.Pipeline, schema: Schema, exec_properties: dict[str, Any], counts_file: str
     ) -> beam.PCollection[Columns]:
-        files = find_table(exec_properties["data"], "users")
+        files = find_table(exec_properties["data"], "users", schema.users)
         if not files:
             raise counts.ContractError(
-                f"data.user_features names {', '.join(profile)}, but {exec_properties['data']} holds no table `users`"
+                f"users.columns names {', '.join(schema.users.columns)}, but {exec_properties['data']} holds no table "
+                "`users`. Export it, or remove users from shop.yaml"
             )
         checked = (
             pipeline
-            | "Users" >> ReadTable(files, "users", profile)
+            | "Users" >> ReadTable(files, "users", schema.users)
             | "CheckUsers"
             >> beam.ParDo(
-                counts.Checked(functools.partial(check_users, profile=profile)),
-                pipeline | "RepeatedUsers" >> RepeatedIds(files, "users", "user_id"),
-            ).with_outputs(counts.REJECTS, counts.TALLY, main="good")
+                counts.Checked(_CheckUsers(schema)),
+                pipeline | "RepeatedUsers" >> RepeatedIds(files, "users", "user_id", schema.users, schema.policies),
+            ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
         )
         sides = (checked[counts.REJECTS], checked[counts.TALLY])
-        _ = sides | counts.WriteAccount("users", exec_properties["rejected_folder"], counts_file)
+        _ = sides | counts.WriteRowCounts("users", exec_properties["rejected_folder"], counts_file)
         # As bytes, like everything that comes out of tf.Examples.
-        users: beam.PCollection[Columns] = checked["good"] | "AsBytes" >> beam.Map(
-            lambda good: {name: values.cast(pa.binary()) for name, values in good.items()}
+        users: beam.PCollection[Columns] = checked["valid"] | "AsBytes" >> beam.Map(
+            lambda valid: {name: values.cast(pa.binary()) for name, values in valid.items()}
         )
         return users
+
+
+class _CheckUsers:
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+
+    def __call__(self, batch: TableBatch, others: list[tuple[str, int]]) -> CheckedRows:
+        return check_users(batch, self._schema.users, self._schema.policies, others)
 
 
 def _mark_split(columns: Columns, code: int) -> Columns:

@@ -10,7 +10,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.examples import SPLITS, Columns, concatenate, ranks, take, to_examples
+from components.columns import Columns, concatenate, ranks, take
+from components.examples import SPLITS, to_examples
 from components.history_gen.point_in_time import (
     SEGMENTS,
     Histories,
@@ -21,7 +22,7 @@ from components.history_gen.point_in_time import (
 )
 from components.new_items import launched_late
 
-SPLIT = "__split__"
+SPLIT, CLICKED_AT = "__split__", "clicked_at"
 LAUNCHED = "launched"  # whether an item was there in training, `known`, or is `new`
 PIECE_ROWS = 4_096
 BUSY_ROWS = 50_000  # a user with more rows than this is shared out among workers
@@ -80,11 +81,14 @@ class Join(beam.DoFn):
         cold_max_clicks: An item with at most so many training clicks is cold.
         profile: Columns of `users` that each example gets.
         new_items: One item in so many is launched only with the test, and stands in no history; 0 for none.
+        lag: Seconds that a click takes until a history can hold it.
     """
 
-    def __init__(self, history_length: int, cold_max_clicks: int, profile: tuple[str, ...], new_items: int) -> None:
+    def __init__(
+        self, history_length: int, cold_max_clicks: int, profile: tuple[str, ...], new_items: int, lag: int = 0
+    ) -> None:
         self._length, self._cold, self._profile = history_length, cold_max_clicks, profile
-        self._new_items = new_items
+        self._new_items, self._lag = new_items, lag
 
     def process(self, group: tuple[int, dict[str, Iterable[Columns]]], clicks: dict[bytes, int]) -> Iterator[Any]:
         bucket, sides = group
@@ -101,19 +105,23 @@ class Join(beam.DoFn):
             late = launched_late(columns["item_id"], self._new_items)
             clicked = clicked * ~late
             columns[LAUNCHED] = pa.array([b"known", b"new"], pa.binary()).take(pa.array(late.astype(np.int8)))
-        histories = point_in_time_histories(user, timestamp, sequence, item, clicked, self._length)
+        clicked_at = columns.pop(CLICKED_AT).to_numpy(zero_copy_only=False) if CLICKED_AT in columns else None
+        histories = point_in_time_histories(
+            user, timestamp, sequence, item, clicked, self._length, clicked_at, self._lag
+        )
+        times_of_clicks = timestamp if clicked_at is None else clicked_at
         columns["segment"] = self._segments(columns["item_id"], clicks)
         columns |= self._profiles(encoded_user, list(sides.get("users", ())))
 
         busy = (np.bincount(user) > BUSY_ROWS)[user]
         in_order = histories.order[busy[histories.order]]  # neighbours have nearly the same clicks
         for begin in range(0, len(in_order), PIECE_ROWS):
-            piece = _piece(columns, histories, in_order[begin : begin + PIECE_ROWS])
+            piece = _piece(columns, histories, times_of_clicks, in_order[begin : begin + PIECE_ROWS])
             yield beam.pvalue.TaggedOutput(BUSY, piece)
         # Mixed, since a Trainer that shuffles only so many rows should not meet one user's all at once.  The rows'
         # own order decides nothing, so that it may be the order of arrival.
         others = np.random.default_rng(bucket).permutation(np.flatnonzero(~busy))
-        item_ids, times = columns["item_id"].take(pa.array(histories.clicks)), timestamp[histories.clicks]
+        item_ids, times = columns["item_id"].take(pa.array(histories.clicks)), times_of_clicks[histories.clicks]
         for begin in range(0, len(others), PIECE_ROWS):
             rows = others[begin : begin + PIECE_ROWS]
             ranges = histories.start[rows], histories.end[rows]
@@ -138,10 +146,10 @@ class Join(beam.DoFn):
         }
 
 
-def _piece(columns: Columns, histories: Histories, rows: np.ndarray) -> Piece:
+def _piece(columns: Columns, histories: Histories, times: np.ndarray, rows: np.ndarray) -> Piece:
     """With no more clicks than these rows need."""
     start, end = histories.start[rows], histories.end[rows]
     first = int(start.min())
-    clicks = take({name: columns[name] for name in ("item_id", "timestamp")}, histories.clicks[first : end.max()])
-    times = clicks["timestamp"].to_numpy(zero_copy_only=False)
-    return Piece(take(columns, rows), clicks["item_id"], times, start - first, end - first)
+    clicks = histories.clicks[first : end.max()]
+    item_ids = columns["item_id"].take(pa.array(clicks))
+    return Piece(take(columns, rows), item_ids, times[clicks], start - first, end - first)

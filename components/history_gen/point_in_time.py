@@ -41,12 +41,20 @@ def flat_ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def point_in_time_histories(
-    user: np.ndarray, timestamp: np.ndarray, sequence: np.ndarray, item: np.ndarray, clicked: np.ndarray, length: int
+    user: np.ndarray,
+    timestamp: np.ndarray,
+    sequence: np.ndarray,
+    item: np.ndarray,
+    clicked: np.ndarray,
+    length: int,
+    clicked_at: np.ndarray | None = None,
+    lag: int = 0,
 ) -> Histories:
-    """For each row, the same user's clicked rows that are strictly earlier, at most `length`, most recent last.
+    """For each row, the same user's clicks that are strictly earlier, at most `length`, most recent last.
 
     Earlier is by (timestamp, sequence); rows that tie in both see nothing of one another, and stand in the order of
-    their items in the histories of later rows.  The order in which rows arrive does not matter.
+    their items in the histories of later rows.  Where it is known when a row was clicked, the click counts from then
+    on, and not from the impression on.  The order in which rows arrive does not matter.
 
     Args:
         user: Codes of the users, int64 [n].
@@ -55,23 +63,25 @@ def point_in_time_histories(
         item: Ranks of the items among all, int64 [n].
         clicked: 0 or 1, int64 [n].
         length: The most clicks a history holds.
+        clicked_at: Seconds at which each row was clicked, int64 [n]; None for the moment of the impression.
+        lag: Seconds that a click takes until a history can hold it.
     """
-    n = len(user)
-    if n == 0:
-        nothing = np.zeros(0, np.int64)
-        return Histories(nothing, nothing, nothing, nothing)
-    order = np.lexsort((item, sequence, timestamp, user))
-    users, times, places, clicks = user[order], timestamp[order], sequence[order], clicked[order]
-    new_user = np.concatenate([[True], users[1:] != users[:-1]])
-    new_moment = new_user | np.concatenate([[True], (times[1:] != times[:-1]) | (places[1:] != places[:-1])])
-    clicks_before = np.cumsum(clicks) - clicks  # clicked rows ahead of each sorted row
-    index = np.arange(n)
-    first_of_moment = np.maximum.accumulate(np.where(new_moment, index, 0))
-    first_of_user = np.maximum.accumulate(np.where(new_user, index, 0))
-    start, end = np.empty(n, np.int64), np.empty(n, np.int64)
-    end[order] = clicks_before[first_of_moment]
-    start[order] = np.maximum(clicks_before[first_of_user], clicks_before[first_of_moment] - length)
-    return Histories(order[clicks == 1], start, end, order)
+    n, latest = len(user), np.iinfo(np.int64).max
+    clicks = np.flatnonzero(clicked == 1)
+    known = (timestamp if clicked_at is None else clicked_at)[clicks]
+    tie = sequence[clicks] if clicked_at is None else np.full(len(clicks), latest)
+    order = np.lexsort((item[clicks], tie, known, user[clicks]))
+    clicks, known, tie = clicks[order], known[order], tie[order]
+    # Rows before the clicks of the same moment: what stands ahead of a row is strictly earlier.
+    is_click = np.repeat([False, True], [n, len(clicks)])
+    times, ties = np.concatenate([timestamp - lag, known]), np.concatenate([sequence, tie])
+    merged = np.lexsort((is_click, ties, times, np.concatenate([user, user[clicks]])))
+    is_click = is_click[merged]
+    rows = merged[~is_click]
+    end = np.empty(n, np.int64)
+    end[rows] = np.cumsum(is_click)[~is_click]
+    start = np.maximum(np.searchsorted(user[clicks], user), end - length)
+    return Histories(clicks, start, end, rows)
 
 
 def tail_limit(training_clicks: np.ndarray) -> int:

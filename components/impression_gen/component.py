@@ -1,4 +1,4 @@
-"""`ImpressionGen`: the `impressions` table → Examples with splits `train`, `valid` and `test`."""
+"""`ImpressionGen`: the `impressions` table, or a log of events → Examples with splits `train`, `valid` and `test`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ImpressionGenSpec(ComponentSpec):
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "split": ExecutionParameter(type=str),
-        "context_features": ExecutionParameter(type=str),
+        "schema": ExecutionParameter(type=str),
         "input_fingerprint": ExecutionParameter(type=str),
         "code_fingerprint": ExecutionParameter(type=str),
     }
@@ -31,16 +31,18 @@ class ImpressionGenSpec(ComponentSpec):
 
 
 class ImpressionGen(base_beam_component.BaseBeamComponent):
-    """Reads `impressions`, checks every row against the contract and the catalogue, and splits by time.
+    """Reads `impressions`, or joins `events` into them, checks every row, and splits by time.
 
     Args:
         items: The catalogue; an impression of an item it lacks is rejected.
         split_by: `time` (one boundary for all: no valid row is earlier than a train row) or `user` (each user's
             own first, next and last rows).
+        schema: JSON of `Schema`; where it has `events`, these are joined (`components.contract.events`).
         fractions: Shares of rows for train, valid and test.
         new_items: One item in so many is launched only with the test: its earlier rows are held back; 0 for none.
 
-    Features: `user_id`, `item_id`, `timestamp` (seconds), `sequence`, `clicked` (0 or 1), and the context features.
+    Features: `user_id`, `item_id`, `timestamp` (seconds), `sequence`, `clicked` (0 or 1), the context features, and
+    `clicked_at` (seconds, 0 where it was not clicked) of events.
     """
 
     SPEC_CLASS = ImpressionGenSpec
@@ -56,7 +58,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
         split_by: str,
         fractions: tuple[float, ...],
         new_items: int,
-        context_features: tuple[str, ...],
+        schema: str,
         input_fingerprint: str,
         code_fingerprint: str,
     ) -> None:
@@ -67,7 +69,7 @@ class ImpressionGen(base_beam_component.BaseBeamComponent):
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             split=json.dumps({"by": split_by, "fractions": list(fractions), "new_items": new_items}),
-            context_features=json.dumps(list(context_features)),
+            schema=schema,
             input_fingerprint=input_fingerprint,
             code_fingerprint=code_fingerprint,
             impressions=types.Channel(type=standard_artifacts.Examples),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -13,20 +13,21 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
+from components.columns import Columns, concatenate, take
 from components.contract import counts
-from components.contract.checks import Good, Rejects, check_impressions
+from components.contract.checks import CheckedRows, check_impressions
+from components.contract.events import check_events, impressions_of_users
 from components.contract.files import Spans, find_table, table_files
-from components.contract.tables import ReadTable, TableBatch
+from components.contract.schema import Schema
+from components.contract.tables import ContractError, ReadTable, TableBatch
 from components.examples import (
     SPLITS,
-    Columns,
     KeyByBucket,
     ReadExamples,
     WriteExamples,
     close_splits,
     declare_counts,
     declare_splits,
-    take,
     to_examples,
     user_buckets,
 )
@@ -35,6 +36,7 @@ from components.metrics import counter, finish
 from components.new_items import launched_late
 
 HELD_BACK = "rows held back: the item is launched with the test"
+ROWS_OF_SPLIT = "rows of split "
 TEST = SPLITS.index("test")
 
 
@@ -50,7 +52,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["impressions"])
         declare_splits(artifact, SPLITS)
         catalogue = artifact_utils.get_single_instance(input_dict["items"])
-        context = tuple(json.loads(exec_properties["context_features"]))
+        schema = Schema.from_json(exec_properties["schema"])
+        log = schema.log
         split = json.loads(exec_properties["split"])
         fractions = tuple(split["fractions"])
         rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
@@ -59,28 +62,39 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         pipeline = self._make_beam_pipeline()
         known_items = pipeline | "KnownItems" >> ReadItemIds(catalogue)
+        files = find_table(exec_properties["data"], log, schema.table(log), spans)
+        buckets = user_buckets(table_files(exec_properties["data"], log, schema.table(log), spans))
         checked = (
             pipeline
-            | ReadTable(find_table(exec_properties["data"], "impressions", spans), "impressions", context)
+            | ReadTable(files, log, schema.table(log))
             | "Check"
-            >> beam.ParDo(counts.Checked(_Check(context)), known_items).with_outputs(
-                counts.REJECTS, counts.TALLY, main="good"
+            >> beam.ParDo(counts.Checked(_Check(schema)), known_items).with_outputs(
+                counts.REJECTS, counts.TALLY, main="valid"
             )
         )
-        (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteAccount("impressions", rejected, counts_file)
+        valid, tally_parts = checked["valid"], [checked[counts.TALLY]]
+        if schema.events is not None:
+            joined = (
+                valid
+                | "EventsByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
+                | "GroupEvents" >> beam.GroupByKey()
+                | "Join"
+                >> beam.ParDo(_JoinEvents(schema.events.window_seconds)).with_outputs(counts.TALLY, main="valid")
+            )
+            valid = joined["valid"]
+            tally_parts.append(joined[counts.TALLY])
+        row_counts = tally_parts | "AllCounts" >> beam.Flatten()
+        (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, rejected, counts_file)
         if split["by"] == "time":
             histogram = (
-                checked["good"]
-                | "Times" >> beam.Map(lambda good: good["timestamp"].to_numpy())
+                valid
+                | "Times" >> beam.Map(lambda valid: valid["timestamp"].to_numpy())
                 | "Histogram" >> beam.CombineGlobally(splits.TimeHistogram())
             )
-            placed = checked["good"] | "SplitByTime" >> beam.Map(
-                _split_by_time, beam.pvalue.AsSingleton(histogram), fractions
-            )
+            placed = valid | "SplitByTime" >> beam.Map(_split_by_time, beam.pvalue.AsSingleton(histogram), fractions)
         else:
-            buckets = user_buckets(table_files(exec_properties["data"], "impressions", spans))
             placed = (
-                checked["good"]
+                valid
                 | "ByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
                 | "Group" >> beam.GroupByKey()
                 | "SplitByUser" >> beam.Map(splits.split_users_of_bucket, fractions)
@@ -91,7 +105,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counted = finish(pipeline, "ImpressionGen", artifact)
         close_splits(artifact)
         tally = counts.read_counts(counts_file)
-        counts.settle("impressions", tally, exec_properties["max_rejected_fraction"], rejected)
+        counts.check_reject_rate(log, tally, exec_properties["max_rejected_fraction"], rejected)
+        if empty := [name for name in SPLITS if not counted.get(ROWS_OF_SPLIT + name)]:
+            raise ContractError(
+                f"table `{log}`: no row is left for {' and '.join(empty)}, with data.split.by: {split['by']} and "
+                f"data.split.fractions: {list(fractions)}. Rows of one second stay together, so that times that are "
+                "only days may leave a split without rows: give finer times, other fractions, or split by user"
+            )
         if held_back := counted.get(HELD_BACK, 0):
             tally |= {"rows out": tally["rows out"] - held_back, HELD_BACK: held_back}
         declare_counts(artifact, tally)
@@ -119,24 +139,43 @@ def _union(sets: Any) -> set[str]:
 
 
 class _Check:
-    def __init__(self, context: tuple[str, ...]) -> None:
-        self._context = context
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
 
-    def __call__(self, batch: TableBatch, known_items: set[str]) -> tuple[Good, Rejects]:
-        return check_impressions(batch, known_items, self._context)
+    def __call__(self, batch: TableBatch, known_items: set[str]) -> CheckedRows:
+        schema = self._schema
+        if schema.events is not None:
+            return check_events(batch, schema.events, schema.policies, known_items)
+        return check_impressions(batch, schema.impressions, schema.policies, known_items)
+
+
+class _JoinEvents(beam.DoFn):
+    """(bucket, its users' events) → their impressions; the events that are none go to the counts."""
+
+    def __init__(self, window_seconds: int) -> None:
+        self._window = window_seconds
+
+    def process(self, group: tuple[int, Iterable[Columns]]) -> Iterator[Any]:
+        columns, dropped = impressions_of_users(concatenate(group[1]), self._window)
+        if len(columns["user_id"]):
+            yield columns
+        for reason, count in dropped.items():
+            yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.DROPPED + reason, count))
+            yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.ROWS_OUT, -count))
 
 
 def _split_by_time(
-    good: Columns, histogram: splits.Histogram, fractions: tuple[float, ...]
+    valid: Columns, histogram: splits.Histogram, fractions: tuple[float, ...]
 ) -> tuple[Columns, np.ndarray]:
     boundaries = splits.time_boundaries(histogram, fractions)
-    return good, splits.split_by_time(good["timestamp"].to_numpy(), boundaries)
+    return valid, splits.split_by_time(valid["timestamp"].to_numpy(), boundaries)
 
 
 class _Encode(beam.DoFn):
     def __init__(self, new_items: int) -> None:
         self._new_items = new_items
         self._held_back = counter(HELD_BACK)
+        self._rows = {name: counter(ROWS_OF_SPLIT + name) for name in SPLITS}
 
     def process(self, placed: tuple[Columns, np.ndarray]) -> Iterator[Any]:
         columns, split = placed
@@ -145,4 +184,5 @@ class _Encode(beam.DoFn):
         for code, name in enumerate(SPLITS):
             rows = (split == code) & ~too_early
             if np.any(rows):
+                self._rows[name].inc(int(rows.sum()))
                 yield beam.pvalue.TaggedOutput(name, to_examples(take(columns, rows)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import apache_beam as beam
 import numpy as np
 
-from components.examples import Columns, concatenate, ranks
+from components.columns import Columns, concatenate, ranks
 
 Histogram = tuple[np.ndarray, np.ndarray]  # distinct times, ascending, and the rows at each
 

@@ -18,6 +18,7 @@ class PairGenSpec(ComponentSpec):
 
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
+        "schema": ExecutionParameter(type=str),
         "spans": ExecutionParameter(type=str),
         "source": ExecutionParameter(type=str),
         "window_seconds": ExecutionParameter(type=int),
@@ -50,8 +51,8 @@ class PairGen(base_beam_component.BaseBeamComponent):
         query_length: Of pairs from impressions, the most earlier clicks that are the query.
         hard: Of pairs from impressions, the most items that were seen near the click and not clicked.
 
-    The training window ends before the first impression of valid or test, whoever saw it; nothing at or after
-    that moment is used, and other pairs come from split `train` alone.  Features: `query_item_ids` (a list),
+    Intents end before the first impression of valid or test, whoever saw it.  Other pairs come from split `train`
+    alone; where each user is split by themselves, they may be later than other users' valid or test rows.  Features: `query_item_ids` (a list),
     `query_image`, `query_text` (empty where not given), `item_id`, `hard_item_ids` (a list), `user_id` (of pairs from
     impressions), `signal`, `timestamp`.  One pair in ten is in split `valid`, by a hash of its item and query, or
     of its user where that is known.
@@ -65,6 +66,7 @@ class PairGen(base_beam_component.BaseBeamComponent):
         items: types.BaseChannel,
         impressions: types.BaseChannel,
         data: str,
+        schema: str,
         spans: dict[str, Any],
         source: str,
         window_seconds: int,
@@ -81,6 +83,7 @@ class PairGen(base_beam_component.BaseBeamComponent):
             items=items,
             impressions=impressions,
             data=data,
+            schema=schema,
             spans=json.dumps(spans),
             source=source,
             window_seconds=window_seconds,

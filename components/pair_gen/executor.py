@@ -15,24 +15,21 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.catalogue_gen.executor import SPLITS as PAIR_SPLITS
+from components.columns import Columns, concatenate, hash_buckets, ranks, take
 from components.contract import counts
-from components.contract.checks import check_intents
+from components.contract.checks import CheckedRows, check_intents
 from components.contract.files import Spans, find_table
-from components.contract.tables import ContractError, ReadTable
+from components.contract.schema import Schema
+from components.contract.tables import ContractError, ReadTable, TableBatch
 from components.examples import (
     SPLITS,
-    Columns,
     KeyByBucket,
     ReadExamples,
     WriteExamples,
     close_splits,
-    concatenate,
     declare_counts,
     declare_splits,
     example_files,
-    hash_buckets,
-    ranks,
-    take,
     to_examples,
     user_buckets,
 )
@@ -61,7 +58,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         declare_splits(artifact, PAIR_SPLITS)
         rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
         spans = Spans(**json.loads(exec_properties["spans"]))
-        files = find_table(exec_properties["data"], "intents", spans) if source in ("intents", "auto") else []
+        schema = Schema.from_json(exec_properties["schema"])
+        read = source in ("intents", "auto")
+        files = find_table(exec_properties["data"], "intents", schema.intents, spans) if read else []
         if source == "intents" and not files:
             raise ContractError(f"data.pairs.source is intents, but {exec_properties['data']} holds no table `intents`")
 
@@ -87,15 +86,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if files:
             checked = (
                 pipeline
-                | ReadTable(files, "intents")
+                | ReadTable(files, "intents", schema.intents)
                 | "Check"
                 >> beam.ParDo(
-                    counts.Checked(check_intents), pipeline | "KnownItems" >> ReadItemIds(catalogue)
-                ).with_outputs(counts.REJECTS, counts.TALLY, main="good")
+                    counts.Checked(_CheckIntents(schema)), pipeline | "KnownItems" >> ReadItemIds(catalogue)
+                ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
             )
-            (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteAccount("intents", rejected, counts_file)
+            (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteRowCounts("intents", rejected, counts_file)
             pairs.append(
-                checked["good"] | "InWindow" >> beam.Map(_before, window_end) | "Intents" >> beam.Map(_intents)
+                checked["valid"] | "InWindow" >> beam.Map(_before, window_end) | "Intents" >> beam.Map(_intents)
             )
         encoded = pairs | "AllPairs" >> beam.Flatten() | "Encode" >> beam.ParDo(_Encode()).with_outputs(*PAIR_SPLITS)
         for name in PAIR_SPLITS:
@@ -104,25 +103,33 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         close_splits(artifact)
         if files:
             tally = counts.read_counts(counts_file)
-            counts.settle("intents", tally, exec_properties["max_rejected_fraction"], rejected)
+            counts.check_reject_rate("intents", tally, exec_properties["max_rejected_fraction"], rejected)
             declare_counts(artifact, tally)
+
+
+class _CheckIntents:
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+
+    def __call__(self, batch: TableBatch, known_items: set[str]) -> CheckedRows:
+        return check_intents(batch, self._schema.intents, self._schema.policies, known_items)
 
 
 def _smallest(values: Iterable[int]) -> int:
     return min(values, default=NO_END)
 
 
-def _before(good: Columns, window_end: int) -> Columns:
-    return take(good, good["timestamp"].to_numpy() < window_end)
+def _before(valid: Columns, window_end: int) -> Columns:
+    return take(valid, valid["timestamp"].to_numpy() < window_end)
 
 
-def _intents(good: Columns) -> Columns:
+def _intents(valid: Columns) -> Columns:
     """Intents in the form of pairs: a query item is a list of one."""
-    rows = len(good["item_id"])
-    named = pc.not_equal(good["query_item_id"], "").to_numpy(zero_copy_only=False)
+    rows = len(valid["item_id"])
+    named = pc.not_equal(valid["query_item_id"], "").to_numpy(zero_copy_only=False)
     offsets = pa.array(np.concatenate([[0], np.cumsum(named)]).astype(np.int32))
-    query = good["query_item_id"].cast(pa.binary()).filter(pa.array(named))
-    columns = {name: values for name, values in good.items() if name != "query_item_id"}
+    query = valid["query_item_id"].cast(pa.binary()).filter(pa.array(named))
+    columns = {name: values for name, values in valid.items() if name != "query_item_id"}
     return columns | {
         "query_item_ids": pa.ListArray.from_arrays(offsets, query),
         "hard_item_ids": _no_items(rows),

@@ -86,12 +86,13 @@ class Executor(base_executor.BaseExecutor):
 def sentences(mim: Metrics, ids_only: Metrics | None, oracle: dict[str, float] | None) -> list[str]:
     """What the figures say, in words."""
     said = [
-        f"On {mim['rows']:,} test rows the ranker reaches an AUC of {mim['auc']:.4f} and a GAUC of {mim['gauc']:.4f}."
+        f"On {mim['rows']:,} test rows the ranker reaches an AUC of {_figure(mim['auc'], 'all rows have one label')} "
+        f"and a GAUC of {_figure(mim['gauc'], 'no user has both labels')}."
     ]
     cold = mim["slices"].get("cold", {}).get("auc")
     if cold is None:
         return [*said, "No test row lies on a cold item, or all have one label."]
-    if ids_only is not None and (other := ids_only["slices"]["cold"]["auc"]) is not None:
+    if ids_only is not None and (other := ids_only["slices"].get("cold", {}).get("auc")) is not None:
         word = "above" if cold >= other else "below"
         said.append(
             f"On cold items its AUC is {cold:.4f}, {abs(cold - other):.4f} {word} "
@@ -104,6 +105,10 @@ def sentences(mim: Metrics, ids_only: Metrics | None, oracle: dict[str, float] |
             f"({oracle['cold_auc']:.4f}) on cold items."
         )
     return said
+
+
+def _figure(value: float | None, why_not: str) -> str:
+    return f"undefined ({why_not})" if value is None else f"{value:.4f}"
 
 
 def _json(path: Path) -> Any:

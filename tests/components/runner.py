@@ -10,6 +10,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
 from components.catalogue_gen.executor import Executor as CatalogueExecutor
+from components.contract.schema import Schema
 from components.engine import IN_PROCESS, beam_flags
 from components.history_gen.executor import Executor as HistoryExecutor
 from components.impression_gen.executor import Executor as ImpressionExecutor
@@ -27,6 +28,7 @@ def artifact(folder: Path) -> Any:
 def run_catalogue(data: Path, out: Path, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "items")
     defaults = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 1.0}
+    defaults["schema"] = Schema().to_json()
     executor(CatalogueExecutor, args).Do({}, {"items": [made]}, defaults | properties)
     return made
 
@@ -39,7 +41,7 @@ def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS,
         "max_rejected_fraction": 1.0,
         "spans": "{}",
         "split": '{"by": "time", "fractions": [0.8, 0.1, 0.1], "new_items": 0}',
-        "context_features": "[]",
+        "schema": Schema().to_json(),
     }
     executor(ImpressionExecutor, args).Do({"items": [items]}, {"impressions": [made]}, defaults | properties)
     return made
@@ -54,7 +56,7 @@ def run_histories(data: Path, out: Path, impressions: Any, args: Flags = IN_PROC
         "history_length": 5,
         "cold_max_clicks": 5,
         "new_items": 0,
-        "user_features": "[]",
+        "schema": Schema().to_json(),
     }
     executor(HistoryExecutor, args).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
     return made
@@ -67,6 +69,7 @@ def run_pairs(data: Path, out: Path, items: Any, impressions: Any, args: Flags =
         "rejected_folder": str(out / "rejected"),
         "max_rejected_fraction": 1.0,
         "spans": "{}",
+        "schema": Schema().to_json(),
         "source": "auto",
         "window_seconds": 10**7,
         "max_per_user": 50,

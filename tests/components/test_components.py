@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.contract.schema import Schema
 from components.new_items import launched_late
 from tests.components.runner import read, run_catalogue, run_histories, run_impressions, run_pairs
 
@@ -139,6 +140,11 @@ def test_profiles_are_joined_and_unknown_users_get_none(shop: Path, made: dict[s
     users = sorted({row["user_id"] for row in read(made["impressions"], "train")})
     with (tmp_path / "users.csv").open("w") as file:
         file.write("user_id,city\n" + "".join(f"{user},city of {user}\n" for user in users[:-1]))
-    run = run_histories(tmp_path, tmp_path / "out", made["impressions"], user_features='["city"]')
+    run = run_histories(
+        tmp_path,
+        tmp_path / "out",
+        made["impressions"],
+        schema=Schema.from_yaml("users: {columns: {city: city}}").to_json(),
+    )
     for row in read(run, "train"):
         assert row["city"] == ("" if row["user_id"] == users[-1] else f"city of {row['user_id']}")

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.contract.files import Spans, find_table
-from components.contract.pictures import Pictures
+from components.contract.files import Spans, find_table, load_schema
+from components.contract.image_files import ImageFiles
+from components.contract.schema import Schema, Table
 from components.contract.tables import ContractError, partitions
 from tests.components.runner import read, run_catalogue, run_impressions
-from tests.components.test_contract import counts, impression, item, picture, rejected, write_impressions, write_items
+from tests.components.test_contract import counts, impression, item, picture, write_impressions, write_items
 from tfx_pipeline.fingerprints import data_fingerprint
 
 IMPRESSIONS = [impression(n) for n in range(60)]
@@ -87,23 +88,25 @@ def test_the_latest_spans(tmp_path: Path, catalogue: Any) -> None:
         rows = IMPRESSIONS[(day - 28) * 15 : (day - 27) * 15]
         as_parquet(rows, tmp_path / f"impressions/day=2026-01-{day}/part-0.parquet")
     spans = {"pattern": "day={SPAN}", "window": 2}
-    before = data_fingerprint(str(tmp_path), "impressions", spans=Spans(**spans))
+    before = data_fingerprint(str(tmp_path), Schema(), "impressions", spans=Spans(**spans))
     made = run_impressions(tmp_path, tmp_path / "out", catalogue, spans=json.dumps(spans))
     rows = [row for split in ("train", "valid", "test") for row in read(made, split)]
     assert sorted(rows, key=lambda row: row["sequence"]) == IMPRESSIONS[30:]
-    assert len(find_table(str(tmp_path), "impressions", Spans("day={SPAN}"))) == 4
+    assert len(find_table(str(tmp_path), "impressions", spans=Spans("day={SPAN}"))) == 4
 
     os.utime(tmp_path / "impressions/day=2026-01-28/part-0.parquet", (1, 1))
-    assert data_fingerprint(str(tmp_path), "impressions", spans=Spans(**spans)) == before, "outside the window"
+    assert data_fingerprint(str(tmp_path), Schema(), "impressions", spans=Spans(**spans)) == before, (
+        "outside the window"
+    )
     as_parquet(IMPRESSIONS[:5], tmp_path / "impressions/day=2026-02-01/part-0.parquet")
-    assert data_fingerprint(str(tmp_path), "impressions", spans=Spans(**spans)) != before
-    latest = find_table(str(tmp_path), "impressions", Spans(**spans))
+    assert data_fingerprint(str(tmp_path), Schema(), "impressions", spans=Spans(**spans)) != before
+    latest = find_table(str(tmp_path), "impressions", spans=Spans(**spans))
     assert [path.split("day=")[1][:10] for path in latest] == ["2026-01-31", "2026-02-01"]
     as_parquet(IMPRESSIONS[:5], tmp_path / "impressions/late/part-0.parquet")
     with pytest.raises(
         ContractError, match=r"late/part-0.parquet lies in no span; it should be like .*/impressions/day=\{SPAN\}/"
     ):
-        find_table(str(tmp_path), "impressions", Spans(**spans))
+        find_table(str(tmp_path), "impressions", spans=Spans(**spans))
 
 
 def test_tables_that_lie_elsewhere(tmp_path: Path, catalogue: Any) -> None:
@@ -113,23 +116,26 @@ def test_tables_that_lie_elsewhere(tmp_path: Path, catalogue: Any) -> None:
         as_parquet(rows, tmp_path / f"logs/2026-01-0{day}/shop-b/part-0.parquet")
     data = tmp_path / "data"
     data.mkdir()
-    (data / "tables.yaml").write_text(f"impressions: {tmp_path}/logs/{{SPAN}}/shop-b/*.parquet\n")
-    made = run_impressions(data, tmp_path / "out", catalogue, spans='{"window": 2}')
+    (data / "shop.yaml").write_text(f"impressions: {{files: '{tmp_path}/logs/{{SPAN}}/shop-b/*.parquet'}}\n")
+    schema = load_schema(str(data))
+    made = run_impressions(data, tmp_path / "out", catalogue, spans='{"window": 2}', schema=schema.to_json())
     rows = [row for split in ("train", "valid", "test") for row in read(made, split)]
     assert sorted(rows, key=lambda row: row["sequence"]) == IMPRESSIONS[20:]
-    assert len(find_table(str(data), "impressions")) == 3
+    assert len(find_table(str(data), "impressions", schema.impressions)) == 3
 
-    (data / "tables.yaml").write_text("impressions: ../logs/**.parquet")
-    assert len(find_table(str(data), "impressions")) == 6
-    for wrong, told in {
-        "clicks: a.csv": "must hold lines `TABLE: GLOB`, of items, impressions",
-        "impressions: [a.csv]": "must hold lines",
-        "impressions: a.xlsx": "must end in .parquet",
-        "{": "is not valid YAML",
-    }.items():
-        (data / "tables.yaml").write_text(wrong)
-        with pytest.raises(ContractError, match=told):
-            find_table(str(data), "impressions")
+    assert len(find_table(str(data), "impressions", Table(files="../logs/**.parquet"))) == 6
+    with pytest.raises(ContractError, match=r"impressions.files must end in .parquet"):
+        find_table(str(tmp_path), "impressions", Table(files="data/*.yaml"))
+    with pytest.raises(ContractError, match=r"impressions.files names no file: \*.csv"):
+        find_table(str(data), "impressions", Table(files="*.csv"))
+
+
+def test_a_table_in_two_formats_is_refused(tmp_path: Path) -> None:
+    write_items(tmp_path, [item(0)])
+    (tmp_path / "items.csv").write_text("item_id\ni0\n")
+    with pytest.raises(ContractError, match=r"`items` lies in two formats: .*items.csv and .*items.parquet"):
+        find_table(str(tmp_path), "items")
+    assert len(find_table(str(tmp_path), "items", Table(files="items.csv"))) == 1
 
 
 def test_zstandard(tmp_path: Path, catalogue: Any) -> None:
@@ -177,18 +183,18 @@ def test_pictures_in_an_archive(tmp_path: Path, kind: str) -> None:
     put(tmp_path, kind, {"pictures/0.jpg": picture(), "pictures/1.jpg": picture(), "pictures/2.jpg": b"none"})
     (tmp_path / "pictures").mkdir()
     made = run_catalogue(tmp_path, tmp_path / "out")
-    assert {row["item_id"] for split in ("train", "valid") for row in read(made, split)} == {"i0", "i1"}
-    broken, missing = rejected(tmp_path / "out", "items")
-    assert "image cannot be decoded" in broken["reason"]
-    assert "pictures/3.jpg" in missing["reason"]
+    images = {row["item_id"]: row["image"] for split in ("train", "valid") for row in read(made, split)}
+    assert {name for name, image in images.items() if image} == {"i0", "i1"}
+    found = counts(tmp_path / "out", "items")
+    assert found["missing: image cannot be decoded"] == found["missing: image_path names no file that can be read"] == 1
 
 
 def test_an_archive_that_is_not_whole_and_one_that_changed(tmp_path: Path) -> None:
     write_items(tmp_path, [item(0)])
     path = put(tmp_path, "zip", {"a.jpg": picture()})
-    before = data_fingerprint(str(tmp_path), "items")
+    before = data_fingerprint(str(tmp_path), Schema(), "items")
     os.utime(path, (1, 1))
-    assert data_fingerprint(str(tmp_path), "items") != before
+    assert data_fingerprint(str(tmp_path), Schema(), "items") != before
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"images.zip cannot be read .*; is it whole\?"):
-        Pictures(str(tmp_path))
+        ImageFiles(str(tmp_path))

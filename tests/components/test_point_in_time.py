@@ -40,6 +40,25 @@ def test_histories_are_the_strictly_earlier_clicks(table: list[tuple[int, ...]],
         assert len(set(own.tolist())) == len(own)
 
 
+@given(rows, st.lists(st.integers(0, 4), min_size=40, max_size=40), st.integers(1, 5), st.integers(0, 2))
+@settings(max_examples=300, deadline=None)
+def test_a_click_counts_from_the_moment_of_the_click_and_a_lag_later(
+    table: list[tuple[int, ...]], delays: list[int], length: int, lag: int
+) -> None:
+    user, time, sequence, clicked, item = arrays(table)
+    clicked_at = time + np.array(delays[: len(table)], np.int64)
+    found = point_in_time_histories(user, time, sequence, item, clicked, length, clicked_at, lag)
+    for row in range(len(table)):
+        own, _ = found.of(np.array([row]))
+        earlier = [
+            (clicked_at[other], item[other])
+            for other in range(len(table))
+            if user[other] == user[row] and clicked[other] and clicked_at[other] + lag < time[row]
+        ]
+        assert [(clicked_at[i], item[i]) for i in own] == sorted(earlier)[-length:]
+        assert len(set(own.tolist())) == len(own)
+
+
 @given(rows, st.integers(1, 3), st.integers(0, 6), st.integers(1, 4))
 @settings(max_examples=300, deadline=None)
 def test_pairs_are_neighbouring_clicks_in_the_window(

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.contract.schema import Schema
 from tfx_pipeline.cli import main
 from tfx_pipeline.pipeline import Places, create_pipeline
 from tfx_pipeline.settings import Settings
@@ -21,7 +22,9 @@ def test_compile_writes_a_valid_spec_of_the_same_graph(tmp_path: Path) -> None:
     job = yaml.safe_load(out.read_text())
     spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
     tasks = {name.split(".pipeline")[0] for name in spec.root.dag.tasks}
-    nodes = {component.id for component in create_pipeline(Settings.load("sample"), Places("/d", "/r")).components}
+    nodes = {
+        component.id for component in create_pipeline(Settings.load("sample"), Places("/d", "/r"), Schema()).components
+    }
     assert {task.replace("-", "_").lower() for task in tasks} >= {
         node.replace("-", "_").lower() for node in nodes if node != "LatestBlessedRanker"
     }

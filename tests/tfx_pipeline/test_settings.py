@@ -20,9 +20,9 @@ def test_shipped_configs_are_valid(name: str) -> None:
 
 
 def test_overrides_reach_any_depth() -> None:
-    settings = Settings.load("sample", ["stages.ciubm.training.epochs=9", "data.context_features=[page, device]"])
+    settings = Settings.load("sample", ["stages.ciubm.training.epochs=9", "data.split.fractions=[0.6, 0.2, 0.2]"])
     assert settings.stages.ciubm.training.epochs == 9
-    assert settings.data.context_features == ("page", "device")
+    assert settings.data.split.fractions == (0.6, 0.2, 0.2)
     assert settings.stages.pretrain == Settings.load("sample").stages.pretrain
 
 

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-from components.examples import DECODE_ROWS, SPLITS, Columns, concatenate, decode
+from components.columns import Columns, concatenate
+from components.examples import DECODE_ROWS, SPLITS, decode
 from tfx_pipeline.ablation.views import by_age, by_popularity
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.runners.lineage import newest, open_store

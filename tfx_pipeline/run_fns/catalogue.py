@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +11,13 @@ import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
-from components.examples import DECODE_ROWS, concatenate, decode
+from components.columns import concatenate
+from components.examples import DECODE_ROWS, decode
 from mim_keras.metrics.catalogue_recall import catalogue_recall
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, join_title_and_text
+
+NO_ATTRIBUTES: Mapping[str, str] = {}
+ATTRIBUTE_BUCKETS, ATTRIBUTE_VALUES = 10, 1_000
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,15 @@ class Catalogue:
     held_out: np.ndarray
 
     @staticmethod
-    def read(folder: str, content: bool = True) -> Catalogue:
-        """Reads all splits of the Examples artifact in `folder`; without `content`, ids and categories alone."""
-        names = ("item_id", "category", *(("title", "text", "image") if content else ()))
+    def read(folder: str, content: bool = True, attributes: Mapping[str, str] = NO_ATTRIBUTES) -> Catalogue:
+        """Reads all splits of the Examples artifact in `folder`.
+
+        Args:
+            folder: Of the artifact.
+            content: Whether titles, texts and images are read.
+            attributes: Item attributes that count as categories, by name: `categorical` or `number`.
+        """
+        names = ("item_id", "category", *(("title", "text", "image") if content else ()), *attributes)
         decoder = ExamplesToRecordBatchDecoder()
         batches, held_out = [], []
         for split in SPLITS:
@@ -52,6 +64,9 @@ class Catalogue:
             return array
 
         categories = [value.decode().split("|") if value else [] for value in column("category")]
+        for name, kind in attributes.items():
+            for own, value in zip(categories, attribute_values(name, kind, column(name)), strict=True):
+                own.extend([value] if value else [])
         held = np.array(held_out)
         return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
 
@@ -76,6 +91,29 @@ class Catalogue:
     def dataset(self, preprocessor: ContentPreprocessor) -> ContentDataset:
         """The content of every item, read once."""
         return ContentDataset(preprocessor, self.image, self.title, self.text)
+
+
+def attribute_values(name: str, kind: str, values: np.ndarray) -> list[str]:
+    """An item attribute as a category of each item, "" for none.
+
+    A number becomes its bucket among `ATTRIBUTE_BUCKETS` of as many items each; the commonest `ATTRIBUTE_VALUES` of a
+    categorical attribute are kept, if at least two items have them.
+
+    Args:
+        name: Of the attribute.
+        kind: `categorical` or `number`.
+        values: bytes [items].
+    """
+    if kind == "number":
+        known = np.array([bool(value) for value in values], bool)
+        numbers = np.array([float(value) if value else 0.0 for value in values])
+        if not known.any():
+            return [""] * len(values)
+        bounds = np.unique(np.quantile(numbers[known], np.linspace(0, 1, ATTRIBUTE_BUCKETS + 1)[1:-1]))
+        buckets = np.searchsorted(bounds, numbers, side="right")
+        return [f"{name}: bucket {bucket}" if ok else "" for bucket, ok in zip(buckets, known, strict=True)]
+    common = {value for value, n in Counter(values.tolist()).most_common(ATTRIBUTE_VALUES) if value and n > 1}
+    return [f"{name}: {value.decode()}" if value in common else "" for value in values]
 
 
 def cross_modal_recall(

@@ -42,7 +42,9 @@ def run_fn(fn_args: Any) -> None:
     set_seed_and_precision(training)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
     snapshot = Snapshot.load(fn_args.custom_config["embeddings"])
-    catalogue = Catalogue.read(fn_args.custom_config["catalogue"], content=False)
+    catalogue = Catalogue.read(
+        fn_args.custom_config["catalogue"], content=False, attributes=fn_args.custom_config["item_attributes"]
+    )
     data = item_table_data(snapshot, catalogue, transform)
     lookup = item_lookup(snapshot.item_ids, Path(fn_args.model_run_dir) / "item_ids.txt")
 

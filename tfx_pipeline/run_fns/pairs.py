@@ -10,7 +10,8 @@ import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-from components.examples import DECODE_ROWS, Columns, concatenate, decode
+from components.columns import Columns, concatenate
+from components.examples import DECODE_ROWS, decode
 from mim_keras.config import SIGNALS
 from mim_keras.layers import KnownPositives
 from mim_keras.layers.base import PADDING_ROW

@@ -11,11 +11,18 @@ from typing import Any
 
 import yaml
 
+from components.contract.schema import Schema
 from tfx_pipeline.settings import Settings
 
 
 def compile_pipeline(
-    settings: Settings, data: str, root: str, image: str, output: Path, data_version: str = ""
+    settings: Settings,
+    data: str,
+    root: str,
+    image: str,
+    output: Path,
+    data_version: str = "",
+    schema: Schema | None = None,
 ) -> dict[str, Any]:
     """Compiles the pipeline for Kubeflow Pipelines v2 (or Vertex) and writes its spec.
 
@@ -25,6 +32,7 @@ def compile_pipeline(
         root: Default pipeline root; a submitted run may be given another.
         image: Container image that has this project installed.
         output: `.yaml` or `.json`.
+        schema: Of the tables; None for tables and columns that have the contract's names.
         data_version: Runs of specs with equal versions share cached steps; the time of compilation where empty.
 
     Returns:
@@ -35,7 +43,8 @@ def compile_pipeline(
 
     from tfx_pipeline.pipeline import Places, create_pipeline
 
-    pipeline = create_pipeline(settings, Places(data, root, data_version=data_version or f"compiled {time.time():.0f}"))
+    places = Places(data, root, data_version=data_version or f"compiled {time.time():.0f}")
+    pipeline = create_pipeline(settings, places, schema or Schema())
     config = KubeflowV2DagRunnerConfig(default_image=image, display_name=settings.name)
     with tempfile.TemporaryDirectory() as folder:
         runner = KubeflowV2DagRunner(config=config, output_dir=folder, output_filename="job.json")

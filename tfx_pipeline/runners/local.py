@@ -109,6 +109,7 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
     from tfx import v1 as tfx
     from tfx.orchestration import metadata
 
+    from components.contract.files import load_schema
     from tfx_pipeline.pipeline import Places, create_pipeline
     from tfx_pipeline.runners.lineage import has_blessed_ranker, last_models
 
@@ -119,7 +120,7 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
         encoder, ranker = last_models(places.metadata)
         places = replace(places, last_encoder=encoder, last_ranker=ranker)
         say(f"warm start: {f'encoder {encoder}, ranker {ranker}' if encoder else 'no earlier run, so from the first'}")
-    pipeline = create_pipeline(settings, places, data_only)
+    pipeline = create_pipeline(settings, places, load_schema(places.data), data_only)
     pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(places.metadata)
     times = NodeTimes()
     with narrated(len(pipeline.components), times, Path(places.root) / "run.log"):

@@ -24,7 +24,7 @@ def find_archives(data: str) -> list[FileMetadata]:
     return [meta for match in FileSystems.match(patterns) for meta in match.metadata_list]
 
 
-class Pictures:
+class ImageFiles:
     """Reads pictures of the folder `data`, from its archives where it has any.  Safe among threads.
 
     A path is absolute, or relative to `data`; within an archive it is a member's name.  Each worker reads the
@@ -32,13 +32,14 @@ class Pictures:
 
     Args:
         data: The folder of the tables.
+        folder: The one that paths are relative to, itself relative to `data`; empty for `data`.
 
     Raises:
         ContractError: an archive cannot be read.
     """
 
-    def __init__(self, data: str) -> None:
-        self._data = data
+    def __init__(self, data: str, folder: str = "") -> None:
+        self._data = folder if folder.startswith("/") or "://" in folder else FileSystems.join(data, folder)
         self._members: dict[str, Callable[[], bytes]] = {}
         for path in [meta.path for meta in find_archives(data)]:
             handle = FileSystems.open(path, compression_type="uncompressed")

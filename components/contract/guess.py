@@ -1,0 +1,611 @@
+"""Guesses the schema of a shop's own export: the first draft of a `shop.yaml`, each guess with an example."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from components.contract.schema import CONTRACT, RESERVED, Column, Schema, safe_name
+from components.contract.tables import PACKED, PLAIN, ContractError, flat_columns
+from components.contract.values import Parsed, parse_ids, parse_integers, parse_numbers, parse_text, parse_times
+
+SAMPLE_BYTES, SAMPLE_ROWS = 4 << 20, 20_000
+DELIMITERS = (",", ";", "\t", "|")
+SEPARATORS = (" > ", ">", "|", " / ", "/", ";", ",")
+SLASHED = ("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y")
+WRITTEN = (
+    "%d %b %Y",
+    "%b %d, %Y",
+    "%d %B %Y",
+    "%B %d, %Y",
+    "%d-%m-%Y",
+    "%d-%m-%Y %H:%M:%S",
+    "%d.%m.%y",
+    "%d.%m.%y %H:%M",
+)
+IMAGE_NAME = r"(?i)\.(jpe?g|png|webp|gif|avif|bmp|tiff?)([?#].*)?$"
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+
+# Words in names of columns, the strongest first; matched as parts between separators, then as substrings.
+WORDS: dict[str, tuple[str, ...]] = {
+    "item_id": (
+        "item_id", "sku", "product_id", "productid", "article_id", "artikelnr", "artikelnummer", "artikel_nr", "item",
+        "handle", "asin", "ean", "gtin", "artikel", "article", "product", "produkt", "produkt_id", "variant_id",
+        "material", "movie_id", "id",
+    ),
+    "title": ("title", "titel", "bezeichnung", "product_name", "item_name", "prod_name", "name", "headline"),
+    "text": ("text", "description", "beschreibung", "body", "detail", "details", "desc", "content", "plot"),
+    "category": (
+        "category", "categories", "kategorie", "kategorien", "warengruppe", "product_type", "taxonomy", "department",
+        "genre", "genres", "group", "gruppe", "type", "sparte",
+    ),
+    "image_path": ("image_path", "image", "picture", "bild", "img", "photo", "foto", "image_url", "image_file"),
+    "created_at": ("created_at", "online_seit", "created", "launch", "published", "release", "online", "date", "datum"),
+    "user_id": (
+        "user_id", "user", "visitor", "visitorid", "customer", "kunde", "kunden_id", "client", "member", "account",
+        "session", "session_id", "uid", "cookie", "person",
+    ),
+    "timestamp": ("timestamp", "time", "zeit", "event_time", "ts", "when", "datetime", "date", "datum", "at"),
+    "clicked": ("clicked", "click", "label", "is_click", "klick", "geklickt", "target", "action"),
+    "event": ("event", "ereignis", "event_type", "event_name", "action", "aktion", "type", "typ", "behavior"),
+    "request_id": ("request_id", "request", "search_id", "query_id", "page_view_id", "session_id", "session"),
+    "event_id": ("event_id", "uuid", "message_id", "ereignis_id"),
+    "sequence": ("sequence", "position", "pos", "rank", "slot"),
+}  # fmt: skip
+VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
+CLICKS = ("click", "klick", "open", "select", "tap")
+OTHERS = ("cart", "basket", "warenkorb", "order", "purchase", "buy", "transaction", "bestell", "kauf", "fav", "wish")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One line of what was guessed.
+
+    Attributes:
+        key: In `shop.yaml`, e.g. `items.item_id`.
+        value: What was guessed.
+        why: An example value, or the reason.
+    """
+
+    key: str
+    value: str
+    why: str
+
+
+@dataclass
+class Sample:
+    """The first rows of a table as they lie in a file.
+
+    Attributes:
+        path: The file.
+        columns: By the shop's names.
+        options: `delimiter`, `encoding`, `quoting` where they are not the usual ones.
+    """
+
+    path: Path
+    columns: dict[str, pa.Array]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def distinct(self, name: str) -> pa.Array:
+        """Distinct ids of a column."""
+        return pc.unique(parse_ids(self.columns[name]).values.drop_null())
+
+
+def read_sample(path: Path) -> Sample:
+    """The first rows of a file; of a folder, of its first file.
+
+    Raises:
+        ContractError: there is no such file, or it is of no kind that can be read.
+    """
+    suffixes = tuple(kind + packed for kind in PLAIN for packed in PACKED)
+    file = path
+    if path.is_dir():
+        found = sorted(
+            one for one in path.rglob("*") if one.name.endswith(suffixes) and not one.name.startswith((".", "_"))
+        )
+        if not found:
+            raise ContractError(f"{path} holds no file that ends in {', '.join(PLAIN)}")
+        file = found[0]
+    if not file.is_file():
+        raise ContractError(f"{path} is no file and no folder")
+    if not file.name.endswith(suffixes):
+        raise ContractError(f"{path} must end in {', '.join(PLAIN)}, packed as .gz, .bz2 or .zst or not")
+    if file.suffix == ".parquet":
+        return _parquet_sample(path, file)
+    return _text_sample(path, file)
+
+
+def _parquet_sample(path: Path, file: Path) -> Sample:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            batch = next(parquet.iter_batches(SAMPLE_ROWS), None)
+            if batch is None:
+                raise ContractError(f"{file} holds no rows")
+            columns = flat_columns(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise ContractError(f"{file} cannot be read ({error}); is it whole?") from error
+    decoded = {n: v.dictionary_decode() if isinstance(v, pa.DictionaryArray) else v for n, v in columns.items()}
+    return Sample(path, decoded)
+
+
+def _text_sample(path: Path, file: Path) -> Sample:
+    opened: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(file.suffix, open)
+    try:
+        if file.suffix == ".zst":
+            with pa.CompressedInputStream(pa.OSFile(str(file)), "zstd") as stream:
+                data = stream.read(SAMPLE_BYTES)
+        else:
+            with opened(file, "rb") as stream:
+                data = stream.read(SAMPLE_BYTES)
+    except (OSError, EOFError) as error:
+        raise ContractError(f"{file} cannot be read ({error}); is it whole?") from error
+    if not data.strip():
+        raise ContractError(f"{file} is empty; export it again")
+    encoding, text = _decode(data)
+    whole = len(data) < SAMPLE_BYTES
+    delimiter, quoting, rows = _parse(text if whole else text[: text.rfind("\n") + 1], ".tsv" in file.suffixes)
+    options: dict[str, Any] = {}
+    if delimiter != ("\t" if ".tsv" in file.suffixes else ","):
+        options["delimiter"] = delimiter
+    if encoding not in ("utf-8", "utf-8-sig"):
+        options["encoding"] = encoding
+    if quoting == (".tsv" in file.suffixes):
+        options["quoting"] = quoting
+    header, body = rows[0], [row for row in rows[1 : SAMPLE_ROWS + 1] if len(row) == len(rows[0])]
+    if not body:
+        raise ContractError(f"{file} has a header but no rows that fit it: {', '.join(header)}")
+    columns = {
+        name: pa.array([row[place] or None for row in body], pa.string()) for place, name in enumerate(header) if name
+    }
+    return Sample(path, columns, options)
+
+
+def _decode(data: bytes) -> tuple[str, str]:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16", data[: len(data) // 2 * 2].decode("utf-16", errors="replace")
+    for cut in range(4):  # a character may be cut in two at the end
+        try:
+            return "utf-8", data[: len(data) - cut].decode("utf-8-sig")
+        except UnicodeDecodeError:
+            continue
+    return "cp1252", data.decode("cp1252", errors="replace")
+
+
+def _parse(text: str, is_tsv: bool) -> tuple[str, bool, list[list[str]]]:
+    """(Delimiter, whether quotes quote, rows): what gives the most columns in rows of one length."""
+    best: tuple[float, str, bool, list[list[str]]] | None = None
+    for delimiter in DELIMITERS:
+        for quoting in (False, True) if delimiter == "\t" else (True,):
+            style: dict[str, Any] = {} if quoting else {"quoting": csv.QUOTE_NONE}
+            csv.field_size_limit(1 << 30)
+            try:
+                rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style) if row]
+            except csv.Error:
+                continue
+            fits = float(np.mean([len(row) == len(rows[0]) for row in rows])) if rows else 0.0
+            quoted = not quoting and any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in rows for cell in row)
+            score = (len(rows[0]) - 1) * fits**4 - 0.01 * quoted if rows else 0.0
+            if best is None or score > best[0]:
+                best = (score, delimiter, quoting, rows)
+    if best is None or not best[3]:
+        raise ContractError("no delimiter among , ; tab | gives rows of one length")
+    if best[0] <= 0:  # a single column
+        rows = [[line] for line in text.splitlines() if line]
+        return ("\t" if is_tsv else ","), not is_tsv, rows
+    return best[1], best[2], best[3]
+
+
+def guess_schema(
+    items: Path, log: Path, folder: Path, log_kind: str = "", images: Path | None = None
+) -> tuple[dict[str, Any], list[Guess]]:
+    """A draft of `shop.yaml`, as plain values, and what was guessed.
+
+    Args:
+        items: File or folder of the items.
+        log: File or folder of events or impressions.
+        folder: Where `shop.yaml` will lie.
+        log_kind: `events` or `impressions`; found out if empty.
+        images: Folder of the pictures, where it is not the one of the items.
+
+    Raises:
+        ContractError: a table cannot be read, or lacks a column without which nothing can be learned.
+    """
+    item_sample, log_sample = read_sample(items), read_sample(log)
+    guesses: list[Guess] = []
+    item_id, log_item = _matching_ids(item_sample, log_sample)
+    item_columns = {"item_id": item_id}
+    share = _overlap(log_sample.distinct(log_item), item_sample.distinct(item_id))
+    item_columns |= _roles(item_sample, ("title", "text", "category", "image_path", "created_at"), {item_id})
+    values: dict[str, Any] = {"items": _table(item_sample, folder)}
+    values["items"]["columns"] = _described(item_sample, "items", item_columns, guesses)
+    _say(guesses, "items.item_id", f"{share:.0%} of the log's {log_item} are among them")
+    root = _image_root(item_sample, item_columns.get("image_path"), folder, images, guesses)
+    if root:
+        values["images"] = root
+
+    log_columns = {"item_id": log_item}
+    log_columns |= _roles(log_sample, ("timestamp", "user_id"), {log_item})
+    for name in ("timestamp", "user_id"):
+        if name not in log_columns:
+            raise ContractError(
+                f"{log} has no column that looks like {name}; it has {', '.join(log_sample.columns)}. Write shop.yaml "
+                f"by hand: events.columns.{name}"
+            )
+    taken = set(log_columns.values())
+    event = _role(log_sample, "event", taken)
+    kind = log_kind or ("events" if event else "impressions")
+    if kind == "events":
+        if event is None:
+            raise ContractError(f"{log} has no column that says view or click; it has {', '.join(log_sample.columns)}")
+        log_columns["event"] = event
+        log_columns |= _roles(log_sample, ("request_id", "event_id"), taken | {event})
+    else:
+        clicked = _role(log_sample, "clicked", taken)
+        if clicked is None:
+            raise ContractError(
+                f"{log} has no column of 0 and 1 that looks like a click; it has {', '.join(log_sample.columns)}"
+            )
+        log_columns["clicked"] = clicked
+        log_columns |= _roles(log_sample, ("sequence",), taken | {clicked})
+    values[kind] = _table(log_sample, folder)
+    values[kind]["columns"] = _described(log_sample, kind, log_columns, guesses)
+    if kind == "events":
+        values[kind] |= _event_names(log_sample.columns[log_columns["event"]], guesses)
+    values["policies"] = _policies(item_sample, item_columns, share, guesses)
+    Schema.from_plain_values(values)  # what was guessed keeps the rules
+    return values, guesses
+
+
+def to_yaml(values: dict[str, Any], guesses: Iterable[Guess]) -> str:
+    """The text of `shop.yaml`, with the examples as comments."""
+    lines = ["# Written by `mim init`; change what was guessed wrong, then `mim check`.", ""]
+    examples = {guess.key: guess.why for guess in guesses}
+    for section, content in values.items():
+        if not isinstance(content, dict):
+            lines += [f"{section}: {_inline(content)}", ""]
+            continue
+        lines.append(f"{section}:")
+        for key, value in content.items():
+            if key == "columns":
+                lines.append("  columns:")
+                for name, one in value.items():
+                    note = examples.get(f"{section}.{name}", "")
+                    lines.append(f"    {name}: {_inline(one)}" + (f"  # {_one_line(note)}" if note else ""))
+            else:
+                lines.append(f"  {key}: {_inline(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _inline(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False)
+        .removesuffix("\n...\n")
+        .strip()
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:70]
+
+
+def _table(sample: Sample, folder: Path) -> dict[str, Any]:
+    path = sample.path.resolve()
+    inside = path.is_relative_to(folder.resolve())
+    name = str(path.relative_to(folder.resolve())) if inside else str(path)
+    return {"files": f"{name}/**{_suffix(path)}" if path.is_dir() else name, **sample.options}
+
+
+def _suffix(folder: Path) -> str:
+    suffixes = [kind + packed for kind in PLAIN for packed in PACKED]
+    return next(s for s in suffixes for one in sorted(folder.rglob("*")) if one.name.endswith(s))
+
+
+def _matching_ids(items: Sample, log: Sample) -> tuple[str, str]:
+    """The columns of the two tables that name items: those whose values meet most often, and whose names fit."""
+    best: tuple[float, str, str] | None = None
+    ids_of_items = {name: _ids(items, name) for name in items.columns}
+    ids_of_log = {name: _ids(log, name) for name in log.columns}
+    for name, distinct in ids_of_items.items():
+        if distinct is None or len(distinct) < 0.3 * len(items.columns[name]):
+            continue
+        for other, seen in ids_of_log.items():
+            if seen is None:
+                continue
+            score = _overlap(seen, distinct) + 0.3 * _fit(name, "item_id") + 0.3 * _fit(other, "item_id")
+            if best is None or score > best[0]:
+                best = (score, name, other)
+    if best is None or _overlap(ids_of_log[best[2]], ids_of_items[best[1]]) < 0.01:
+        raise ContractError(
+            f"no column of {log.path} holds ids of {items.path}: is it the log of this catalogue? Columns: "
+            f"{', '.join(items.columns)}; and {', '.join(log.columns)}"
+        )
+    return best[1], best[2]
+
+
+def _ids(sample: Sample, name: str) -> pa.Array | None:
+    kind = sample.columns[name].type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
+        return None
+    return sample.distinct(name)
+
+
+def _overlap(values: pa.Array, among: pa.Array) -> float:
+    if not len(values):
+        return 0.0
+    return float(pc.mean(pc.is_in(values, value_set=among).cast(pa.float64())).as_py())
+
+
+def _fit(name: str, role: str) -> float:
+    """How well a column's name fits a role, 0 to 1."""
+    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()).strip("_")
+    parts = set(plain.split("_"))
+    for place, word in enumerate(WORDS[role]):
+        weight = 1 - place / (2 * len(WORDS[role]))
+        if plain == word:
+            return weight
+        if word in parts or (set(word.split("_")) <= parts):
+            return 0.9 * weight
+        if len(word) > 3 and word in plain:
+            return 0.6 * weight
+    return 0.0
+
+
+def _roles(sample: Sample, roles: tuple[str, ...], taken: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for role in roles:
+        name = _role(sample, role, taken | set(found.values()))
+        if name is not None:
+            found["image" if role == "image_path" and _is_image(sample.columns[name]) else role] = name
+    return found
+
+
+def _role(sample: Sample, role: str, taken: set[str]) -> str | None:
+    """The column that fits a role best by its name, among those whose values can be so."""
+    fits = {name: _fit(name, role) for name in sample.columns if name not in taken}
+    values = {name: sample.columns[name] for name in fits}
+    scores = {name: fit for name, fit in fits.items() if _possible(role, values[name], fit)}
+    if role == "text" and scores:  # the longest words
+        scores = {name: fit + min(_mean_length(values[name]), 400) / 400 for name, fit in scores.items()}
+    best = max(scores, key=lambda name: scores[name], default=None)
+    return best if best is not None and scores[best] > 0 else None
+
+
+def _possible(role: str, values: pa.Array, fit: float) -> bool:
+    kind = values.type
+    if role == "image_path":
+        return _is_image(values) or _share(pc.match_substring_regex(_texts(values), IMAGE_NAME)) > 0.5
+    if role in ("timestamp", "created_at"):
+        return fit > 0 and _time_form(values) is not None
+    if role == "category":
+        return fit > 0 and (pa.types.is_list(kind) or not pa.types.is_nested(kind))
+    if pa.types.is_nested(kind):
+        return False
+    if role == "clicked":
+        parsed = parse_integers(values)
+        return bool(fit and not parsed.bad.any() and set(np.unique(parsed.values)) <= {0, 1})
+    if role == "event":
+        names = [str(name).lower() for name in pc.unique(_texts(values).drop_null()).to_pylist()]
+        known = [any(word in name for word in (*VIEWS, *CLICKS, *OTHERS)) for name in names]
+        return 0 < len(names) <= 50 and any(known)
+    if role == "event_id":
+        return fit > 0 and len(pc.unique(values)) > 0.9 * len(values)
+    if role == "sequence":
+        return fit > 0 and not parse_integers(values).bad.any()
+    if role in ("title", "text"):
+        return fit > 0 and (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and not _is_number(values)
+    return fit > 0
+
+
+def _is_image(values: pa.Array) -> bool:
+    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        return False
+    first = next((value for value in values.to_pylist() if value), b"")
+    return first.startswith(MAGIC) or first[4:12] in (b"ftypavif", b"ftypheic")
+
+
+def _texts(values: pa.Array) -> pa.Array:
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        return pa.nulls(len(values), pa.string())
+    return parse_text(values).values
+
+
+def _share(found: pa.Array) -> float:
+    """Of the values that are there."""
+    mean = pc.mean(found.cast(pa.float64())).as_py()
+    return float(mean or 0.0)
+
+
+def _mean_length(values: pa.Array) -> float:
+    return float(pc.mean(pc.utf8_length(_texts(values))).as_py() or 0.0)
+
+
+def _is_number(values: pa.Array) -> bool:
+    return any(_readable(parse_numbers(values, sign)) > 0.95 for sign in (".", ","))
+
+
+def _readable(parsed: Parsed) -> float:
+    """Share of the values that are there and can be read."""
+    there = ~parsed.missing
+    return float(1 - parsed.bad[there].mean()) if there.any() else 0.0
+
+
+def _time_form(values: pa.Array) -> str | None:
+    """How the times of a column are written; None where they are none."""
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        return None
+    head = values.slice(0, 2_000)
+    scores = {}
+    for form in ("auto", *SLASHED, *WRITTEN):
+        if form != "auto" and not pa.types.is_string(values.type):
+            break
+        parsed = parse_times(head, form)
+        inside = (parsed.values >= 631_152_000_000_000) & (parsed.values < 4_102_444_800_000_000)
+        readable = ~parsed.missing & ~parsed.bad & inside
+        scores[form] = float(readable.sum()) / max(1, int((~parsed.missing).sum()))
+        if scores[form] > 0.99:
+            return form
+    best = max(scores, key=lambda form: scores[form], default=None)
+    return best if best is not None and scores[best] > 0.9 else None
+
+
+def _described(sample: Sample, table: str, columns: dict[str, str], guesses: list[Guess]) -> dict[str, Any]:
+    """The columns of a table in `shop.yaml`, the features after those of the contract."""
+    found: dict[str, Any] = {}
+    for name, source in columns.items():
+        found[name] = _plain(source, _options(name, table, sample.columns[source]))
+        guesses.append(Guess(f"{table}.{name}", source, _example(sample.columns[source])))
+    limit = min(1_000, max(20, len(next(iter(sample.columns.values()))) // 5))
+    for source, values in sample.columns.items():
+        if source in columns.values():
+            continue
+        feature = _feature(values, limit)
+        if feature is None:
+            guesses.append(Guess(f"{table}: not used", source, _example(values)))
+            continue
+        name = source if safe_name(source) == source else safe_name(source)
+        while name in found or name in RESERVED:
+            name += "_feature"
+        if feature.get("type") == "number" and (sign := _decimal(values)) != ".":
+            feature["decimal"] = sign
+        found[name] = _plain(source, feature)
+        guesses.append(Guess(f"{table}.{name}", f"{source}, {feature.get('type', 'categorical')}", _example(values)))
+    return found
+
+
+def _plain(source: str, options: dict[str, Any]) -> Any:
+    return {"column": source, **options} if options else source
+
+
+def _options(name: str, table: str, values: pa.Array) -> dict[str, Any]:
+    kind = CONTRACT[table][name].kind
+    if kind == "time":
+        form = _time_form(values)
+        return {"time": form} if form not in ("auto", None) else {}
+    if kind in ("text", "list") and name in ("title", "text", "category"):
+        options: dict[str, Any] = {}
+        text = _texts(values)
+        if _share(pc.match_substring_regex(text, r"</?[a-zA-Z][^>]*>|&[a-z]{2,6};")) > 0.02:
+            options["html"] = True
+        if name == "category" and not pa.types.is_list(values.type):
+            seen = {one: _share(pc.match_substring(text, one)) for one in SEPARATORS}
+            likely = next((one for one, share in seen.items() if share > 0.2), "|")
+            if likely.strip() != "|":
+                options["separator"] = likely.strip()
+        return options
+    return {}
+
+
+def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
+    """How a column that the contract does not name can be a feature; None where it cannot."""
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        return None
+    if pa.types.is_temporal(values.type) or _share(pc.match_substring_regex(_texts(values), r"^https?://")) > 0.5:
+        return None
+    distinct = len(pc.unique(values.drop_null()))
+    if distinct < 2:
+        return None
+    if _is_number(values) and distinct > 12:
+        return {"type": "number"} if not _looks_like_id(values, distinct) else None
+    if distinct <= limit and _mean_length(values) <= 60:
+        return {"type": "categorical"}
+    return None
+
+
+def _looks_like_id(values: pa.Array, distinct: int) -> bool:
+    return pa.types.is_integer(values.type) and distinct > 0.95 * len(values)
+
+
+def _decimal(values: pa.Array) -> str:
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return "."
+    return max((".", ","), key=lambda sign: (_decimals_fit(values, sign), _readable(parse_numbers(values, sign))))
+
+
+def _decimals_fit(values: pa.Array, sign: str) -> float:
+    return _share(pc.match_substring_regex(_texts(values), rf"\d[{sign}]\d{{1,2}}(\D|$)"))
+
+
+def _example(values: pa.Array) -> str:
+    value = next((one for one in values.to_pylist() if one not in (None, "", [])), "")
+    return f"e.g. <{len(value):,} bytes>" if isinstance(value, bytes) else f"e.g. {_one_line(str(value))}"
+
+
+def _say(guesses: list[Guess], key: str, more: str) -> None:
+    for place, guess in enumerate(guesses):
+        if guess.key == key:
+            guesses[place] = Guess(key, guess.value, f"{guess.why}; {more}")
+
+
+def _image_root(items: Sample, column: str | None, folder: Path, images: Path | None, guesses: list[Guess]) -> str:
+    """The folder that `image_path` is relative to, relative to `folder`; empty for `folder` itself."""
+    if column is None:
+        return ""
+    paths = [path for path in _texts(items.columns[column]).drop_null().to_pylist()[:200] if "://" not in path]
+    candidates = [folder, items.path.parent, *([images, *images.resolve().parents[:3]] if images else [])]
+    if paths:  # wherever a file of the first path's name lies
+        inside = itertools.islice(folder.rglob(Path(paths[0]).name), 10)
+        depth = len(Path(paths[0]).parts)
+        candidates += [found.parents[depth - 1] for found in inside if len(found.parents) >= depth]
+    found = {one: sum((one / path).is_file() for path in paths) for one in dict.fromkeys(candidates)}
+    best = max(found, key=lambda one: found[one])
+    guesses.append(Guess("images", str(best), f"{found[best]} of the first {len(paths)} pictures lie there"))
+    if not found[best] or best.resolve() == folder.resolve():
+        return ""
+    where = best.resolve()
+    return str(where.relative_to(folder.resolve())) if where.is_relative_to(folder.resolve()) else str(where)
+
+
+def _event_names(values: pa.Array, guesses: list[Guess]) -> dict[str, Any]:
+    """`view` and `labels` of a log of events."""
+    names = [str(name) for name in pc.unique(_texts(values).drop_null()).to_pylist()]
+    views = [name for name in names if any(word in name.lower() for word in VIEWS)]
+    others = [name for name in names if name not in views]
+    clicks = [name for name in others if any(word in name.lower() for word in CLICKS)]
+    if not clicks:  # e.g. views and orders
+        clicks = [name for name in others if any(word in name.lower() for word in OTHERS)]
+    if not views or not clicks:
+        raise ContractError(
+            f"the log needs events that are views and events that follow them; it has {', '.join(names)}. Say which in "
+            "shop.yaml: events.view and events.labels"
+        )
+    guesses.append(Guess("events.view", ", ".join(views), "each is an impression"))
+    left = [name for name in others if name not in clicks]
+    why = "at most 1800 s after a view" + (f"; not used: {', '.join(left)}" if left else "")
+    guesses.append(Guess("events.labels", f"clicked: {', '.join(clicks)}", why))
+    return {"view": views, "labels": {"clicked": clicks}, "window_seconds": 1800}
+
+
+def _policies(items: Sample, columns: dict[str, str], share: float, guesses: list[Guess]) -> dict[str, Any]:
+    policies = {"unknown_items": "drop", "repeated_ids": "latest"}
+    guesses.append(
+        Guess("policies.unknown_items", "drop", f"{1 - share:.1%} of the log's items are not in the catalogue")
+    )
+    ids = parse_ids(items.columns[columns["item_id"]]).values
+    repeated = len(ids.drop_null()) - len(pc.unique(ids.drop_null()))
+    if repeated and "title" in columns:
+        # Variants that repeat the id of their product have no title of their own.
+        empty = _texts(items.columns[columns["title"]]).is_null().to_numpy(zero_copy_only=False)
+        counts = {row["values"]: row["counts"] for row in pc.value_counts(ids).to_pylist()}
+        again = np.array([counts.get(one, 0) > 1 for one in ids.to_pylist()])
+        if empty[again].mean() > 0.3:
+            policies["repeated_ids"] = "first"
+    guesses.append(Guess("policies.repeated_ids", policies["repeated_ids"], f"{repeated} rows repeat an id"))
+    return policies
+
+
+__all__ = ["Column", "Guess", "Sample", "guess_schema", "read_sample", "to_yaml"]

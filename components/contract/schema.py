@@ -1,0 +1,390 @@
+"""The declared schema of a shop's data: which tables there are, what their columns mean, what becomes of odd rows.
+
+A folder of tables may hold a `shop.yaml`, which `Schema.load` reads.  Without one, tables and columns have the names
+of the contract:
+
+    items:
+      files: artikel.csv
+      delimiter: ";"
+      columns:
+        item_id: artikel_nr                                   # the contract's name: the shop's
+        text: {column: beschreibung_html, html: true}
+        category: {column: warengruppe, separator: ">"}
+        price: {column: preis_eur, type: number, decimal: ","}  # not in the contract: an attribute of the item
+    events:
+      files: ereignisse.csv.gz
+      columns: {user_id: kunde, item_id: artikel, timestamp: zeit, event: ereignis}
+      labels: {clicked: [click]}
+    policies: {unknown_items: drop}
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+
+from mim_keras.config import ConfigError, from_mapping, require, to_mapping
+from mim_keras.config.mapping import require_choices
+
+SCHEMA_FILE = "shop.yaml"
+SPAN = "{SPAN}"
+TIME_FORMATS = ("auto", "s", "ms", "us", "ns")  # or a format of `datetime.strptime`
+
+
+@dataclass(frozen=True)
+class ContractColumn:
+    """A column that the contract names.
+
+    Attributes:
+        kind: id | text | list | time | integer | image.
+        required: Whether a row needs a value.
+        meaning: For the docs.
+    """
+
+    kind: str
+    required: bool
+    meaning: str
+
+
+def _optional(kind: str, meaning: str) -> ContractColumn:
+    return ContractColumn(kind, False, meaning)
+
+
+def _required(kind: str, meaning: str) -> ContractColumn:
+    return ContractColumn(kind, True, meaning)
+
+
+CONTRACT: dict[str, dict[str, ContractColumn]] = {
+    "items": {
+        "item_id": _required("id", "the item; unique"),
+        "title": _optional("text", "its name"),
+        "text": _optional("text", "its description"),
+        "category": _optional("list", "its categories"),
+        "image": _optional("image", "the encoded picture"),
+        "image_path": _optional("text", "where the picture lies: a file below the folder, or a member of its archive"),
+        "created_at": _optional("time", "when the shop began to sell it"),
+    },
+    "impressions": {
+        "user_id": _required("id", "who saw the item"),
+        "item_id": _required("id", "what was seen"),
+        "timestamp": _required("time", "when"),
+        "clicked": _required("integer", "1 if it was clicked, else 0"),
+        "sequence": _optional("integer", "the order among impressions of the same second"),
+    },
+    "events": {
+        "user_id": _required("id", "who"),
+        "item_id": _required("id", "with what"),
+        "timestamp": _required("time", "when"),
+        "event": _required("text", "what happened"),
+        "request_id": _optional("id", "the request or session that the event belongs to"),
+        "event_id": _optional("id", "the event; a second one of the same id is a duplicate"),
+    },
+    "intents": {
+        "item_id": _required("id", "the item that the query led to"),
+        "timestamp": _required("time", "when"),
+        "query_item_id": _optional("id", "the query, if it was an item"),
+        "query_image": _optional("image", "the query, if it was a picture"),
+        "query_text": _optional("text", "the query, if it was a text"),
+        "signal": _optional("text", "click | cart | order | …; click if empty"),
+    },
+    "users": {
+        "user_id": _required("id", "the user; unique"),
+    },
+}
+# Inputs and outputs of the pipeline's own features.
+RESERVED = frozenset(
+    {name for table in CONTRACT.values() for name in table}
+    | {"history_item_ids", "history_ages", "history_rows", "segment", "launched", "modalities", "user_index"}
+    | {"item_row", "context", "ctr", "content_ctr", "scores", "item_embedding", "similarity", "drop_id"}
+)
+_FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a column comes from, and how its values are read.
+
+    Attributes:
+        column: Its name in the shop's file; empty for the same name.
+        type: Of a column that the contract does not name, a feature: `categorical` or `number`.
+        time: Of a time: `auto` (numbers by their size: s, ms, µs or ns; ISO 8601; YYYYMMDD; DD.MM.YYYY), a unit,
+            or a format of `datetime.strptime`.
+        timezone: Of times without a zone of their own, e.g. `Europe/Berlin`.
+        decimal: The decimal sign of a number in text.
+        html: Whether the text holds HTML, which is removed.
+        separator: Between the values of a list in text; `|` if empty.
+    """
+
+    column: str = ""
+    type: Literal["", "categorical", "number"] = ""
+    time: str = "auto"
+    timezone: str = "UTC"
+    decimal: Literal[".", ","] = "."
+    html: bool = False
+    separator: str = ""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        if self.time not in TIME_FORMATS:
+            try:
+                datetime.strptime(datetime(2001, 12, 31).strftime(self.time), self.time)
+                ok = "%" in self.time
+            except ValueError:
+                ok = False
+            fix = 'e.g. "%d/%m/%Y %H:%M"'
+            require(ok, f"time is one of {', '.join(TIME_FORMATS)} or a format of strptime", self.time, fix)
+        try:
+            ZoneInfo(self.timezone)
+        except (KeyError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"timezone is a name of the IANA database; received {self.timezone!r}. E.g. Europe/Berlin."
+            ) from error
+
+    @staticmethod
+    def from_plain(value: Any, where: str) -> Column:
+        """From YAML: the source column's name, or a mapping."""
+        if isinstance(value, str):
+            return Column(value)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is a column's name or a mapping; received {value!r}. Quote the name.")
+        if value.get("column", "") != str(value.get("column", "")):
+            raise ConfigError(f"{where}.column is a name; received {value['column']!r}. Quote it.")
+        hidden = {"from_plain"}
+        known = {name: one for name, one in value.items() if name not in hidden}
+        return _from_fields(Column, known, where)
+
+
+def _from_fields(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+    """`from_mapping` for a class that has a `from_plain` of its own."""
+    unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+    require(not unknown, f"{where} has the keys {', '.join(cls.__dataclass_fields__)}", unknown, "Rename or remove it.")
+    for name, value in values.items():
+        kind = type(getattr(cls(), name))
+        require(type(value) is kind, f"{where}.{name} is of type {kind.__name__}", value, "Change its value.")
+    return cls(**values)
+
+
+class Columns(dict[str, Column]):
+    """Contract name or feature name → `Column`."""
+
+    @classmethod
+    def from_plain(cls, value: Any, where: str) -> Columns:
+        """From YAML."""
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is a mapping; received {value!r}. Write `NAME: COLUMN` lines.")
+        return cls({str(name): Column.from_plain(one, f"{where}.{name}") for name, one in value.items()})
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the shop.
+
+    Attributes:
+        files: A glob of its files, relative to the folder; `{SPAN}` stands for a date or a number. Empty: files and
+            folders that have the table's name.
+        delimiter: Of text files; empty: a comma, and a tab in `.tsv`.
+        encoding: Of text files.
+        quoting: Whether `"` quotes fields; null: in all text files but `.tsv`.
+        columns: Where the columns come from. One that is not named has the contract's name.
+    """
+
+    files: str = ""
+    delimiter: str = ""
+    encoding: str = "utf-8"
+    quoting: bool | None = None
+    columns: Columns = field(default_factory=Columns)
+
+    def __post_init__(self) -> None:
+        ok = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\n", "\r")
+        require(ok, "delimiter is one character", self.delimiter, "e.g. ';'")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ConfigError(f"encoding is one that Python knows; received {self.encoding!r}. E.g. cp1252.") from error
+
+    def source(self, name: str) -> str:
+        """The shop's name of column `name`."""
+        return self.columns[name].column or name if name in self.columns else name
+
+    def column(self, name: str) -> Column:
+        """How column `name` is read."""
+        return self.columns.get(name, Column())
+
+    def features(self, table: str) -> dict[str, str]:
+        """Features that are not in the contract, by name: `categorical` or `number`."""
+        return {n: c.type or "categorical" for n, c in self.columns.items() if n not in CONTRACT[table]}
+
+
+@dataclass(frozen=True)
+class EventTable(Table):
+    """A log of events, which are joined into impressions.
+
+    Attributes:
+        view: Events that are impressions.
+        labels: Label to the events that set it.  `clicked` must be there.
+        window_seconds: A label event counts for the user's latest view of the item, if it is at most so old.
+    """
+
+    view: tuple[str, ...] = ("view",)
+    labels: dict[str, Any] = field(default_factory=lambda: {"clicked": ["click"]})
+    window_seconds: int = 1800
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.view), "events.view names at least one event", self.view, "e.g. [view]")
+        ok = all(isinstance(events, list | tuple) and events for events in self.labels.values())
+        require(ok, "events.labels is a mapping of labels to lists of events", self.labels, "e.g. clicked: [click]")
+        require(set(self.labels) == {"clicked"}, "events.labels has the label clicked", sorted(self.labels), "Name it.")
+        both = sorted({event for events in self.labels.values() for event in events} & set(self.view))
+        require(not both, "an event is a view or a label", both, "Remove it from events.view or events.labels.")
+        require(self.window_seconds > 0, "events.window_seconds is positive", self.window_seconds, "1800 is usual.")
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What becomes of rows that keep the contract and still do not fit.
+
+    Attributes:
+        unknown_items: A row about an item that the catalogue lacks is dropped and counted, or rejected as broken.
+        repeated_ids: Of several rows with one id in `items` or `users`, the latest (by file, then row) is kept, or the
+            first, and the others are dropped and counted; or all but the first are rejected.
+        ingestion_lag_seconds: How long a click takes until the shop's histories hold it.
+    """
+
+    unknown_items: Literal["drop", "reject"] = "drop"
+    repeated_ids: Literal["latest", "first", "reject"] = "latest"
+    ingestion_lag_seconds: int = 0
+
+    def __post_init__(self) -> None:
+        require_choices(self, "policies.")
+        lag = self.ingestion_lag_seconds
+        require(lag >= 0, "policies.ingestion_lag_seconds is 0 or more", lag, "0 counts every click at once.")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The tables of a shop.
+
+    Attributes:
+        items, impressions, events, intents, users: Where the columns of each come from.
+        images: The folder that `image_path` is relative to; empty for the folder of the tables.
+        policies: What becomes of rows that do not fit.
+    """
+
+    items: Table = field(default_factory=Table)
+    impressions: Table = field(default_factory=Table)
+    events: EventTable | None = None
+    intents: Table = field(default_factory=Table)
+    users: Table = field(default_factory=Table)
+    images: str = ""
+    policies: Policies = field(default_factory=Policies)
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for table in CONTRACT:
+            for name in (self.table(table) or Table()).features(table):
+                _check_feature_name(name, table)
+                require(name not in seen, f"feature {name} is in one table", [seen.get(name), table], "Rename one.")
+                seen[name] = table
+        used = {"impressions", "events"} - {self.log}
+        unused = sorted(name for name in used if self.table(name) not in (None, Table()))
+        require(not unused, "impressions come from one table: impressions or events", unused, "Remove one.")
+        for table in CONTRACT:
+            for name, column in (self.table(table) or Table()).columns.items():
+                require(
+                    not (column.type and name in CONTRACT[table]),
+                    f"{table}.columns.{name} has the contract's type",
+                    column.type,
+                    "Remove `type`, or give the feature a name of its own.",
+                )
+
+    def table(self, name: str) -> Table | None:
+        """Table `name`; None for events where there are none."""
+        table: Table | None = getattr(self, name)
+        return table
+
+    @property
+    def log(self) -> str:
+        """The table that impressions come from: `impressions` or `events`."""
+        return "events" if self.events is not None else "impressions"
+
+    @property
+    def ranker_features(self) -> dict[str, str]:
+        """The features of an impression and of its user, by name: `categorical` or `number`; in one fixed order."""
+        log = self.table(self.log)
+        assert log is not None
+        return log.features(self.log) | self.users.features("users")
+
+    @staticmethod
+    def from_plain_values(values: Any, where: str = SCHEMA_FILE) -> Schema:
+        """From what YAML or JSON holds.
+
+        Raises:
+            ConfigError: a key is unknown, or a value breaks its rule.
+        """
+        require(isinstance(values, Mapping), f"{where} holds the tables", values, "See the docs of `shop.yaml`.")
+        try:
+            return from_mapping(Schema, values)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    @staticmethod
+    def from_yaml(text: str | bytes, where: str = SCHEMA_FILE) -> Schema:
+        """From the text of a `shop.yaml`.
+
+        Raises:
+            ConfigError: it is not YAML, or breaks a rule.
+
+        Example:
+            >>> from components.contract.schema import Schema
+            >>> schema = Schema.from_yaml("items: {columns: {item_id: sku, brand: {column: Marke}}}")
+            >>> schema.items.source("item_id"), schema.items.features("items")
+            ('sku', {'brand': 'categorical'})
+        """
+        try:
+            values = yaml.safe_load(text)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where} is not valid YAML: {error}") from error
+        return Schema.from_plain_values({} if values is None else values, where)
+
+    def to_json(self) -> str:
+        """For an execution property; `from_json` reads it."""
+        return json.dumps(to_mapping(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Schema:
+        """The inverse of `to_json`."""
+        return Schema.from_plain_values(json.loads(text), "schema")
+
+
+def _check_feature_name(name: str, table: str) -> None:
+    fix = f"Write e.g. `{safe_name(name)}: {{column: {json.dumps(name)}}}`."
+    ok = bool(_FEATURE_NAME.fullmatch(name)) and not keyword.iskeyword(name)
+    require(ok, f"{table}.columns: the name of a feature is letters, digits and _", name, fix)
+    ok = name not in RESERVED and not name.endswith("_index")
+    require(ok, f"{table}.columns: this name belongs to the pipeline", name, fix)
+
+
+def safe_name(name: str) -> str:
+    """A name that a feature may have, from any column's.
+
+    Example:
+        >>> from components.contract.schema import safe_name
+        >>> safe_name("geo-country"), safe_name("größe"), safe_name("class")
+        ('geo_country', 'groesse', 'class_feature')
+    """
+    for letter, plain in {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}.items():
+        name = name.replace(letter, plain).replace(letter.upper(), plain.capitalize())
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:48] or "feature"
+    plain = plain if plain[0].isalpha() else f"f_{plain}"
+    taken = keyword.iskeyword(plain) or plain in RESERVED or plain.endswith("_index")
+    return f"{plain}_feature" if taken else plain

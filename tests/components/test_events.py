@@ -1,0 +1,151 @@
+"""Events joined into impressions, against a naive pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.contract.events import CLICK, NEVER, VIEW, join_events
+from components.contract.schema import Schema
+from tests.components.runner import read, run_catalogue, run_histories, run_impressions
+from tests.components.test_contract import counts, item, write_impressions, write_items
+
+T0 = 1_700_000_000
+SECOND = 1_000_000
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(0, 2),
+        st.integers(0, 12),
+        st.integers(0, 1),
+        st.integers(-1, 1),
+        st.integers(-1, 6),
+    ),
+    max_size=30,
+)
+
+
+def naive(table: list[tuple[int, ...]], window: int) -> tuple[list[tuple[int, ...]], int, int, int]:
+    """(user, item, time, clicked at) of each view, and how many events repeat, are joined, and stand alone."""
+    kept, seen = [], set()
+    for user, of, time, kind, request, event_id in table:
+        key = ("id", event_id) if event_id >= 0 else (user, of, time, kind, request)
+        if key not in seen:
+            seen.add(key)
+            kept.append((user, of, time, kind, request))
+    views = sorted((one for one in kept if one[3] == VIEW), key=lambda one: one[2])
+    clicked_at: dict[int, int] = {}
+    joined = alone = 0
+    for click in (one for one in kept if one[3] == CLICK):
+        near = [
+            place
+            for place, view in enumerate(views)
+            if view[:2] == click[:2] and 0 <= click[2] - view[2] <= window * SECOND
+        ]
+        same = [place for place in near if click[4] >= 0 and views[place][4] == click[4]]
+        if not near:
+            alone += 1
+            continue
+        joined += 1
+        latest = max(views[place][2] for place in same or near)
+        candidates = [place for place in same or near if views[place][2] == latest]
+        clicked_at.setdefault(candidates[-1], click[2])
+        clicked_at[candidates[-1]] = min(clicked_at[candidates[-1]], click[2])
+    found = [(*view[:3], clicked_at.get(place, NEVER)) for place, view in enumerate(views)]
+    return found, len(table) - len(kept), joined, alone
+
+
+@given(EVENTS, st.integers(1, 6), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_each_click_belongs_to_the_latest_view_of_its_item(table: Any, window: int, chance: Any) -> None:
+    # An event id names one event, and no two views of an item are at one moment: which is the later is then known.
+    ids: dict[int, tuple[int, ...]] = {}
+    table = [(*ids.setdefault(row[5], row)[:5], row[5]) if row[5] >= 0 else row for row in table]
+    moments: dict[tuple[int, ...], int] = {}
+    table = [row for row in table if row[3] == CLICK or moments.setdefault(row[:3], hash(row[4:])) == hash(row[4:])]
+    chance.shuffle(table)
+    columns = [np.array(column, np.int64) for column in zip(*table, strict=True)] or [np.zeros(0, np.int64)] * 6
+    user, of, time, kind, request, event_id = columns
+    found = join_events(user, of, time * SECOND, kind, request, event_id, window)
+    expected, repeated, joined, alone = naive([(*row[:2], row[2] * SECOND, *row[3:]) for row in table], window)
+    rows = zip(user[found.views], of[found.views], time[found.views] * SECOND, found.clicked_at, strict=True)
+    assert Counter((int(a), int(b), int(c), int(d)) for a, b, c, d in rows) == Counter(expected)
+    assert sum(found.dropped.values()) == repeated + joined + alone == len(table) - len(expected)
+    assert found.dropped["a click, joined to its view"] == joined
+
+
+SCHEMA = Schema.from_yaml(
+    """
+    events:
+      columns: {user_id: visitor, item_id: sku, timestamp: when, event: what, request_id: request, device: device}
+      view: [seen]
+      labels: {clicked: [opened]}
+      window_seconds: 60
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("catalogue")
+    write_items(folder, [item(n) for n in range(5)])
+    return run_catalogue(folder, folder / "out")
+
+
+def event(visitor: str, sku: str, seconds: float, what: str, **more: Any) -> dict[str, Any]:
+    when = int((T0 + seconds) * 1000)
+    return {"visitor": visitor, "sku": sku, "when": when, "what": what, "request": "", "device": "phone", **more}
+
+
+def test_a_log_of_events_becomes_impressions_and_histories(tmp_path: Path, catalogue: Any) -> None:
+    rows = [event("a", f"i{n % 5}", 100 * n, "seen") for n in range(20)]
+    rows += [
+        event("a", "i1", 130, "opened"),  # 30 s after its view
+        event("a", "i1", 130, "opened"),  # sent twice
+        event("a", "i2", 261, "opened"),  # too late
+        event("a", "i3", 310, "paid"),
+        event("a", "gone", 300, "seen"),
+        event("", "i3", 300, "seen"),
+        event("a", "i0", 0.25, "opened"),
+    ]
+    write_impressions(tmp_path, rows, "events.csv")
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue, schema=SCHEMA.to_json())
+    assert counts(tmp_path / "out", "impressions") == {
+        "rows in": 27,
+        "rows out": 20,
+        "rejected: no user_id": 1,
+        "dropped: item_id is not in the catalogue": 1,
+        "dropped: event 'paid' is neither in events.view nor in events.labels": 1,
+        "dropped: the event repeats another one": 1,
+        "dropped: a click without a view in the 60 s before it": 1,
+        "dropped: a click, joined to its view": 2,
+    }
+    found = {row["timestamp"] - T0: row for split in ("train", "valid", "test") for row in read(made, split)}
+    assert [second for second, row in sorted(found.items()) if row["clicked"]] == [0, 100]
+    assert found[100]["clicked_at"] - T0 == 130
+    assert found[0]["device"] == "phone"
+    examples = run_histories(tmp_path, tmp_path / "out", made, schema=SCHEMA.to_json())
+    histories = {row["timestamp"] - T0: row for row in read(examples, "train")}
+    assert histories[100]["history_item_ids"] == ["i0"]
+    assert histories[200]["history_item_ids"] == ["i0", "i1"]
+    assert histories[200]["history_ages"] == [200, 70]
+    assert "clicked_at" not in histories[200]
+
+
+def test_a_lag_keeps_clicks_out_of_histories(tmp_path: Path, catalogue: Any) -> None:
+    rows = [event("a", f"i{n % 5}", 100 * n, "seen") for n in range(20)] + [event("a", "i1", 130, "opened")]
+    write_impressions(tmp_path, rows, "events.csv")
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue, schema=SCHEMA.to_json())
+    late = Schema.from_yaml("policies: {ingestion_lag_seconds: 150}").to_json()
+    histories = {
+        row["timestamp"] - T0: row
+        for row in read(run_histories(tmp_path, tmp_path / "out", made, schema=late), "train")
+    }
+    assert histories[200]["history_item_ids"] == []
+    assert histories[300]["history_item_ids"] == ["i1"]
