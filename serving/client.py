@@ -163,7 +163,7 @@ class MimClient:
         Raises:
             ValueError: neither a picture nor words, or a picture that cannot be read.
         """
-        if not (image or title or text):
+        if not (image or title.strip() or text.strip()):
             raise ValueError("embed needs a picture or words; received neither. Give an image, a title or a text")
         vector: np.ndarray = self.embed_many([(image, title, text)]).vectors[0]
         return vector

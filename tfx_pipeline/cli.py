@@ -288,8 +288,14 @@ def rank(
     """Rank candidates for a user."""
     from serving.client import MimClient
 
-    features = dict(pair.split("=", 1) for pair in context if "=" in pair)
-    seconds = [int(age) for age in _listed(ages)] or None
+    wrong = [pair for pair in context if "=" not in pair]
+    if wrong:
+        raise click.BadParameter(f"--context takes NAME=VALUE; received {wrong[0]!r}")
+    features = dict(pair.split("=", 1) for pair in context)
+    try:
+        seconds = [round(float(age)) for age in _listed(ages)] or None
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"--ages takes seconds, comma-separated; received {ages!r}") from error
     opened = None
     if center is not None:
         from serving.representation_center.center import open_center

@@ -68,6 +68,19 @@ WORDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
 CLICKS = ("click", "klick", "open", "select", "tap")
+OUTCOMES = (
+    "bought",
+    "conversion",
+    "convert",
+    "dwell",
+    "rating",
+    "revenue",
+    "umsatz",
+    "label",
+    "add_to",
+    "paid",
+    "like",
+)
 OTHERS = ("cart", "basket", "warenkorb", "order", "purchase", "buy", "transaction", "bestell", "kauf", "fav", "wish")
 
 
@@ -474,8 +487,11 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
         if source in columns.values():
             continue
         feature = _feature(values, limit)
-        if feature is None:
-            guesses.append(Guess(f"{table}: not used", source, _example(values)))
+        why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
+        if table in ("impressions", "events") and feature is not None:
+            why = _unusable(source, values, sample.columns[columns["clicked"]] if "clicked" in columns else None)
+        if feature is None or why:
+            guesses.append(Guess(f"{table}: not used", source, f"{_example(values)}; {why}"))
             continue
         name = source if safe_name(source) == source else safe_name(source)
         while name in found or name in RESERVED:
@@ -524,6 +540,24 @@ def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
     if distinct <= limit and _mean_length(values) <= 60:
         return {"type": "categorical"}
     return None
+
+
+def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
+    """Why a column of the log is no context: it names the request, or is known only after the click; else empty."""
+    if max(_fit(name, role) for role in ("request_id", "event_id", "user_id", "item_id")) > 0.5:
+        return "an id, which is not known again at serving"
+    plain = name.lower()
+    if any(word in plain for word in (*OTHERS, *OUTCOMES)):
+        return "an outcome, which is not known when the item is shown"
+    if clicked is None:
+        return ""
+    label = parse_integers(clicked).values
+    codes = _texts(values).dictionary_encode().indices
+    rows = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False) + 1
+    shown, clicks = np.bincount(rows), np.bincount(rows, label)
+    if 0 < label.mean() < 0.9 and ((shown >= 20) & (clicks == shown)).any():
+        return "a value of it occurs in clicked rows alone, so that it is known only after the click"
+    return ""
 
 
 def _looks_like_id(values: pa.Array, distinct: int) -> bool:

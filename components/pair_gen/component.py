@@ -52,10 +52,11 @@ class PairGen(base_beam_component.BaseBeamComponent):
         hard: Of pairs from impressions, the most items that were seen near the click and not clicked.
 
     Intents end before the first impression of valid or test, whoever saw it.  Other pairs come from split `train`
-    alone; where each user is split by themselves, they may be later than other users' valid or test rows.  Features: `query_item_ids` (a list),
-    `query_image`, `query_text` (empty where not given), `item_id`, `hard_item_ids` (a list), `user_id` (of pairs from
-    impressions), `signal`, `timestamp`.  One pair in ten is in split `valid`, by a hash of its item and query, or
-    of its user where that is known.
+    alone; where each user is split by themselves, they may be later than other users' valid or test rows.
+
+    Features: `query_item_ids` (a list), `query_image`, `query_text` (empty where not given), `item_id`,
+    `hard_item_ids` (a list), `user_id` (of pairs from impressions), `signal`, `timestamp`.  One pair in ten is in split
+    `valid`, by a hash of its item and query, or of its user where that is known.
     """
 
     SPEC_CLASS = PairGenSpec

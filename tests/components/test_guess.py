@@ -45,6 +45,21 @@ def test_an_export_is_understood_without_a_word(name: str, tmp_path: Path) -> No
     assert log.valid["timestamp"].to_numpy().min() >= T0
 
 
+def test_what_is_known_after_the_click_is_no_context(tmp_path: Path) -> None:
+    initialised(EXPORTS["requests"](tmp_path / "shop"), tmp_path / "shop")
+    columns = yaml.safe_load((tmp_path / "shop/shop.yaml").read_text())["impressions"]["columns"]
+    assert set(columns) == {"user_id", "item_id", "timestamp", "clicked", "sequence", "device"}
+    rng = np.random.default_rng(0)
+    clicked = rng.integers(0, 2, 200)
+    write(
+        tmp_path, clicked=clicked, exit_page=np.where(clicked, "item", "list"), hour=[f"h{n % 5}" for n in range(200)]
+    )
+    values, guesses = guess_schema(tmp_path / "items.parquet", tmp_path / "impressions.parquet", tmp_path)
+    assert "hour" in values["impressions"]["columns"]
+    assert "exit_page" not in values["impressions"]["columns"]
+    assert any("known only after the click" in guess.why for guess in guesses)
+
+
 def test_what_was_guessed_of_the_german_shop(tmp_path: Path) -> None:
     initialised(EXPORTS["german"](tmp_path / "shop"), tmp_path / "shop")
     found = yaml.safe_load((tmp_path / "shop/shop.yaml").read_text())

@@ -39,7 +39,24 @@ def test_collapsed_embeddings_stop_the_training(rng: np.random.Generator) -> Non
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile(optimizer="sgd", loss="mse")
     message = r"at or below csft\.collapse_threshold = 0\.9; received 0\.99\d after epoch 1, .* Lower csft\.training"
-    callback = TerminateOnCollapse(lambda: embeddings, 0.9)
+    before = iter([unit(rng.normal(size=(50, 8)))])
+    callback = TerminateOnCollapse(lambda: next(before, embeddings), 0.9)
     with pytest.raises(CollapseError, match=message):
         model.fit(np.ones((4, 2)), np.ones(4), epochs=3, verbose=0, callbacks=[callback])
     TerminateOnCollapse(lambda: embeddings, 1.0).on_epoch_end(0, {})
+
+
+@pytest.mark.parametrize(("first", "then", "collapsed"), [(0.95, 0.97, False), (0.95, 0.98, True), (0.5, 0.89, False)])
+def test_items_that_are_alike_from_the_first_have_not_collapsed(first: float, then: float, collapsed: bool) -> None:
+    def alike(cosine: float) -> np.ndarray:
+        """Embeddings of which any two have this cosine."""
+        return np.concatenate([np.full((9, 1), np.sqrt(cosine)), np.sqrt(1 - cosine) * np.eye(9)], axis=1)
+
+    found = iter([alike(first), alike(then)])
+    callback = TerminateOnCollapse(lambda: next(found), 0.9)
+    callback.on_train_begin()
+    if collapsed:
+        with pytest.raises(CollapseError):
+            callback.on_epoch_end(0, {})
+    else:
+        callback.on_epoch_end(0, {})
