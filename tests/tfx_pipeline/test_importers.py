@@ -15,6 +15,7 @@ from PIL import Image
 from tests.conftest import SMALL
 from tfx_pipeline.importers.movielens import MovieLensError, import_movielens
 from tfx_pipeline.importers.sample import generate_sample
+from tfx_pipeline.importers.tables import ImportFolderError
 
 
 def rows(folder: Path, table: str) -> list[dict]:
@@ -107,3 +108,12 @@ def test_the_shop_keeps_its_promises(shop: Path) -> None:
     assert {bool(row["query_text"]) for row in intents} == {True, False}
     oracle = json.loads((shop / "oracle.json").read_text())
     assert 0.75 < oracle["auc"] < 0.97
+
+
+def test_an_import_writes_beside_nobodys_data(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/items.csv").write_text("item_id\n1\n")
+    for write in (lambda: generate_sample(tmp_path / "mine"), lambda: import_movielens(tmp_path, tmp_path / "mine")):
+        with pytest.raises(ImportFolderError, match=r"holds items.csv. Choose another folder"):
+            write()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["items.csv"]

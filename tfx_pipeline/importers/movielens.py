@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfx_pipeline.importers.tables import write_table
+from tfx_pipeline.importers.tables import check_folder, write_table
 
 CLICK_RATING = 4.0
 _AGES = {
@@ -48,7 +48,9 @@ def import_movielens(source: Path, folder: Path) -> dict[str, int]:
 
     Raises:
         MovieLensError: no known layout, or a broken row (file and line are named).
+        ImportFolderError: the folder holds what no import wrote.
     """
+    check_folder(folder, "import.json")
     counts: dict[str, int] = {}
     items = _read_items(source)
     counts["items"], counts["pictures"] = _write_items(source, folder, items)

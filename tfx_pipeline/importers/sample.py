@@ -14,7 +14,7 @@ import numpy as np
 
 from mim_keras.metrics.gauc import auc
 from tfx_pipeline.importers import sample_pictures as pictures
-from tfx_pipeline.importers.tables import write_table
+from tfx_pipeline.importers.tables import check_folder, write_table
 
 CATEGORIES = ("mug", "cushion", "lamp", "bag", "rug", "vase", "plate", "clock")
 ATTRIBUTES = {
@@ -56,7 +56,11 @@ def generate_sample(folder: Path, size: SampleSize | None = None, seed: int = 20
     Returns:
         The oracle: `auc` and `cold_auc` of the true click probabilities on the last tenth of the impressions,
         cold meaning items with at most five clicks in the first eight tenths; and the rows behind each.
+
+    Raises:
+        ImportFolderError: the folder holds what no import wrote.
     """
+    check_folder(folder, "oracle.json")
     size = size or SampleSize()
     rng = np.random.default_rng(seed)
     codes = {name: rng.integers(0, len(values), size.items) for name, values in ATTRIBUTES.items()}

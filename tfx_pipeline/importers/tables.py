@@ -41,6 +41,26 @@ SCHEMAS = {
 }
 
 
+class ImportFolderError(ValueError):
+    """The folder of an import holds what no import wrote."""
+
+
+def check_folder(folder: Path, marker: str) -> None:
+    """Raises `ImportFolderError` unless `folder` is empty, not there, or the outcome of an earlier import.
+
+    Args:
+        folder: That will be written.
+        marker: File that an import leaves there.
+    """
+    if folder.is_dir() and not (folder / marker).is_file():
+        found = sorted(path.name for path in folder.iterdir())
+        if found:
+            raise ImportFolderError(
+                f"an import writes into a folder that is empty or its own; {folder} holds {', '.join(found[:5])}"
+                f"{' …' if len(found) > 5 else ''}. Choose another folder"
+            )
+
+
 def write_table(folder: Path, name: str, columns: dict[str, Any]) -> Path:
     """Writes `columns` as `folder/name.parquet`, in the contract's column order and types.
 

@@ -53,7 +53,7 @@ class TerminateOnCollapse(keras.callbacks.Callback):
         if cosine > max(self._threshold, (1 + self._first) / 2):
             raise CollapseError(
                 f"stage 2 must keep the mean cosine of two items at or below csft.collapse_threshold = "
-                f"{self._threshold}; received {cosine:.3f} after epoch {epoch + 1}, {self._first:.3f} before the first, "
-                f"with an effective rank of {rank:.1f}. Lower csft.training.learning_rate, raise csft.align_weight or the batch size, or add "
-                "negatives; csft.collapse_threshold=1 continues regardless."
+                f"{self._threshold}; received {cosine:.3f} after epoch {epoch + 1}, {self._first:.3f} before the "
+                f"first, with an effective rank of {rank:.1f}. Lower csft.training.learning_rate, raise "
+                "csft.align_weight or the batch size, or add negatives; csft.collapse_threshold=1 continues regardless."
             )
