@@ -22,7 +22,7 @@ class SplitConfig:
     """How impressions become train, valid and test; always in time's order."""
 
     by: str = "time"  # time: one boundary for all; user: each user's own first, next and last rows
-    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)  # shares of the rows for train, valid and test
     new_items: int = (
         0  # one item in so many is launched only with the test, to see what content alone is worth; 0: none
     )
@@ -58,7 +58,7 @@ class PairConfig:
     # auto: intents where there are any, else history
     source: str = "auto"
     window_seconds: int = 7 * 24 * 3600  # two clicks of a user farther apart than this make no pair
-    max_per_user: int = 50  # 0: all
+    max_per_user: int = 50  # the latest so many pairs of a user; 0: all
     max_gap: int = 3  # how many clicks may lie between the two
     query_length: int = 20  # from impressions: the most earlier clicks that are the query
     hard: int = 16  # from impressions: the most items seen near the click and not clicked
@@ -78,7 +78,7 @@ class DataConfig:
     spans: SpanConfig = field(default_factory=SpanConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
-    max_rejected_fraction: float = 0.01
+    max_rejected_fraction: float = 0.01  # a larger share of rejected rows of one table stops the run
     schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
     stop_on_anomalies: bool = True  # where off, anomalies are told and the data accepted
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
@@ -134,9 +134,9 @@ class EmbeddingsConfig:
 class EvaluationConfig:
     """What a new ranker must reach to be pushed."""
 
-    min_auc: float = 0.5
+    min_auc: float = 0.5  # lowest AUC on the test rows
     max_auc_drop: float = 0.005  # against the last blessed ranker
-    min_examples: int = 100
+    min_examples: int = 100  # fewest test rows that a verdict needs
     ids_only_comparison: bool = True  # also train the same ranker without content, and report both
 
 
@@ -144,14 +144,15 @@ class EvaluationConfig:
 class Settings:
     """One run of the pipeline."""
 
-    name: str = "mim"
+    name: str = "mim"  # of the pipeline, in its metadata and its report
     data: DataConfig = field(default_factory=DataConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     warm_start: bool = False  # keep the last encoder, so that only new content is encoded; train the last ranker on
+    # flags of Beam's pipelines; those behind `--` on the command line come after them
     beam_args: tuple[str, ...] = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
-    retrieval_neighbours: int = 50
+    retrieval_neighbours: int = 50  # items that one query of the index answers with
 
     def __post_init__(self) -> None:
         for stage in ("pretrain", "csft", "ciubm"):

@@ -322,7 +322,9 @@ class _TextParser:
             yield self._batch(0, {}, {0: f"a quote is opened and never closed: {text}"})
             return
         invalid: dict[int, str] = {}
-        number = 0
+        # pyarrow gives malformed rows to `keep` as text: a chunk that is no UTF-8 is parsed as if it were Latin-1.
+        is_text = _is_utf8(chunk)
+        chunk = chunk if is_text else chunk.decode("latin-1").encode()
 
         def keep(row: pyarrow.csv.InvalidRow) -> str:
             invalid[row.number - 1] = f"{row.actual_columns} fields where the header has {row.expected_columns}"
@@ -341,6 +343,8 @@ class _TextParser:
             ),
         )
         columns = {n: table[place].combine_chunks() for n, place in self._places.items()}
+        if not is_text:
+            columns = {n: _from_latin_1(values) for n, values in columns.items()}
         number = table.num_rows
         if self._is_first:  # the header
             self._is_first = False
@@ -363,6 +367,20 @@ class _TextParser:
         columns = {n: columns[n].take(places) if n in columns else pa.nulls(total, pa.binary()) for n in self._places}
         columns[MALFORMED] = pa.array([invalid.get(row) for row in range(total)], pa.string())
         return TableBatch(self._path, rows, columns)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _from_latin_1(values: pa.Array) -> pa.Array:
+    """The bytes that were parsed as Latin-1."""
+    plain = [None if one is None else one.decode().encode("latin-1") for one in values.to_pylist()]
+    return pa.array(plain, pa.binary())
 
 
 def _header(chunk: bytes, delimiter: str, quoting: bool, path: str, name: str) -> list[str]:

@@ -15,10 +15,10 @@ class TextTowerConfig:
 
     preset: str | None = None  # a keras-hub preset name or a local folder; None: from scratch
     vocabulary_size: int = 8000  # WordPiece tokens learned from the catalogue, without a preset
-    max_tokens: int = 32
-    hidden_dim: int = 64
+    max_tokens: int = 32  # tokens of a text that are read
+    hidden_dim: int = 64  # width of the transformer
     layers: int = 1  # 0 without `preset`: no transformer
-    heads: int = 4
+    heads: int = 4  # attention heads of each layer
 
     @property
     def enabled(self) -> bool:
@@ -41,7 +41,7 @@ class LSATowerConfig:
     max_features: int = 0  # n-grams to keep; 40,000 suits long texts; 0: no LSA tower
     min_df: int = 3  # texts that an n-gram must occur in
     max_terms: int = 512  # n-grams read of one text
-    output_dim: int = 512
+    output_dim: int = 512  # dimensions that the n-grams are reduced to
     max_tags: int = 8192  # `#field:value` tags to keep; 0 drops tags
     tag_dim: int = 256  # a field with more tags than this is reduced by LSA; else each tag is a feature
     field: str = "all"  # which text is read: all | title | line N of the text, from 1
@@ -110,7 +110,7 @@ EMBEDDING_PARTS = ("joint", "sentence_features", "text_features", "image_feature
 class EncoderConfig:
     """Towers, projection heads and gated fusion of the item encoder."""
 
-    embedding_dim: int = 64
+    embedding_dim: int = 64  # dimensions of the joint embedding
     head_hidden_dim: int = 0  # width of an MLP beside each linear projection head; 0: no MLP
     # Parts of the item embedding: the joint view, and tower features that are concatenated to it: `sentence_features`
     # (the transformer), `text_features` (all text towers), `image_features` (all image towers).
@@ -118,7 +118,7 @@ class EncoderConfig:
     residual_adapters: bool = False  # a linear map beside each view, zero until csft.trainable: residual trains it
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     lsa: LSATowerConfig = field(default_factory=LSATowerConfig)
-    extra_lsa_towers: tuple[LSATowerConfig, ...] = ()
+    extra_lsa_towers: tuple[LSATowerConfig, ...] = ()  # further LSA towers, each of a part of the text
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     embeddings: tuple[EmbeddingTowerConfig, ...] = ()  # ready-made embeddings
 

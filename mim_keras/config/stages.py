@@ -202,7 +202,8 @@ class CsftConfig(_TrainableTowers):
 class CiubmConfig:
     """Stage 3: the ranker."""
 
-    history_length: int = 50
+    history_length: int = 50  # latest clicks of a user that are read
+    # what is read from a history: names of interests, or mappings with `name` and settings
     interests: tuple[Interest, ...] = (
         Interest("mean_pooling"),
         Interest("target_attention"),
@@ -217,7 +218,7 @@ class CiubmConfig:
     id_dim: int = 16  # of the id embeddings
     content_dim: int = 32  # of the projection of the frozen content embeddings
     hidden: tuple[int, ...] = (128, 64)  # units of the deep network's layers
-    cross_layers: int = 2
+    cross_layers: int = 2  # layers of the cross network; 0: none
     dropout: float = 0.0  # of the deep network; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # probability that the target's id is masked in training, so that content ranks it
     id_embedding_l2: float = 2e-4  # L2 regularisation of the id embeddings

@@ -12,18 +12,18 @@ from mim_keras.config.mapping import require, require_choices
 class TrainingConfig:
     """How a stage is trained.  All three stages have the same settings, with defaults of their own."""
 
-    epochs: int = 1
+    epochs: int = 1  # passes over the training data
     batch_size: int = 256  # of all replicas together
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of Adam, at its highest
     schedule: Literal["constant", "cosine"] = "constant"  # cosine falls to zero at the last step
     warmup_steps: int = 0  # steps in which the learning rate rises from zero
     clip_norm: float = 1.0  # largest norm of all gradients together; 0 does not clip
     strategy: Literal["one_device", "mirrored", "multi_worker"] = "one_device"  # multi_worker reads TF_CONFIG
-    mixed_precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    jit_compile: bool = False
-    steps_per_execution: int = 1
+    mixed_precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"  # dtype policy of Keras
+    jit_compile: bool = False  # whether XLA compiles the training step
+    steps_per_execution: int = 1  # steps in one call of the compiled function
     patience: int = 0  # epochs without a better validation GAUC before the ranker stops; 0 trains all epochs
-    seed: int = 7
+    seed: int = 7  # of weights, shuffling and dropout
     deterministic: bool = False  # bitwise reproducible, by operations that may be slower
 
     def __post_init__(self) -> None:

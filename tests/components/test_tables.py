@@ -121,6 +121,15 @@ def test_rows_of_other_lengths_keep_their_numbers(tmp_path: Path, monkeypatch: p
         ]
 
 
+def test_a_malformed_row_that_is_no_text_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "users.csv", b"user_id,city\n\xaa\xff\nJos\xc3\xa9,b\n3,\xff\n")
+    assert rows_of(path) == [
+        (1, None, None, "1 fields where the header has 2"),
+        (2, "José".encode(), b"b", None),
+        (3, b"3", b"\xff", None),
+    ]
+
+
 def test_a_field_of_any_size(tmp_path: Path) -> None:
     path = write(tmp_path / "users.csv", b'user_id,city\n1,"' + b"z" * (3 << 20) + b'\n"\n2,b\n')
     found = rows_of(path)

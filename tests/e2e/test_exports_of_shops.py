@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from serving.client import MimClient, SignatureError
 from serving.embedded_server.server import EmbeddedServer
-from tests.components.exports import EXPORTS
+from tests.components.exports import EXPORTS, german_shop
 from tests.conftest import TINY_CONFIG
 from tfx_pipeline.cli import main
 
-CANDIDATES = {"requests": ["10001", "10002"], "german": ["A-1", "A-2"], "nested": ["6800000000001", "6800000000002"]}
-CONTEXT = {"requests": {"device": "app"}, "german": {}, "nested": {}}
+GUIDE = Path(__file__).parents[2] / "docs/shop.md"
+CANDIDATES = {"requests": ["10001", "10002"], "nested": ["6800000000001", "6800000000002"]}
+CONTEXT = {"requests": {"device": "app"}, "nested": {}}
 
 
-@pytest.mark.parametrize("name", EXPORTS)
+def write_config(path: Path) -> Path:
+    # Sixteen different contents in all: there is little to tell apart.
+    path.write_text(TINY_CONFIG.replace("stages:", "stages:\n  csft: {collapse_threshold: 1}"))
+    return path
+
+
+def invoke(words: list[str]) -> Result:
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output[-3_000:]
+    return done
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
 def test_init_run_rank(name: str, tmp_path: Path) -> None:
     export = EXPORTS[name](tmp_path / "shop", users=60, impressions=4_000)
-    data, root, config = tmp_path / "shop", tmp_path / "run", tmp_path / "tiny.yaml"
-    # Sixteen different contents in all: there is little to tell apart.
-    config.write_text(TINY_CONFIG.replace("stages:", "stages:\n  csft: {collapse_threshold: 1}"))
-    for words in (
-        ["init", "--items", str(export.items), f"--{export.kind}", str(export.log)],
-        ["run", "--config", str(config), "--data", str(data), "--root", str(root)],
-    ):
-        done = CliRunner().invoke(main, words)
-        assert done.exit_code == 0, done.output[-3_000:]
+    root, config = tmp_path / "run", write_config(tmp_path / "tiny.yaml")
+    invoke(["init", "--items", str(export.items), f"--{export.kind}", str(export.log)])
+    invoke(["run", "--config", str(config), "--data", str(tmp_path / "shop"), "--root", str(root)])
     with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address) as client:
         client.wait_until_available("mim_ranker")
         context = CONTEXT[name]
@@ -38,3 +47,31 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
         if context:
             with pytest.raises(SignatureError, match="device"):
                 client.rank("u", [], CANDIDATES[name])
+
+
+def test_the_guide_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/shop.md, with smaller settings; the server in this process."""
+    german_shop(tmp_path / "export", users=60, impressions=4_000)
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path / "tiny.yaml")
+    commands = [shlex.split(line)[1:] for line in GUIDE.read_text().splitlines() if re.match(r"mim \w+ ", line)]
+    ran, server = [], None
+    try:
+        for words in commands:
+            ran.append(words[0])
+            if words[0] == "serve":
+                server = EmbeddedServer(words[words.index("--models") + 1], port=0)
+                server.__enter__()
+                with MimClient(server.address) as client:
+                    client.wait_until_available("mim_ranker", "mim_retrieval")
+                continue
+            address = server.address if server else ""
+            done = invoke([{"shop": str(config), "localhost:8500": address}.get(word, word) for word in words])
+            if words[0] == "check":
+                assert "a run would take this" in done.output
+            if words[0] == "rank":
+                assert all(item in done.output for item in ("A-3", "A-4", "A-5"))
+    finally:
+        if server is not None:
+            server.__exit__(None, None, None)
+    assert ran == ["init", "check", "run", "metrics", "serve", "rank", "similar"]
