@@ -258,11 +258,8 @@ class RowChecker:
 
     def features(self, table: str) -> dict[str, pa.Array]:
         """The features that the schema names beyond the contract's columns, as text, "" where they are missing."""
-        kinds = self._table.features(table)
-        return {
-            name: pc.fill_null(self.numbers(name) if kind == "number" else self.feature_text(name), "")
-            for name, kind in kinds.items()
-        }
+        read = {"number": self.numbers, "list": self.lists, "categorical": self.feature_text}
+        return {name: pc.fill_null(read[kind](name), "") for name, kind in self._table.features(table).items()}
 
     def feature_text(self, name: str) -> pa.Array:
         """A categorical value; whole numbers as such."""

@@ -488,6 +488,8 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
             continue
         feature = _feature(values, limit)
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
+        if table != "items" and feature == {"type": "list"}:
+            feature, why = None, "a list, which only items may have"
         if table in ("impressions", "events") and feature is not None:
             why = _unusable(source, values, sample.columns[columns["clicked"]] if "clicked" in columns else None)
         if feature is None or why:
@@ -528,6 +530,9 @@ def _options(name: str, table: str, values: pa.Array) -> dict[str, Any]:
 
 def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
     """How a column that the contract does not name can be a feature; None where it cannot."""
+    if pa.types.is_list(values.type) and pa.types.is_string(values.type.value_type):
+        distinct = len(pc.unique(values.flatten().drop_null()))
+        return {"type": "list"} if 2 <= distinct <= limit else None
     if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         return None
     if pa.types.is_temporal(values.type) or _share(pc.match_substring_regex(_texts(values), r"^https?://")) > 0.5:

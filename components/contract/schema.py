@@ -115,7 +115,7 @@ class Column:
 
     Attributes:
         column: Its name in the shop's file; empty for the same name.
-        type: Of a column that the contract does not name, a feature: `categorical` or `number`.
+        type: Of a feature, a column that the contract does not name: `categorical`, `number`, or of items `list`.
         time: Of a time: `auto` (numbers by their size: s, ms, µs or ns; ISO 8601; YYYYMMDD; DD.MM.YYYY), a unit,
             or a format of `datetime.strptime`.
         timezone: Of times without a zone of their own, e.g. `Europe/Berlin`.
@@ -125,7 +125,7 @@ class Column:
     """
 
     column: str = ""
-    type: Literal["", "categorical", "number"] = ""
+    type: Literal["", "categorical", "number", "list"] = ""
     time: str = "auto"
     timezone: str = "UTC"
     decimal: Literal[".", ","] = "."
@@ -220,7 +220,7 @@ class Table:
         return self.columns.get(name, Column())
 
     def features(self, table: str) -> dict[str, str]:
-        """Features that are not in the contract, by name: `categorical` or `number`."""
+        """Features that are not in the contract, by name: `categorical`, `number` or `list`."""
         return {n: c.type or "categorical" for n, c in self.columns.items() if n not in CONTRACT[table]}
 
 
@@ -291,8 +291,12 @@ class Schema:
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
         for table in CONTRACT:
-            for name in (self.table(table) or Table()).features(table):
+            features = (self.table(table) or Table()).features(table)
+            for name in features:
                 _check_feature_name(name, table)
+                kind = features[name]
+                fix = "Only attributes of items may be lists."
+                require(kind != "list" or table == "items", f"{table}.columns.{name} has one value a row", kind, fix)
                 require(name not in seen, f"feature {name} is in one table", [seen.get(name), table], "Rename one.")
                 seen[name] = table
         used = {"impressions", "events"} - {self.log}

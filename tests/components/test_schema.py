@@ -59,6 +59,7 @@ def test_what_a_shop_declares() -> None:
         ("users: {columns: {page: a}}\nimpressions: {columns: {page: b}}", "feature page is in one table"),
         ("items: {columns: {title: {type: number}}}", "items.columns.title has the contract's type"),
         ("items: {columns: {brand: {type: colour}}}", "type is one of"),
+        ("users: {columns: {tags: {type: list}}}", "users.columns.tags has one value a row"),
         (
             "items: {columns: {brand: {kolumn: x}}}",
             r"items.columns.brand has the keys column, type, .* received \['kolumn'\]",

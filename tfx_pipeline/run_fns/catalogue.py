@@ -65,8 +65,8 @@ class Catalogue:
 
         categories = [value.decode().split("|") if value else [] for value in column("category")]
         for name, kind in attributes.items():
-            for own, value in zip(categories, attribute_values(name, kind, column(name)), strict=True):
-                own.extend([value] if value else [])
+            for own, values in zip(categories, attribute_categories(name, kind, column(name)), strict=True):
+                own.extend(values)
         held = np.array(held_out)
         return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
 
@@ -93,27 +93,29 @@ class Catalogue:
         return ContentDataset(preprocessor, self.image, self.title, self.text)
 
 
-def attribute_values(name: str, kind: str, values: np.ndarray) -> list[str]:
-    """An item attribute as a category of each item, "" for none.
+def attribute_categories(name: str, kind: str, values: np.ndarray) -> list[list[str]]:
+    """An item attribute as categories of each item.
 
-    A number becomes its bucket among `ATTRIBUTE_BUCKETS` of as many items each; the commonest `ATTRIBUTE_VALUES` of a
-    categorical attribute are kept, if at least two items have them.
+    A number becomes its bucket among `ATTRIBUTE_BUCKETS` of as many items each. Of the values of a categorical
+    attribute or a list the commonest `ATTRIBUTE_VALUES` are kept, if at least two items have them.
 
     Args:
         name: Of the attribute.
-        kind: `categorical` or `number`.
+        kind: `categorical`, `number` or `list`; `|` divides the values of a list.
         values: bytes [items].
     """
     if kind == "number":
         known = np.array([bool(value) for value in values], bool)
-        numbers = np.array([float(value) if value else 0.0 for value in values])
         if not known.any():
-            return [""] * len(values)
+            return [[] for _ in values]
+        numbers = np.array([float(value) if value else 0.0 for value in values])
         bounds = np.unique(np.quantile(numbers[known], np.linspace(0, 1, ATTRIBUTE_BUCKETS + 1)[1:-1]))
         buckets = np.searchsorted(bounds, numbers, side="right")
-        return [f"{name}: bucket {bucket}" if ok else "" for bucket, ok in zip(buckets, known, strict=True)]
-    common = {value for value, n in Counter(values.tolist()).most_common(ATTRIBUTE_VALUES) if value and n > 1}
-    return [f"{name}: {value.decode()}" if value in common else "" for value in values]
+        return [[f"{name}: bucket {bucket}"] if ok else [] for bucket, ok in zip(buckets, known, strict=True)]
+    lists = [value.decode().split("|") if kind == "list" else [value.decode()] for value in values]
+    counts = Counter(value for own in lists for value in set(own) if value)
+    common = {value for value, n in counts.most_common(ATTRIBUTE_VALUES) if n > 1}
+    return [[f"{name}: {value}" for value in own if value in common] for own in lists]
 
 
 def cross_modal_recall(
