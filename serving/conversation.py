@@ -17,6 +17,7 @@ import numpy as np
 
 from serving import messages
 from serving.channel import ServerError
+from serving.representation_center.ids import normalize_id
 from serving.signatures import Signatures
 from serving.tensors import to_array, to_proto
 
@@ -135,11 +136,11 @@ class Conversation:
                 f"each item of the history needs an age; received {len(ages)} ages for {len(history_item_ids)} items"
             )
         inputs = {
-            "user_id": texts([user_id]),
-            "history_item_ids": texts(history_item_ids),
+            "user_id": texts([normalize_id(user_id)]),
+            "history_item_ids": texts([normalize_id(one) for one in history_item_ids]),
             "history_ages": np.array(ages, np.int64),
-            "candidate_item_ids": texts(candidate_item_ids),
-            **{name: texts([value]) for name, value in (context or {}).items()},
+            "candidate_item_ids": texts([normalize_id(one) for one in candidate_item_ids]),
+            **{name: texts([_feature_text(value)]) for name, value in (context or {}).items()},
         }
         answer, version = yield from self.predict(RANKER, "rank", inputs)
         scores = answer["ctr"]
@@ -188,7 +189,9 @@ class Conversation:
 
     def similar(self, item_id: str, count: int = 10) -> Talk[Scores]:
         """See `MimClient.similar`."""
-        outputs, version = yield from self.predict(RETRIEVAL, "similar_items", {"item_id": texts([item_id])})
+        outputs, version = yield from self.predict(
+            RETRIEVAL, "similar_items", {"item_id": texts([normalize_id(item_id)])}
+        )
         if not np.any(outputs["scores"]):
             raise ServerError(
                 f"the index has no vector of item {item_id!r}; is it in the catalogue?", grpc.StatusCode.NOT_FOUND
@@ -308,6 +311,16 @@ def _address(spec: Any, model: str, choice: Choice) -> None:
         spec.version.value = choice
     elif choice is not None:
         spec.version_label = choice
+
+
+def _feature_text(value: object) -> str | bytes:
+    """A feature's value as the tables have it: whole numbers without a fraction, true and false in lower case."""
+    if isinstance(value, str | bytes):
+        return value
+    number = getattr(value, "item", lambda: value)()
+    if isinstance(number, bool):
+        return str(number).lower()
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
 def texts(values: Sequence[str | bytes]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The row rules of the data contract, a column at a time.
 
-Each `check_*` takes a `TableBatch` and returns `CheckedRows`.  A row is rejected only where it means nothing without
-the value; an optional value that cannot be read is a missing one, and counted by its reason.
+Each `check_*` takes a `TableBatch` and returns `CheckedRows`.  A row is rejected where it means nothing without the
+value, or where its text is not valid in the declared encoding.  Another optional value that cannot be read is a missing
+one, and counted by its reason.
 """
 
 from __future__ import annotations
@@ -342,6 +343,12 @@ def check_intents(batch: TableBatch, table: Table, policies: Policies, known_ite
     wrong = ~pc.is_in(signal, pa.array(SIGNALS)).to_numpy(zero_copy_only=False)
     rows.reject(wrong, "signal", f"is not one of {', '.join(SIGNALS)}", lambda i: signal[i].as_py())
     rows.known(item, known_items, "item_id", policies)
+    # Where words or a picture say what was asked for, an unknown query item is a missing value.
+    enough = text.is_valid().to_numpy(zero_copy_only=False) | np.fromiter(map(bool, pictures), bool, len(batch))
+    lost = enough & ~np.fromiter((one in known_items for one in query_item.to_pylist()), bool, len(batch))
+    lost &= query_item.is_valid().to_numpy(zero_copy_only=False)
+    rows.miss(lost, "query_item_id is not in the catalogue")
+    query_item = pc.if_else(pa.array(lost), None, query_item)
     rows.known(query_item, known_items, "query_item_id", policies)
     return rows.result(
         {

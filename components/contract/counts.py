@@ -63,13 +63,16 @@ class WriteRowCounts(beam.PTransform):
 
     def expand(self, sides: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
         rejects, tally = sides
+        path = FileSystems.join(self._folder, f"{self._table}.jsonl")
+        if FileSystems.exists(path):  # of an earlier run
+            FileSystems.delete([path])
         written = (
             rejects
             | "FirstOfReason" >> beam.combiners.Top.SmallestPerKey(KEPT_REJECTS, key=_in_file_order)
             | "Rows" >> beam.FlatMap(lambda kept: kept[1])
             | "Together" >> beam.WithKeys(None)
             | "Group" >> beam.GroupByKey()
-            | "WriteRejects" >> beam.Map(_write_rejects, FileSystems.join(self._folder, f"{self._table}.jsonl"))
+            | "WriteRejects" >> beam.Map(_write_rejects, path)
         )
         counted = (
             tally

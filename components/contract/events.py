@@ -44,6 +44,7 @@ def check_events(
             "item_id": item,
             "micros": micros,
             "kind": kind,
+            "event": pc.fill_null(event, ""),
             "request_id": pc.fill_null(rows.ids("request_id", required=False), ""),
             "event_id": pc.fill_null(rows.ids("event_id", required=False), ""),
             **rows.features("events"),
@@ -72,22 +73,24 @@ def join_events(
     kind: np.ndarray,
     request: np.ndarray,
     event_id: np.ndarray,
+    what: np.ndarray,
     window_seconds: int,
 ) -> Joined:
     """Views, and the clicks that belong to them.
 
     A click belongs to the latest view of the same user and item that is not later, and at most `window_seconds`
-    earlier; to one of the same request where there is any.  Events that repeat another one count once: those of the
-    same event id; without an id, those that agree in everything.
+    earlier; to one of the same request where there is any.  A user's events of one event id are deduplicated, the
+    earliest is kept; without an id, those that agree in everything.  The order of the events does not matter.
 
     Args:
         user, item, request, event_id: Codes, int64 [n]; a request or event id of -1 is none.
         micros: Microseconds, int64 [n].
         kind: `VIEW` or `CLICK`, int64 [n].
-        window_seconds: See above.
+        what: Codes of the event's name and its context, int64 [n].
+        window_seconds: The oldest that the view of a click may be.
     """
     dropped: Counter[str] = Counter()
-    kept = _first_of_each(user, item, micros, kind, request, event_id)
+    kept = _first_of_each((what, request, kind, item, micros, user), event_id)
     if len(kept) < len(user):
         dropped["the event repeats another one"] = len(user) - len(kept)
     order = kept[np.lexsort((kind[kept], micros[kept], item[kept], user[kept]))]
@@ -113,20 +116,21 @@ def join_events(
     return Joined(views, clicked_at[views], dropped)
 
 
-def _first_of_each(
-    user: np.ndarray, item: np.ndarray, micros: np.ndarray, kind: np.ndarray, request: np.ndarray, event_id: np.ndarray
-) -> np.ndarray:
-    """Rows without those that repeat another one, int64."""
-    named = np.flatnonzero(event_id >= 0)
-    first = named[np.unique(event_id[named], return_index=True)[1]]
-    others = np.flatnonzero(event_id < 0)
-    if not len(others):
-        return np.sort(first)
-    keys = (user, item, micros, kind, request)
-    order = others[np.lexsort(tuple(key[others] for key in keys))]
+def _first_of_each(keys: tuple[np.ndarray, ...], event_id: np.ndarray) -> np.ndarray:
+    """Rows without those that repeat another one, int64.
+
+    Args:
+        keys: All that two events may have in common, in the order of `np.lexsort`: the user last.
+        event_id: Codes; -1 is none.
+    """
+    order = np.lexsort((*keys[:-1], event_id, keys[-1]))
+    same_user = keys[-1][order][1:] == keys[-1][order][:-1]
+    same_id = (event_id[order][1:] == event_id[order][:-1]) & (event_id[order][1:] >= 0)
+    equal = np.all([key[order][1:] == key[order][:-1] for key in keys], axis=0) & (event_id[order][1:] < 0)
+    equal &= event_id[order][:-1] < 0
     new = np.ones(len(order), bool)
-    new[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
-    return np.sort(np.concatenate([first, order[new]]))
+    new[1:] = ~((same_user & same_id) | equal)
+    return np.sort(order[new])
 
 
 def _latest_views(
@@ -156,12 +160,18 @@ def _latest_views(
 
 
 def impressions_of_users(columns: Columns, window_seconds: int) -> tuple[Columns, Counter[str]]:
-    """The impressions of whole users, from columns of `check_events`; and how many events are none, by reason.
+    """The impressions of whole users; and how many events are no impression, by reason.
+
+    Args:
+        columns: Of `check_events`, all events of their users.
+        window_seconds: The oldest that the view of a click may be.
 
     Returns:
         Columns as of `check_impressions`, and `clicked_at` in seconds, 0 where it was not clicked.
     """
     micros = columns["micros"].to_numpy(zero_copy_only=False)
+    own = ("micros", "kind", "event", "request_id", "event_id")
+    context = {name: values for name, values in columns.items() if name not in own}
     joined = join_events(
         ranks(columns["user_id"]),
         ranks(columns["item_id"]),
@@ -169,9 +179,9 @@ def impressions_of_users(columns: Columns, window_seconds: int) -> tuple[Columns
         columns["kind"].to_numpy(zero_copy_only=False),
         _codes(columns["request_id"]),
         _codes(columns["event_id"]),
+        _codes_of_all([columns["event"], *(context[name] for name in sorted(set(context) - {"user_id", "item_id"}))]),
         window_seconds,
     )
-    context = {n: v for n, v in columns.items() if n not in ("micros", "kind", "request_id", "event_id")}
     found = take(context, joined.views)
     seconds, clicked = micros[joined.views] // MICROS, joined.clicked_at != NEVER
     found["timestamp"] = pa.array(seconds)
@@ -185,3 +195,12 @@ def _codes(values: pa.Array) -> np.ndarray:
     """Codes of texts; -1 for an empty one."""
     codes = ranks(values)
     return np.where(pc.equal(pc.binary_length(values), 0).to_numpy(zero_copy_only=False), -1, codes)
+
+
+def _codes_of_all(columns: list[pa.Array]) -> np.ndarray:
+    """One code for each combination of values."""
+    codes = np.zeros(len(columns[0]), np.int64)
+    for values in columns:
+        own = ranks(values)
+        _, codes = np.unique(codes * (own.max(initial=0) + 1) + own, return_inverse=True)
+    return codes

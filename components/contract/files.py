@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -13,7 +14,7 @@ from components.contract.schema import SCHEMA_FILE, SPAN, Schema, Table
 from components.contract.tables import PACKED, PLAIN, ContractError
 
 SUFFIXES = tuple(kind + packed for kind in PLAIN for packed in PACKED if not (packed and kind == ".parquet"))
-OUTSIDE = ("/", *(f"{scheme}://" for scheme in ("gs", "s3", "hdfs", "file")))
+FOUND = tuple(suffix for suffix in SUFFIXES if not suffix.startswith(".txt"))  # without being named in `files`
 _SPAN_LOOKS = r"(?P<span>\d[\d-]*)"
 _GLOB_LOOKS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_LOOKS}
 
@@ -42,8 +43,8 @@ class Spans:
         Raises:
             ContractError: a file lies in none.
         """
-        expression = re.compile("".join(_GLOB_LOOKS.get(part, re.escape(part)) for part in _parts(looks)))
-        found: dict[int, list[FileMetadata]] = {}
+        expression = re.compile("".join(_expression(part) for part in _parts(looks)))
+        found: dict[tuple[int, ...], list[FileMetadata]] = {}
         for meta in files:
             matched = expression.match(meta.path)
             if matched is None:
@@ -51,8 +52,16 @@ class Spans:
                     f"table `{name}`: {meta.path} lies in no span; it should be like {looks}, with a date or a number "
                     "for {SPAN}. Move the file, or mend data.spans.pattern"
                 )
-            found.setdefault(int(matched["span"].replace("-", "")), []).append(meta)
+            # 2026-9-30 comes before 2026-10-1
+            found.setdefault(tuple(int(part) for part in matched["span"].split("-") if part), []).append(meta)
         return [meta for span in sorted(found)[-self.window :] for meta in found[span]]
+
+
+def _expression(part: str) -> str:
+    """A part of a glob as a regular expression."""
+    if part.startswith("[") and part.endswith("]"):
+        return part.replace("[!", "[^")
+    return _GLOB_LOOKS.get(part, re.escape(part))
 
 
 ALL_SPANS = Spans()
@@ -65,7 +74,7 @@ def load_schema(data: str) -> Schema:
         ConfigError: it is not YAML, or breaks a rule.
     """
     path = FileSystems.join(data, SCHEMA_FILE)
-    if not _match([path]):
+    if not FileSystems.exists(path):
         return Schema()
     with FileSystems.open(path) as handle:
         return Schema.from_yaml(handle.read(), path)
@@ -79,12 +88,17 @@ def table_files(data: str, name: str, table: Table | None = None, spans: Spans =
     notes there.
     """
     if table is not None and table.files:
-        glob = table.files if table.files.startswith(OUTSIDE) else FileSystems.join(data, table.files)
+        outside = table.files.startswith("/") or "://" in table.files
+        if not outside:
+            literal = FileSystems.join(data, table.files)
+            if literal_files := _literal(literal):  # a name may hold what looks like a glob
+                return literal_files
+        glob = table.files if outside else FileSystems.join(_escaped(data), table.files)
         found = [meta for meta in _match([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
         return spans.latest(name, glob, found) if SPAN in glob else found
-    folder = FileSystems.join(data, name)
-    found = [meta for suffix in SUFFIXES for meta in _match([folder + suffix])]
-    inside = _match([FileSystems.join(folder, "**" + suffix) for suffix in SUFFIXES])
+    folder, escaped = FileSystems.join(data, name), FileSystems.join(_escaped(data), name)
+    found = [meta for suffix in FOUND for meta in _match([escaped + suffix])]
+    inside = _match([FileSystems.join(escaped, "**" + suffix) for suffix in FOUND])
     inside = [meta for meta in inside if not _hidden(meta, folder)]
     looks = FileSystems.join(folder, spans.pattern) + "/"
     return found + (spans.latest(name, looks, inside) if spans.pattern else inside)
@@ -125,6 +139,20 @@ def find_table(data: str, name: str, table: Table | None = None, spans: Spans = 
     return filled
 
 
+def _escaped(path: str) -> str:
+    """A path as a glob that matches it alone."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def _literal(path: str) -> list[FileMetadata]:
+    """The local file of just this name."""
+    local = Path(path)
+    if "://" in path or not local.is_file():
+        return []
+    status = local.stat()
+    return [FileMetadata(path, status.st_size, status.st_mtime)]
+
+
 def _kind(path: str) -> str:
     return next(kind for kind in PLAIN for packed in PACKED if path.endswith(kind + packed))
 
@@ -141,4 +169,4 @@ def _hidden(meta: FileMetadata, beside: str) -> bool:
 
 
 def _parts(glob: str) -> list[str]:
-    return [part for part in re.split(r"(\{SPAN\}|\*\*|\*|\?)", glob) if part]
+    return [part for part in re.split(r"(\{SPAN\}|\*\*|\*|\?|\[[^\]]*\])", glob) if part]

@@ -19,9 +19,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from components.contract.schema import CONTRACT, RESERVED, Column, Schema, safe_name
-from components.contract.tables import PACKED, PLAIN, ContractError, flat_columns
-from components.contract.values import Parsed, parse_ids, parse_integers, parse_numbers, parse_text, parse_times
+from components.contract.files import SUFFIXES
+from components.contract.schema import CONTRACT, RESERVED, Schema, safe_name
+from components.contract.tables import PLAIN, ContractError, flat_columns
+from components.contract.values import (
+    EARLIEST,
+    LATEST,
+    MICROS,
+    Parsed,
+    parse_ids,
+    parse_integers,
+    parse_numbers,
+    parse_text,
+    parse_times,
+)
 
 SAMPLE_BYTES, SAMPLE_ROWS = 4 << 20, 20_000
 DELIMITERS = (",", ";", "\t", "|")
@@ -56,11 +67,16 @@ WORDS: dict[str, tuple[str, ...]] = {
     "image_path": ("image_path", "image", "picture", "bild", "img", "photo", "foto", "image_url", "image_file"),
     "created_at": ("created_at", "online_seit", "created", "launch", "published", "release", "online", "date", "datum"),
     "user_id": (
-        "user_id", "user", "visitor", "visitorid", "customer", "kunde", "kunden_id", "client", "member", "account",
+        "user_id", "user", "visitor", "visitorid", "customer", "kunde", "klient",
+        "utilisateur", "kunden_id", "client", "member", "account",
         "session", "session_id", "uid", "cookie", "person",
     ),
-    "timestamp": ("timestamp", "time", "zeit", "event_time", "ts", "when", "datetime", "date", "datum", "at"),
-    "clicked": ("clicked", "click", "label", "is_click", "klick", "geklickt", "target", "action"),
+    "timestamp": (
+        "timestamp", "time", "zeit", "event_time", "ts", "when", "datetime", "horodatage", "czas", "logged_at", "date",
+        "datum",
+        "dat", "at",
+    ),
+    "clicked": ("clicked", "is_click", "click", "klick", "geklickt", "clic", "label", "target"),
     "event": ("event", "ereignis", "event_type", "event_name", "action", "aktion", "type", "typ", "behavior"),
     "request_id": ("request_id", "request", "search_id", "query_id", "page_view_id", "session_id", "session"),
     "event_id": ("event_id", "uuid", "message_id", "ereignis_id"),
@@ -68,6 +84,8 @@ WORDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
 CLICKS = ("click", "klick", "open", "select", "tap")
+NO_TEXT = {b"\x1f\x8b": "gzip (.csv.gz)", b"PK\x03\x04": "a zip or an Excel file", b"PAR1": "Parquet", b"BZh": "bzip2"}
+LEAK = 0.9  # AUC of one column alone
 OUTCOMES = (
     "bought",
     "conversion",
@@ -124,21 +142,30 @@ def read_sample(path: Path) -> Sample:
     Raises:
         ContractError: there is no such file, or it is of no kind that can be read.
     """
-    suffixes = tuple(kind + packed for kind in PLAIN for packed in PACKED)
     file = path
     if path.is_dir():
         found = sorted(
-            one for one in path.rglob("*") if one.name.endswith(suffixes) and not one.name.startswith((".", "_"))
+            one
+            for one in path.rglob("*")
+            if one.name.endswith(SUFFIXES)
+            and not any(part.startswith((".", "_")) for part in one.relative_to(path).parts)
         )
         if not found:
             raise ContractError(f"{path} holds no file that ends in {', '.join(PLAIN)}")
         file = found[0]
     if not file.is_file():
         raise ContractError(f"{path} is no file and no folder")
-    if not file.name.endswith(suffixes):
+    if not file.name.endswith(SUFFIXES):
         raise ContractError(f"{path} must end in {', '.join(PLAIN)}, packed as .gz, .bz2 or .zst or not")
     if file.suffix == ".parquet":
         return _parquet_sample(path, file)
+    with file.open("rb") as stream:
+        start = stream.read(8)
+    for magic, kind in NO_TEXT.items():
+        if file.suffix in (".csv", ".tsv", ".txt") and start.startswith(magic):
+            raise ContractError(
+                f"{file} is {kind} by its first bytes, and no text. Give it that ending, or export it as CSV"
+            )
     return _text_sample(path, file)
 
 
@@ -168,6 +195,8 @@ def _text_sample(path: Path, file: Path) -> Sample:
         raise ContractError(f"{file} cannot be read ({error}); is it whole?") from error
     if not data.strip():
         raise ContractError(f"{file} is empty; export it again")
+    if data.lstrip(b"\xef\xbb\xbf")[:4].lower() == b"sep=":
+        raise ContractError(f"{file} begins with a line `sep=`, which Excel alone reads; remove that line")
     encoding, text = _decode(data)
     whole = len(data) < SAMPLE_BYTES
     delimiter, quoting, rows = _parse(text if whole else text[: text.rfind("\n") + 1], ".tsv" in file.suffixes)
@@ -180,7 +209,8 @@ def _text_sample(path: Path, file: Path) -> Sample:
         options["quoting"] = quoting
     header, body = rows[0], [row for row in rows[1 : SAMPLE_ROWS + 1] if len(row) == len(rows[0])]
     if not body:
-        raise ContractError(f"{file} has a header but no rows that fit it: {', '.join(header)}")
+        other = f"; the next row has {len(rows[1])} fields, the header {len(header)}" if len(rows) > 1 else ""
+        raise ContractError(f"{file} has a header but no rows that fit it: {', '.join(header)[:200]}{other}")
     columns = {
         name: pa.array([row[place] or None for row in body], pa.string()) for place, name in enumerate(header) if name
     }
@@ -188,14 +218,25 @@ def _text_sample(path: Path, file: Path) -> Sample:
 
 
 def _decode(data: bytes) -> tuple[str, str]:
+    """(Encoding, text) of the start of a file."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16", data[: len(data) // 2 * 2].decode("utf-16", errors="replace")
-    for cut in range(4):  # a character may be cut in two at the end
-        try:
-            return "utf-8", data[: len(data) - cut].decode("utf-8-sig")
-        except UnicodeDecodeError:
-            continue
+    for place, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(data) > 8 and not any(data[place:200:2]) and all(data[1 - place : 200 : 2]):
+            return name, data[: len(data) // 2 * 2].decode(name, errors="replace")
+    lines = data.splitlines()
+    broken = [line for line in lines[:-1] if not _is_utf8(line)]  # the last may be cut in two
+    if len(broken) <= 0.01 * len(lines) or len(broken) <= 1 < len(lines) / 20:
+        return "utf-8", data.decode("utf-8-sig", errors="replace")
     return "cp1252", data.decode("cp1252", errors="replace")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parse(text: str, is_tsv: bool) -> tuple[str, bool, list[list[str]]]:
@@ -244,6 +285,7 @@ def guess_schema(
     share = _overlap(log_sample.distinct(log_item), item_sample.distinct(item_id))
     item_columns |= _roles(item_sample, ("title", "text", "category", "image_path", "created_at"), {item_id})
     values: dict[str, Any] = {"items": _table(item_sample, folder)}
+    _say_options(guesses, "items", item_sample)
     values["items"]["columns"] = _described(item_sample, "items", item_columns, guesses)
     _say(guesses, "items.item_id", f"{share:.0%} of the log's {log_item} are among them")
     root = _image_root(item_sample, item_columns.get("image_path"), folder, images, guesses)
@@ -254,10 +296,7 @@ def guess_schema(
     log_columns |= _roles(log_sample, ("timestamp", "user_id"), {log_item})
     for name in ("timestamp", "user_id"):
         if name not in log_columns:
-            raise ContractError(
-                f"{log} has no column that looks like {name}; it has {', '.join(log_sample.columns)}. Write shop.yaml "
-                f"by hand: events.columns.{name}"
-            )
+            raise _no_role(log_sample, name)
     taken = set(log_columns.values())
     event = _role(log_sample, "event", taken)
     kind = log_kind or ("events" if event else "impressions")
@@ -269,18 +308,32 @@ def guess_schema(
     else:
         clicked = _role(log_sample, "clicked", taken)
         if clicked is None:
-            raise ContractError(
-                f"{log} has no column of 0 and 1 that looks like a click; it has {', '.join(log_sample.columns)}"
-            )
+            raise ContractError(f"{log} has no column of 0 and 1 that looks like a click; it has {_listed(log_sample)}")
         log_columns["clicked"] = clicked
         log_columns |= _roles(log_sample, ("sequence",), taken | {clicked})
     values[kind] = _table(log_sample, folder)
+    _say_options(guesses, kind, log_sample)
     values[kind]["columns"] = _described(log_sample, kind, log_columns, guesses)
     if kind == "events":
         values[kind] |= _event_names(log_sample.columns[log_columns["event"]], guesses)
     values["policies"] = _policies(item_sample, item_columns, share, guesses)
-    Schema.from_plain_values(values)  # what was guessed keeps the rules
+    Schema.from_yaml(to_yaml(values, guesses))  # what was guessed keeps the rules
     return values, guesses
+
+
+def _no_role(log: Sample, role: str) -> ContractError:
+    """Says which column has the name of a role and other values, or that none has."""
+    near = max(log.columns, key=lambda name: _fit(name, role))
+    if role == "timestamp" and _fit(near, role) > 0:
+        return ContractError(
+            f"{log.path}: column {near} is a time by its name, but its form is not known "
+            f"({_example(log.columns[near])}). Write shop.yaml by hand, with events.columns.timestamp: "
+            f'{{column: {near}, time: FORMAT}}, a format of strptime, e.g. "%m/%d/%Y %I:%M:%S %p"'
+        )
+    return ContractError(
+        f"{log.path} has no column that looks like {role}; it has {_listed(log)}. Has it a header? Else write "
+        f"shop.yaml by hand: events.columns.{role}"
+    )
 
 
 def to_yaml(values: dict[str, Any], guesses: Iterable[Guess]) -> str:
@@ -297,7 +350,7 @@ def to_yaml(values: dict[str, Any], guesses: Iterable[Guess]) -> str:
                 lines.append("  columns:")
                 for name, one in value.items():
                     note = examples.get(f"{section}.{name}", "")
-                    lines.append(f"    {name}: {_inline(one)}" + (f"  # {_one_line(note)}" if note else ""))
+                    lines.append(f"    {_inline(name)}: {_inline(one)}" + (f"  # {_one_line(note)}" if note else ""))
             else:
                 lines.append(f"  {key}: {_inline(value)}")
         lines.append("")
@@ -313,7 +366,7 @@ def _inline(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:70]
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:70]
 
 
 def _table(sample: Sample, folder: Path) -> dict[str, Any]:
@@ -324,12 +377,15 @@ def _table(sample: Sample, folder: Path) -> dict[str, Any]:
 
 
 def _suffix(folder: Path) -> str:
-    suffixes = [kind + packed for kind in PLAIN for packed in PACKED]
-    return next(s for s in suffixes for one in sorted(folder.rglob("*")) if one.name.endswith(s))
+    return next(s for s in SUFFIXES for one in sorted(folder.rglob("*")) if one.name.endswith(s))
 
 
 def _matching_ids(items: Sample, log: Sample) -> tuple[str, str]:
-    """The columns of the two tables that name items: those whose values meet most often, and whose names fit."""
+    """The columns of the two tables that name items.
+
+    Their values meet, many items occur in the log, and their names fit the role, or are the same.  Small integers meet
+    by chance, so that values alone do not decide.
+    """
     best: tuple[float, str, str] | None = None
     ids_of_items = {name: _ids(items, name) for name in items.columns}
     ids_of_log = {name: _ids(log, name) for name in log.columns}
@@ -337,17 +393,33 @@ def _matching_ids(items: Sample, log: Sample) -> tuple[str, str]:
         if distinct is None or len(distinct) < 0.3 * len(items.columns[name]):
             continue
         for other, seen in ids_of_log.items():
-            if seen is None:
+            if seen is None or not (share := _overlap(seen, distinct)):
                 continue
-            score = _overlap(seen, distinct) + 0.3 * _fit(name, "item_id") + 0.3 * _fit(other, "item_id")
+            coverage = _overlap(distinct, seen)
+            fit = (
+                0.3 * _fit(name, "item_id")
+                + 0.4 * _fit(other, "item_id")
+                + 0.4 * (_plain_name(name) == _plain_name(other))
+            )
+            wrong = max(0.0, _fit(other, "user_id") - _fit(other, "item_id"))
+            score = share + 0.5 * coverage + fit - wrong
             if best is None or score > best[0]:
                 best = (score, name, other)
     if best is None or _overlap(ids_of_log[best[2]], ids_of_items[best[1]]) < 0.01:
         raise ContractError(
-            f"no column of {log.path} holds ids of {items.path}: is it the log of this catalogue? Columns: "
-            f"{', '.join(items.columns)}; and {', '.join(log.columns)}"
+            f"no column of {log.path} holds ids of {items.path}: is it the log of this catalogue? Leading zeros, or "
+            f"digits that a spreadsheet rounded, keep ids apart too. Columns: {_listed(items)}; and {_listed(log)}"
         )
     return best[1], best[2]
+
+
+def _listed(sample: Sample) -> str:
+    """The columns with a value each."""
+    return ", ".join(f"{name} ({_example(values)})" for name, values in list(sample.columns.items())[:20])
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
 def _ids(sample: Sample, name: str) -> pa.Array | None:
@@ -401,7 +473,8 @@ def _role(sample: Sample, role: str, taken: set[str]) -> str | None:
 def _possible(role: str, values: pa.Array, fit: float) -> bool:
     kind = values.type
     if role == "image_path":
-        return _is_image(values) or _share(pc.match_substring_regex(_texts(values), IMAGE_NAME)) > 0.5
+        urls = _share(pc.match_substring(_texts(values), "://")) > 0.5
+        return _is_image(values) or (not urls and _share(pc.match_substring_regex(_texts(values), IMAGE_NAME)) > 0.5)
     if role in ("timestamp", "created_at"):
         return fit > 0 and _time_form(values) is not None
     if role == "category":
@@ -410,7 +483,8 @@ def _possible(role: str, values: pa.Array, fit: float) -> bool:
         return False
     if role == "clicked":
         parsed = parse_integers(values)
-        return bool(fit and not parsed.bad.any() and set(np.unique(parsed.values)) <= {0, 1})
+        there = parsed.values[~parsed.missing]
+        return bool(fit and len(there) and not parsed.bad.any() and set(np.unique(there)) <= {0, 1})
     if role == "event":
         names = [str(name).lower() for name in pc.unique(_texts(values).drop_null()).to_pylist()]
         known = [any(word in name for word in (*VIEWS, *CLICKS, *OTHERS)) for name in names]
@@ -458,22 +532,26 @@ def _readable(parsed: Parsed) -> float:
 
 
 def _time_form(values: pa.Array) -> str | None:
-    """How the times of a column are written; None where they are none."""
+    """How the times of a column are written; None where they are none.
+
+    Where day and month may be swapped, the form in which the times lie closer together.
+    """
     if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
         return None
     head = values.slice(0, 2_000)
-    scores = {}
+    found: dict[str, tuple[float, float]] = {}  # share that can be read, span
     for form in ("auto", *SLASHED, *WRITTEN):
         if form != "auto" and not pa.types.is_string(values.type):
             break
         parsed = parse_times(head, form)
-        inside = (parsed.values >= 631_152_000_000_000) & (parsed.values < 4_102_444_800_000_000)
+        inside = (parsed.values >= EARLIEST * MICROS) & (parsed.values < LATEST * MICROS)
         readable = ~parsed.missing & ~parsed.bad & inside
-        scores[form] = float(readable.sum()) / max(1, int((~parsed.missing).sum()))
-        if scores[form] > 0.99:
+        share = float(readable.sum()) / max(1, int((~parsed.missing).sum()))
+        if share > 0.99 and form == "auto":
             return form
-    best = max(scores, key=lambda form: scores[form], default=None)
-    return best if best is not None and scores[best] > 0.9 else None
+        if share > 0.9:
+            found[form] = (round(share, 2), -float(np.ptp(parsed.values[readable])))
+    return max(found, key=lambda form: found[form], default=None)
 
 
 def _described(sample: Sample, table: str, columns: dict[str, str], guesses: list[Guess]) -> dict[str, Any]:
@@ -481,7 +559,9 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
     found: dict[str, Any] = {}
     for name, source in columns.items():
         found[name] = _plain(source, _options(name, table, sample.columns[source]))
-        guesses.append(Guess(f"{table}.{name}", source, _example(sample.columns[source])))
+        form = options["time"] if (options := _options(name, table, sample.columns[source])).get("time") else ""
+        note = f"; read as {form}: are day and month so?" if form in SLASHED else f"; read as {form}" if form else ""
+        guesses.append(Guess(f"{table}.{name}", source, _example(sample.columns[source]) + note))
     limit = min(1_000, max(20, len(next(iter(sample.columns.values()))) // 5))
     for source, values in sample.columns.items():
         if source in columns.values():
@@ -556,13 +636,38 @@ def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
         return "an outcome, which is not known when the item is shown"
     if clicked is None:
         return ""
+    if _fit(name, "clicked") > 0.5 and set(np.unique(parse_integers(values).values)) <= {0, 1}:
+        return "another label; say in shop.yaml if it is the one"
     label = parse_integers(clicked).values
-    codes = _texts(values).dictionary_encode().indices
-    rows = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False) + 1
-    shown, clicks = np.bincount(rows), np.bincount(rows, label)
-    if 0 < label.mean() < 0.9 and ((shown >= 20) & (clicks == shown)).any():
-        return "a value of it occurs in clicked rows alone, so that it is known only after the click"
+    if 0 < label.mean() < 1 and _separates(values, label) > LEAK:
+        return "it tells the clicked rows nearly by itself, so that it is known only after the click"
     return ""
+
+
+def _separates(values: pa.Array, label: np.ndarray) -> float:
+    """How well a column alone tells clicked rows: the largest AUC of its numbers, of whether it is empty or 0, and of
+    the click rates of its values in the other half of the rows."""
+    parsed = max((parse_numbers(values, sign) for sign in (".", ",")), key=_readable)
+    codes = pc.fill_null(_texts(values).dictionary_encode().indices, -1).to_numpy(zero_copy_only=False) + 1
+    scores = [(codes == 0).astype(float)]
+    if _readable(parsed) > 0.95:
+        scores += [np.where(parsed.missing, -np.inf, parsed.values), (parsed.values == 0).astype(float)]
+    half = np.arange(len(label)) % 2 == 0
+    shown = np.bincount(codes[half], minlength=codes.max() + 1)
+    clicks = np.bincount(codes[half], label[half], minlength=codes.max() + 1)
+    found = [_auc(score, label) for score in scores]
+    found.append(_auc(((clicks + label.mean()) / (shown + 1))[codes[~half]], label[~half]))
+    return max(max(auc, 1 - auc) for auc in found)
+
+
+def _auc(score: np.ndarray, label: np.ndarray) -> float:
+    if not 0 < label.mean() < 1:
+        return 0.5
+    _, rank, count = np.unique(score, return_inverse=True, return_counts=True)
+    middle = np.cumsum(count) - (count - 1) / 2  # ties share their mean rank
+    positive = int(label.sum())
+    total = middle[rank][label == 1].sum()
+    return float((total - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
 
 
 def _looks_like_id(values: pa.Array, distinct: int) -> bool:
@@ -570,8 +675,17 @@ def _looks_like_id(values: pa.Array, distinct: int) -> bool:
 
 
 def _decimal(values: pa.Array) -> str:
+    """The decimal sign of numbers in text.  A sign that three digits always follow divides thousands."""
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return "."
+    text = _texts(values)
+    for sign, other in ((".", ","), (",", ".")):
+        has = pc.fill_null(pc.match_substring(text, sign), False)
+        if not _share(has) or _share(pc.match_substring(text, other)):
+            continue
+        groups = pc.match_substring_regex(text.filter(has), rf"^\D*\d{{1,3}}([{sign}]\d{{3}})+\D*$")
+        if _share(groups) == 1.0 and len(groups) >= 3:
+            return other
     return max((".", ","), key=lambda sign: (_decimals_fit(values, sign), _readable(parse_numbers(values, sign))))
 
 
@@ -580,8 +694,24 @@ def _decimals_fit(values: pa.Array, sign: str) -> float:
 
 
 def _example(values: pa.Array) -> str:
-    value = next((one for one in values.to_pylist() if one not in (None, "", [])), "")
-    return f"e.g. <{len(value):,} bytes>" if isinstance(value, bytes) else f"e.g. {_one_line(str(value))}"
+    for row in range(min(len(values), 1_000)):
+        try:
+            value = values[row].as_py()
+        except (ValueError, OverflowError):  # a moment that Python has no date for
+            value = str(values[row])
+        if value not in (None, "", []):
+            return f"e.g. <{len(value):,} bytes>" if isinstance(value, bytes) else f"e.g. {_one_line(str(value))}"
+    return "empty"
+
+
+def _say_options(guesses: list[Guess], table: str, sample: Sample) -> None:
+    """Delimiter and encoding, the latter with a text that shows whether it is right."""
+    for key, value in sample.options.items():
+        why = ""
+        if key == "encoding":
+            texts = (one for values in sample.columns.values() for one in values.slice(0, 500).to_pylist())
+            why = f"e.g. {next((_one_line(one) for one in texts if one and not one.isascii()), '')}; is it spelled so?"
+        guesses.append(Guess(f"{table}.{key}", repr(value), why))
 
 
 def _say(guesses: list[Guess], key: str, more: str) -> None:
@@ -645,6 +775,3 @@ def _policies(items: Sample, columns: dict[str, str], share: float, guesses: lis
             policies["repeated_ids"] = "first"
     guesses.append(Guess("policies.repeated_ids", policies["repeated_ids"], f"{repeated} rows repeat an id"))
     return policies
-
-
-__all__ = ["Column", "Guess", "Sample", "guess_schema", "read_sample", "to_yaml"]

@@ -8,12 +8,14 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from components.contract.tables import ContractError
+from serving.representation_center.images import MAX_BYTES
 
 ARCHIVES = ("images.zip", "images.tar")  # a compressed tar cannot be read from the middle
 
@@ -51,17 +53,24 @@ class ImageFiles:
             self._members.update(found)
 
     def read(self, path: str) -> bytes:
-        """The picture's bytes.
+        """The picture's bytes, at most `MAX_BYTES` and one more.
 
         Raises:
-            OSError: there is none of that path.
+            OSError: there is none of that path, or it is no regular file, or a URL.
         """
         member = self._members.get(path.removeprefix("./"))
         if member is not None:
             return member()
         place = path if path.startswith("/") or "://" in path else FileSystems.join(self._data, path)
-        with FileSystems.open(place, compression_type="uncompressed") as handle:
-            content: bytes = handle.read()
+        try:
+            if "://" not in place and not Path(place).is_file():
+                raise FileNotFoundError(f"{place} is no file")
+            with FileSystems.open(place, compression_type="uncompressed") as handle:
+                content: bytes = handle.read(MAX_BYTES + 1)
+        except OSError:
+            raise
+        except Exception as error:  # Beam's file systems raise whatever they like
+            raise OSError(f"{place} cannot be read: {error}") from error
         return content
 
 
@@ -71,7 +80,8 @@ def _zip_members(handle: Any) -> dict[str, Callable[[], bytes]]:
     def read(name: str) -> bytes:
         with lock:
             try:
-                return archive.read(name)
+                with archive.open(name) as member:
+                    return member.read(MAX_BYTES + 1)
             # The last two: encryption, and compression that zipfile does not know.
             except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
                 raise OSError(f"{name} cannot be read from the archive: {error}") from error
@@ -89,7 +99,7 @@ def _tar_members(handle: Any) -> dict[str, Callable[[], bytes]]:
     def read(place: tuple[int, int]) -> bytes:
         with lock:
             handle.seek(place[0])
-            content: bytes = handle.read(place[1])
+            content: bytes = handle.read(min(place[1], MAX_BYTES + 1))
         return content
 
     with tarfile.open(fileobj=handle, mode="r:") as archive:

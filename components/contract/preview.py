@@ -149,17 +149,22 @@ def _items(data: str, schema: Schema, rows: int) -> tuple[TablePreview, set[str]
             preview.images_tried += len(batch)
         parts.append(checks.check_items(batch, schema.items, schema.policies, (), images.read))
     _add(preview, parts)
-    known = _known_ids(files, schema) if not preview.whole else set(preview.valid["item_id"].to_pylist())
-    if not preview.used:
-        return preview, known
-    ids = preview.valid["item_id"]
-    first = np.sort(np.unique(ids.dictionary_encode().indices.to_numpy(zero_copy_only=False), return_index=True)[1])
-    if repeated := len(ids) - len(first):
-        preview.valid = take(preview.valid, first)
-        (preview.rejected if schema.policies.repeated_ids == "reject" else preview.dropped)[
-            "another row has the same item_id"
-        ] += repeated
+    known = _known_ids(files, schema) if not preview.whole else set()
+    if preview.used and preview.whole:
+        known = set(preview.valid["item_id"].to_pylist())
+    _drop_repeated(preview, "item_id", schema)
     return preview, known
+
+
+def _drop_repeated(preview: TablePreview, name: str, schema: Schema) -> None:
+    if not preview.used:
+        return
+    codes = preview.valid[name].dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    first = np.sort(np.unique(codes, return_index=True)[1])
+    if repeated := len(codes) - len(first):
+        preview.valid = take(preview.valid, first)
+        reasons = preview.rejected if schema.policies.repeated_ids == "reject" else preview.dropped
+        reasons[f"another row has the same {name}"] += repeated
 
 
 def _known_ids(files: list[str], schema: Schema) -> set[str]:
@@ -194,6 +199,7 @@ def _other(name: str, files: list[str], schema: Schema, known: set[str], rows: i
     batches = _limited(preview, _batches(files, name, table), rows)
     if name == "users":
         _add(preview, [checks.check_users(batch, table, schema.policies, ()) for batch in batches])
+        _drop_repeated(preview, "user_id", schema)
     else:
         _add(preview, [checks.check_intents(batch, table, schema.policies, known) for batch in batches])
     return preview
@@ -290,7 +296,7 @@ def _judge(found: Preview, table: TablePreview, max_rejected_fraction: float) ->
         commonest = "; ".join(f"{reason}: {n:,} rows" for reason, n in table.rejected.most_common(3))
         fixes = dict.fromkeys(str(one["fix"]) for one in table.examples.values() if one["fix"])
         found.problems.append(
-            f"table `{table.name}`: {broken:,} of {table.rows:,} rows break the contract, more than "
+            f"table `{table.name}`: {broken:,} of {table.rows:,} rows break the data contract, more than "
             f"data.max_rejected_fraction = {max_rejected_fraction:.2%}. {commonest}. "
             + (f"Fix: {'; '.join(fixes)}" if fixes else "Mend the rows, or the mapping in shop.yaml")
         )
@@ -326,6 +332,12 @@ def _judge_log(found: Preview, log: TablePreview, split_by: str, fractions: tupl
     found.lines += [
         f"{'':12s} {_feature_line(name, kind, log.valid[name])}" for name, kind in table.features(log.name).items()
     ]
+    largest = max(pc.value_counts(log.valid["user_id"]).to_pylist(), key=lambda row: row["counts"])
+    if users > 20 and largest["counts"] > 0.05 * log.used:
+        found.warnings.append(
+            f"user {largest['values']!r} has {largest['counts']:,} of {log.used:,} impressions; does this id stand for "
+            "all who are not known?"
+        )
     if clicked.min() == clicked.max():
         found.problems.append(
             f"table `{log.name}`: every impression has the label {int(clicked[0])}; nothing can be learned from it. "

@@ -1,7 +1,7 @@
 """The declared schema of a shop's data: which tables there are, what their columns mean, what becomes of odd rows.
 
-A folder of tables may hold a `shop.yaml`, which `Schema.load` reads.  Without one, tables and columns have the names
-of the contract:
+A folder of tables may hold a `shop.yaml`, which `components.contract.files.load_schema` reads.  Without one, tables and
+columns have the names of the contract:
 
     items:
       files: artikel.csv
@@ -94,7 +94,7 @@ CONTRACT: dict[str, dict[str, ContractColumn]] = {
         "query_item_id": _optional("id", "the query, if it was an item"),
         "query_image": _optional("image", "the query, if it was a picture"),
         "query_text": _optional("text", "the query, if it was a text"),
-        "signal": _optional("text", "click | cart | order | …; click if empty"),
+        "signal": _optional("text", "click | cart | order; click if empty"),
     },
     "users": {
         "user_id": _required("id", "the user; unique"),
@@ -158,26 +158,29 @@ class Column:
             raise ConfigError(f"{where} is a column's name or a mapping; received {value!r}. Quote the name.")
         if value.get("column", "") != str(value.get("column", "")):
             raise ConfigError(f"{where}.column is a name; received {value['column']!r}. Quote it.")
-        hidden = {"from_plain"}
-        known = {name: one for name, one in value.items() if name not in hidden}
-        return _from_fields(Column, known, where)
+        return _from_fields(Column, value, where)
 
 
 def _from_fields(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     """`from_mapping` for a class that has a `from_plain` of its own."""
     unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-    require(not unknown, f"{where} has the keys {', '.join(cls.__dataclass_fields__)}", unknown, "Rename or remove it.")
+    require(
+        not unknown,
+        f"{where} accepts only the keys {', '.join(cls.__dataclass_fields__)}",
+        unknown,
+        "Rename or remove it.",
+    )
     for name, value in values.items():
         kind = type(getattr(cls(), name))
         require(type(value) is kind, f"{where}.{name} is of type {kind.__name__}", value, "Change its value.")
     return cls(**values)
 
 
-class Columns(dict[str, Column]):
+class ColumnMapping(dict[str, Column]):
     """Contract name or feature name → `Column`."""
 
     @classmethod
-    def from_plain(cls, value: Any, where: str) -> Columns:
+    def from_plain(cls, value: Any, where: str) -> ColumnMapping:
         """From YAML."""
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} is a mapping; received {value!r}. Write `NAME: COLUMN` lines.")
@@ -201,15 +204,16 @@ class Table:
     delimiter: str = ""
     encoding: str = "utf-8"
     quoting: bool | None = None
-    columns: Columns = field(default_factory=Columns)
+    columns: ColumnMapping = field(default_factory=ColumnMapping)
 
     def __post_init__(self) -> None:
         ok = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\n", "\r")
         require(ok, "delimiter is one character", self.delimiter, "e.g. ';'")
         try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise ConfigError(f"encoding is one that Python knows; received {self.encoding!r}. E.g. cp1252.") from error
+            codecs.getincrementaldecoder(self.encoding)().decode("a".encode(self.encoding), final=True)
+        except (LookupError, TypeError, ValueError, AssertionError) as error:
+            rule = "encoding is one of text that Python knows"
+            raise ConfigError(f"{rule}; received {self.encoding!r}. E.g. cp1252.") from error
 
     def source(self, name: str) -> str:
         """The shop's name of column `name`."""
@@ -243,7 +247,8 @@ class EventTable(Table):
         require(bool(self.view), "events.view names at least one event", self.view, "e.g. [view]")
         ok = all(isinstance(events, list | tuple) and events for events in self.labels.values())
         require(ok, "events.labels is a mapping of labels to lists of events", self.labels, "e.g. clicked: [click]")
-        require(set(self.labels) == {"clicked"}, "events.labels has the label clicked", sorted(self.labels), "Name it.")
+        rule = "events.labels must contain exactly the label clicked"
+        require(set(self.labels) == {"clicked"}, rule, sorted(self.labels), "Other labels are not learned yet.")
         both = sorted({event for events in self.labels.values() for event in events} & set(self.view))
         require(not both, "an event is a view or a label", both, "Remove it from events.view or events.labels.")
         require(self.window_seconds > 0, "events.window_seconds is positive", self.window_seconds, "1800 is usual.")
@@ -297,7 +302,12 @@ class Schema:
                 kind = features[name]
                 fix = "Only attributes of items may be lists."
                 require(kind != "list" or table == "items", f"{table}.columns.{name} has one value a row", kind, fix)
-                require(name not in seen, f"feature {name} is in one table", [seen.get(name), table], "Rename one.")
+                require(
+                    name not in seen,
+                    f"feature {name} must be declared in one table",
+                    [seen.get(name), table],
+                    "Rename one.",
+                )
                 seen[name] = table
         used = {"impressions", "events"} - {self.log}
         unused = sorted(name for name in used if self.table(name) not in (None, Table()))
@@ -355,8 +365,8 @@ class Schema:
             ('sku', {'brand': 'categorical'})
         """
         try:
-            values = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            values = yaml.load(text, _Loader)
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{where} is not valid YAML: {error}") from error
         return Schema.from_plain_values({} if values is None else values, where)
 
@@ -368,6 +378,16 @@ class Schema:
     def from_json(text: str) -> Schema:
         """The inverse of `to_json`."""
         return Schema.from_plain_values(json.loads(text), "schema")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _check_feature_name(name: str, table: str) -> None:

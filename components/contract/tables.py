@@ -78,8 +78,13 @@ def partitions(path: str) -> dict[str, str | None]:
 
 
 def wanted_columns(name: str, table: Table) -> tuple[str, ...]:
-    """All columns of table `name`: the contract's, then the features."""
-    return (*CONTRACT[name], *table.features(name))
+    """All columns of table `name`: the contract's, then the features.
+
+    An optional column of the contract whose name the shop uses for something else is left out.
+    """
+    used = {column.column for column in table.columns.values()}
+    own = [n for n, one in CONTRACT[name].items() if one.required or n in table.columns or n not in used]
+    return (*own, *table.features(name))
 
 
 def check_columns(name: str, table: Table, path: str, found: list[str]) -> None:
@@ -108,7 +113,7 @@ def split_file(path: str, name: str = "") -> Iterator[FilePiece]:
         ContractError: a Parquet file whose footer cannot be read.
     """
     counter("files read").inc()
-    counter("bytes read").inc(FileSystems.match([path])[0].metadata_list[0].size_in_bytes)
+    counter("bytes read").inc(FileSystems.get_filesystem(path).size(path))
     if not path.endswith(".parquet"):
         yield FilePiece(path)
         return

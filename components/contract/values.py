@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from serving.representation_center.ids import IdError, normalize_id
+
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # seconds since 1970: the years 1990 to 2099
 MICROS = 1_000_000
 UNITS = {"s": MICROS, "ms": 1_000, "us": 1, "ns": 1}  # microseconds of one; nanoseconds are divided
@@ -32,6 +34,7 @@ _DIGITS = (
     r"^(?P<year>(?:19|20)\d{2})(?P<month>\d{2})(?P<day>\d{2})"
     r"(?:T?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})(?P<fraction>))?(?P<zone>Z?)$"
 )
+NO_IDS = ("NULL", "null", "Null", "\\N", "NaN", "nan", "NAN", "None", "none", "(not set)", "undefined", "N/A", "#N/A")
 _MONEY = r"([A-Z]{0,2}\p{Sc}|[A-Z]{3}|kr\.?|zł|Fr\.?|Rs\.?)"
 _LAYOUTS = {"ISO 8601": _ISO, "DD.MM.YYYY": _DOTS, "YYYYMMDD": _DIGITS}
 
@@ -66,8 +69,9 @@ def parse_text(values: pa.Array) -> Parsed:
 def parse_ids(values: pa.Array) -> Parsed:
     """Ids as text, the same in every table, event and request.
 
-    An integer of any size is its digits.  pandas makes floats of integers where one is missing, and writes them as
-    `12.0` or `6.8e+12`: they are the integers that they were.  A fraction cannot be an id.
+    What databases and tools write for a missing value (`NO_IDS`) is missing.  An integer of any size is its digits.
+    pandas makes floats of integers where one is missing, and writes them as `12.0` or `6.8e+12`: they are the integers
+    that they were.  A fraction cannot be an id.
     """
     kind = values.type
     n = len(values)
@@ -92,28 +96,21 @@ def parse_ids(values: pa.Array) -> Parsed:
         fraction = pc.fill_null(pc.match_substring(text, "."), False).to_numpy(zero_copy_only=False)
         return Parsed(text, _nulls(text), fraction)
     parsed = parse_text(values)
+    nothing = _true(pc.is_in(parsed.values, pa.array(NO_IDS)))
+    if nothing.any():
+        text = pc.if_else(pa.array(nothing), None, parsed.values)
+        parsed = Parsed(text, parsed.missing | nothing, parsed.bad)
     written = pc.match_substring_regex(parsed.values, r"^[+-]?\d+(\.0+|(\.\d+)?e\+\d+)$")
     rows = np.flatnonzero(pc.fill_null(written, False).to_numpy(zero_copy_only=False))
     if not len(rows):
         return parsed
     plain, bad = parsed.values.to_pylist(), parsed.bad.copy()
     for row in rows:
-        found = normalize_id(plain[row])
-        bad[row] |= found is None
-        plain[row] = found
+        try:
+            plain[row] = normalize_id(plain[row])
+        except IdError:
+            plain[row], bad[row] = None, True
     return Parsed(pa.array(plain, pa.string()), parsed.missing, bad)
-
-
-def normalize_id(value: str) -> str | None:
-    """One id in text as `parse_ids` reads it; None for a fraction."""
-    if re.fullmatch(r"[+-]?\d+\.0+", value):
-        return value.split(".")[0]
-    if written := re.fullmatch(r"([+-]?\d+)(?:\.(\d+))?e\+(\d{1,3})", value):
-        digits, shift = written[2] or "", int(written[3])
-        if digits[shift:].strip("0"):
-            return None
-        return str(int(written[1] + digits[:shift].ljust(shift, "0")))
-    return value
 
 
 def parse_times(values: pa.Array, form: str = "auto", timezone: str = "UTC") -> Parsed:
@@ -162,7 +159,7 @@ def parse_times(values: pa.Array, form: str = "auto", timezone: str = "UTC") -> 
             parts, matched = _civil(text.values, layout, timezone)
             found = np.where(matched & ~done, parts, found)
             done |= matched
-        done |= number  # a number that no unit explains: the caller's limits tell
+        done |= number  # no unit gives a time in 1990 to 2099; the caller rejects it by its range
     return Parsed(found, text.missing, ~text.missing & ~done)
 
 
@@ -331,12 +328,13 @@ def parse_numbers(values: pa.Array, decimal: str = ".") -> Parsed:
     plain = pc.replace_substring(plain, decimal, ".") if decimal == "," else plain
     ok = _true(pc.match_substring_regex(plain, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?$"))
     numbers = _filled(pc.if_else(pa.array(ok), pc.replace_substring_regex(plain, r"^\+", ""), None).cast(pa.float64()))
-    return Parsed(numbers, text.missing, ~text.missing & ~ok)
+    ok &= np.isfinite(numbers)
+    return Parsed(np.where(ok, numbers, 0.0), text.missing, ~text.missing & ~ok)
 
 
-_DROPPED = re.compile(r"(?is)<(script|style|head)\b.*?</\1\s*>|<!--.*?-->")
-_BLOCK = re.compile(r"(?i)</?(p|div|br|li|ul|ol|tr|td|th|h[1-6]|table|section)\b[^>]*>")
+_BLOCK = re.compile(r"(?i)</?(p|div|br|li|ul|ol|tr|td|th|h[1-6]|table|section)\b[^<>]*>")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_DROPPED = re.compile(r"(?i)<(?:(!--)|(script|style|head)\b)")
 
 
 def strip_html(values: pa.Array) -> pa.Array:
@@ -350,17 +348,32 @@ def _strip_html(value: str | None) -> str | None:
     if value is None:
         return None
     if "<" in value:
-        value = _TAG.sub("", _BLOCK.sub(" ", _DROPPED.sub(" ", value)))
+        value = _TAG.sub("", _BLOCK.sub(" ", _without_hidden(value)))
     value = " ".join(html.unescape(value).split())
     return value or None
+
+
+def _without_hidden(value: str) -> str:
+    """Without comments, scripts and styles; one that is never closed hides the rest.  Time grows with the length."""
+    parts, begin, lower = [], 0, value.lower()
+    while found := _DROPPED.search(value, begin):
+        parts.append(value[begin : found.start()])
+        close = "-->" if found[1] else f"</{found[2].lower()}"
+        end = lower.find(close, found.end())
+        end = value.find(">", end) if end >= 0 else -1
+        if end < 0:
+            return " ".join(parts)
+        begin = end + 1
+    return " ".join([*parts, value[begin:]])
 
 
 def parse_lists(values: pa.Array, separator: str = "") -> Parsed:
     """Lists of text, or texts of several values, as texts divided by `|`; empty and repeated values are left out."""
     kind = values.type
+    if pa.types.is_fixed_size_list(kind):
+        values = pa.array(values.to_pylist(), pa.list_(kind.value_type))
+        kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
         offsets = values.offsets.to_numpy()
         inner = parse_text(values.values)
         flat, bad_inner = inner.values.to_pylist(), inner.bad

@@ -79,7 +79,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     """Pillow cuts off what is above 255 where it converts a deeper picture."""
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
         return picture
-    values = np.asarray(picture, np.float64)
+    values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)
     if picture.mode == "F":
         largest = 1.0 if values.max(initial=0) <= 1 else 255.0 if values.max() <= 255 else 65_535.0
     else:

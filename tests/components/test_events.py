@@ -34,8 +34,8 @@ EVENTS = st.lists(
 def naive(table: list[tuple[int, ...]], window: int) -> tuple[list[tuple[int, ...]], int, int, int]:
     """(user, item, time, clicked at) of each view, and how many events repeat, are joined, and stand alone."""
     kept, seen = [], set()
-    for user, of, time, kind, request, event_id in table:
-        key = ("id", event_id) if event_id >= 0 else (user, of, time, kind, request)
+    for user, of, time, kind, request, event_id in sorted(table, key=lambda row: (row[2], row[1], row[3], row[4])):
+        key = ("id", user, event_id) if event_id >= 0 else (user, of, time, kind, request)
         if key not in seen:
             seen.add(key)
             kept.append((user, of, time, kind, request))
@@ -64,15 +64,13 @@ def naive(table: list[tuple[int, ...]], window: int) -> tuple[list[tuple[int, ..
 @given(EVENTS, st.integers(1, 6), st.randoms())
 @settings(max_examples=300, deadline=None)
 def test_each_click_belongs_to_the_latest_view_of_its_item(table: Any, window: int, chance: Any) -> None:
-    # An event id names one event, and no two views of an item are at one moment: which is the later is then known.
-    ids: dict[int, tuple[int, ...]] = {}
-    table = [(*ids.setdefault(row[5], row)[:5], row[5]) if row[5] >= 0 else row for row in table]
+    # No two views of an item are at one moment: which is the later is then known.
     moments: dict[tuple[int, ...], int] = {}
     table = [row for row in table if row[3] == CLICK or moments.setdefault(row[:3], hash(row[4:])) == hash(row[4:])]
     chance.shuffle(table)
     columns = [np.array(column, np.int64) for column in zip(*table, strict=True)] or [np.zeros(0, np.int64)] * 6
     user, of, time, kind, request, event_id = columns
-    found = join_events(user, of, time * SECOND, kind, request, event_id, window)
+    found = join_events(user, of, time * SECOND, kind, request, event_id, np.zeros_like(user), window)
     expected, repeated, joined, alone = naive([(*row[:2], row[2] * SECOND, *row[3:]) for row in table], window)
     rows = zip(user[found.views], of[found.views], time[found.views] * SECOND, found.clicked_at, strict=True)
     assert Counter((int(a), int(b), int(c), int(d)) for a, b, c, d in rows) == Counter(expected)
@@ -136,6 +134,35 @@ def test_a_log_of_events_becomes_impressions_and_histories(tmp_path: Path, catal
     assert histories[200]["history_item_ids"] == ["i0", "i1"]
     assert histories[200]["history_ages"] == [200, 70]
     assert "clicked_at" not in histories[200]
+
+
+def test_events_in_any_order_and_of_other_users_with_the_same_ids(tmp_path: Path, catalogue: Any) -> None:
+    rows = [event(f"v{n % 4}", f"i{n % 5}", 10 * (n // 4), "seen", event=str(n // 4)) for n in range(80)]
+    rows += [event("v1", "i1", 0, "seen", event="0", device="tablet"), event("v0", "i0", 5, "opened", event="o")]
+    schema = Schema.from_json(
+        SCHEMA.to_json().replace('"request_id": {"column": "request"', '"event_id": {"column": "event"')
+    )
+    found = []
+    for place, order in enumerate((rows, rows[::-1])):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        write_impressions(folder, order, "events.csv")
+        made = run_impressions(folder, folder / "out", catalogue, schema=schema.to_json())
+        found.append([row for split in ("train", "valid", "test") for row in read(made, split)])
+    one, other = (sorted(str(sorted(row.items())) for row in part) for part in found)
+    assert one == other
+    assert len(one) == 80
+    assert sum(row["clicked"] for row in found[0]) == 1
+    assert {row["device"] for row in found[0]} == {"phone"}
+
+
+def test_events_that_differ_in_anything_are_two(tmp_path: Path, catalogue: Any) -> None:
+    rows = [event("a", f"i{n % 5}", n, "seen") for n in range(40)]
+    rows += [event("a", "i1", 1, "seen", device="tablet"), event("a", "i2", 2, "seen")]
+    write_impressions(tmp_path, rows, "events.csv")
+    run_impressions(tmp_path, tmp_path / "out", catalogue, schema=SCHEMA.to_json())
+    found = counts(tmp_path / "out", "impressions")
+    assert found == {"rows in": 42, "rows out": 41, "dropped: the event repeats another one": 1}
 
 
 def test_a_lag_keeps_clicks_out_of_histories(tmp_path: Path, catalogue: Any) -> None:

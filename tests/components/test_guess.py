@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from components.contract import preview, tables
 from components.contract.guess import guess_schema, read_sample, to_yaml
 from components.contract.preview import Preview, preview_folder
+from components.contract.schema import Schema
 from components.contract.tables import ContractError
 from tests.components.exports import EXPORTS, T0, Export
 from tfx_pipeline.cli import main
@@ -137,7 +141,7 @@ def write(folder: Path, items: int = 20, **columns: object) -> None:
         ({"clicked": np.ones(200, int)}, "problem: table `impressions`: every impression has the label 1"),
         ({"timestamp": np.full(200, T0)}, "problem: the split by time leaves train and valid without rows: 1 distinct"),
         ({"timestamp": T0 + 86_400 * (np.arange(200) // 4)}, "warning: times are whole days"),
-        ({"timestamp": np.arange(200)}, r"200 of 200 rows break the contract.*Fix: declare its unit"),
+        ({"timestamp": np.arange(200)}, r"200 of 200 rows break the data contract.*Fix: declare its unit"),
         ({"item_id": ["other"] * 200}, "rows are about items that the catalogue lacks"),
         ({"clicked": np.arange(200) // 180}, "warning: every impression of split (train|test) has the label"),
     ],
@@ -147,12 +151,177 @@ def test_what_a_preview_warns_of(tmp_path: Path, columns: dict[str, object], exp
     assert re.search(expected, preview_folder(str(tmp_path)).text)
 
 
-def test_a_preview_looks_at_the_first_rows_alone(tmp_path: Path) -> None:
+def test_a_preview_looks_at_the_first_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 20)
+    monkeypatch.setattr(tables, "PICTURE_ROWS", 5)
+    monkeypatch.setattr(preview, "IMAGES", 10)
     found = preview_folder(str(tmp_path), rows=50)
     log = found.tables["impressions"]
-    assert not log.whole or log.rows == 200  # one batch is the least that is read
-    assert log.total == 200
+    assert (log.rows, log.whole, log.total) == (60, False, 200)
+    assert found.tables["items"].images_tried == 10
+    assert "the first 60 rows of 200 of impressions.parquet" in found.text
+
+
+def log_of(folder: Path, **columns: Any) -> Path:
+    """A catalogue of 200 items with small integers as ids, and a log; the path of the latter."""
+    rows = 600
+    rng = np.random.default_rng(0)
+    items = {"sku": np.arange(1, 201), "title": [f"title {n}" for n in range(200)]}
+    table = {
+        "visitor": rng.integers(1, 40, rows),
+        "sku": rng.integers(1, 230, rows),
+        "time": T0 + np.arange(rows),
+        "clicked": rng.integers(0, 2, rows),
+    }
+    pyarrow.csv.write_csv(pa.table(items), folder / "products.csv")
+    pyarrow.csv.write_csv(pa.table(table | columns), folder / "log.csv")
+    return folder / "log.csv"
+
+
+def guessed(folder: Path, **columns: Any) -> tuple[dict[str, Any], str]:
+    values, guesses = guess_schema(folder / "products.csv", log_of(folder, **columns), folder)
+    return values, "\n".join(f"{one.key}: {one.value}; {one.why}" for one in guesses)
+
+
+def test_small_integers_that_meet_by_chance_are_no_ids_of_items(tmp_path: Path) -> None:
+    values, _ = guessed(tmp_path)
+    assert values["impressions"]["columns"]["item_id"] == "sku"
+    assert values["impressions"]["columns"]["user_id"] == "visitor"
+
+
+CLICKED = np.random.default_rng(0).integers(0, 2, 600)
+NOISE = np.random.default_rng(1).random(600)
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        np.where(CLICKED, np.round(100 * NOISE) + 1, 0),
+        np.round(50 * CLICKED + 49 * NOISE, 3),
+        [f"c{n % 70}" if clicked else "" for n, clicked in enumerate(CLICKED)],
+        np.where(NOISE < 0.03, 1 - CLICKED, CLICKED) + 5,
+    ],
+    ids=["seconds on the page", "depth of scrolling", "empty unless clicked", "a noisy copy"],
+)
+def test_a_column_that_tells_the_label_is_no_context(tmp_path: Path, leak: Any) -> None:
+    values, said = guessed(tmp_path, clicked=CLICKED, page=leak, hour=[f"h{n % 24}" for n in range(600)])
+    assert "hour" in values["impressions"]["columns"]
+    assert "page" not in values["impressions"]["columns"]
+    assert "known only after the click" in said
+
+
+def test_of_two_labels_the_click_is_taken_and_the_other_is_no_context(tmp_path: Path) -> None:
+    values, said = guessed(tmp_path, is_click=CLICKED, clicked=[""] * 600, klick=1 - CLICKED)
+    assert values["impressions"]["columns"]["clicked"] in ("is_click", {"column": "is_click"})
+    assert "klick" not in values["impressions"]["columns"]
+    assert "another label" in said
+
+
+def test_days_and_months_that_may_be_swapped_are_asked_for(tmp_path: Path) -> None:
+    days = [f"03/{1 + n // 200:02d}/2025 {n % 24:02d}:00" for n in range(600)]
+    values, said = guessed(tmp_path, time=days)
+    assert values["impressions"]["columns"]["timestamp"]["time"] == "%m/%d/%Y %H:%M"
+    assert "are day and month so?" in said
+    values, _ = guessed(tmp_path, time=[f"{1 + n % 28}/07/2025 {n % 24:02d}:00" for n in range(600)])
+    assert values["impressions"]["columns"]["timestamp"]["time"] == "%d/%m/%Y %H:%M"
+
+
+def test_an_unknown_form_of_times_names_its_column(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"column time is a time by its name, .*03/01/2025 02:15 PM.*strptime"):
+        guessed(tmp_path, time=["03/01/2025 02:15 PM"] * 600)
+
+
+def test_words_of_yaml_can_be_columns(tmp_path: Path) -> None:
+    odd = ["no", "on", "null", "y"]
+    columns = {name: [f"v{n % (k + 3)}" for n in range(600)] for k, name in enumerate(odd)}
+    values, guesses = guess_schema(tmp_path / "products.csv", log_of(tmp_path, **columns), tmp_path)
+    schema = Schema.from_yaml(to_yaml(values, guesses))
+    assert set(odd) <= set(schema.impressions.columns)
+    assert {schema.impressions.source(name) for name in odd} == set(odd)
+
+
+def test_names_of_files_may_look_like_globs(tmp_path: Path) -> None:
+    folder = tmp_path / "export [2025]"
+    folder.mkdir()
+    log = log_of(folder)
+    items, log = (folder / "products.csv").rename(folder / "art [1].csv"), log.rename(folder / "log*.csv")
+    values, guesses = guess_schema(items, log, folder)
+    (folder / "shop.yaml").write_text(to_yaml(values, guesses))
+    found = preview_folder(str(folder))
+    assert found.problems == []
+    assert found.tables["items"].used == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x1f\x8b\x08" + b"x" * 50, "gzip"),
+        (b"PK\x03\x04" + b"x" * 50, "Excel"),
+        (b"sep=,\nsku,title\n1,a\n", "begins with a line `sep=`"),
+        (b"sku,title\n1,a,\n2,b,\n", "the next row has 3 fields, the header 2"),
+    ],
+)
+def test_what_is_no_csv_says_what_it_is(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "items.csv").write_bytes(data)
+    with pytest.raises(ContractError, match=message):
+        read_sample(tmp_path / "items.csv")
+
+
+def test_encodings_are_told_apart(tmp_path: Path) -> None:
+    rows = "".join(f"{n},Müller {n}\n" for n in range(300))
+    for encoding in ("utf-8", "cp1252", "utf-16", "utf-16-le"):
+        (tmp_path / "items.csv").write_bytes(f"sku,title\n{rows}".encode(encoding))
+        sample = read_sample(tmp_path / "items.csv")
+        assert sample.columns["title"][0].as_py() == "Müller 0"
+        assert sample.options.get("encoding", "utf-8") == encoding
+    (tmp_path / "items.csv").write_bytes(f"sku,title\n{rows}".encode() + b"300,M\xf6ller\n301,x\n")
+    assert "encoding" not in read_sample(tmp_path / "items.csv").options, "one bad byte is one bad row"
+
+
+def test_points_that_three_digits_follow_divide_thousands(tmp_path: Path) -> None:
+    prices = [f"{n}.{n % 10}10" if n % 3 else str(700 + n) for n in range(1, 201)]
+    table = {"sku": np.arange(1, 201), "title": [f"t {n}" for n in range(200)], "price": prices}
+    log = log_of(tmp_path)
+    pyarrow.csv.write_csv(pa.table({**table, "weight": [f"{n}.5" for n in range(200)]}), tmp_path / "products.csv")
+    values, _ = guess_schema(tmp_path / "products.csv", log, tmp_path)
+    assert values["items"]["columns"]["price"]["decimal"] == ","
+    assert "decimal" not in values["items"]["columns"]["weight"]
+
+
+def test_addresses_of_pictures_are_no_paths(tmp_path: Path) -> None:
+    table = {"sku": np.arange(1, 201), "title": ["t"] * 200, "image": [f"https://cdn/{n}.jpg" for n in range(200)]}
+    log = log_of(tmp_path)
+    pyarrow.csv.write_csv(pa.table(table), tmp_path / "products.csv")
+    values, _ = guess_schema(tmp_path / "products.csv", log, tmp_path)
+    assert "image_path" not in values["items"]["columns"]
+    values["items"]["columns"]["image_path"] = "image"
+    (tmp_path / "shop.yaml").write_text(to_yaml(values, []))
+    missing = preview_folder(str(tmp_path)).tables["items"].missing
+    assert missing == {"image_path names no file that can be read": 200}
+
+
+def test_a_header_without_rows_is_told(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "items.parquet").unlink()
+    (tmp_path / "items.csv").write_text("item_id,title\n")
+    assert "table `items` has no rows" in preview_folder(str(tmp_path)).text
+
+
+def test_one_user_for_all_who_are_not_known_is_warned_of(tmp_path: Path) -> None:
+    write(tmp_path, user_id=["guest" if n % 2 else f"u{n % 90}" for n in range(200)])
+    assert "user 'guest' has 100 of 200 impressions" in preview_folder(str(tmp_path)).text
+
+
+def test_repeated_users_are_counted_as_a_run_does(tmp_path: Path) -> None:
+    write(tmp_path)
+    pq.write_table(
+        pa.table({"user_id": [f"u{n % 9}" for n in range(40)], "city": ["x"] * 40}), tmp_path / "users.parquet"
+    )
+    (tmp_path / "shop.yaml").write_text("users: {columns: {city: city}}")
+    users = preview_folder(str(tmp_path)).tables["users"]
+    assert users.used == 9
+    assert sum(users.dropped.values()) == 31
 
 
 def test_no_guess_where_there_is_none(tmp_path: Path) -> None:

@@ -109,6 +109,21 @@ def test_the_latest_spans(tmp_path: Path, catalogue: Any) -> None:
         find_table(str(tmp_path), "impressions", spans=Spans(**spans))
 
 
+def test_unpadded_dates_are_in_time_order(tmp_path: Path) -> None:
+    for day in ("2025-9-30", "2025-10-1", "2024-12-31"):
+        as_parquet(IMPRESSIONS[:5], tmp_path / f"impressions/day={day}/part-0.parquet")
+    (latest,) = find_table(str(tmp_path), "impressions", spans=Spans("day={SPAN}", 1))
+    assert "2025-10-1" in latest
+    table = Table(files="impressions/day={SPAN}/part-[0-9].parquet")
+    assert len(find_table(str(tmp_path), "impressions", table, Spans(window=2))) == 2
+
+
+def test_a_note_beside_the_tables_is_none(tmp_path: Path) -> None:
+    as_parquet(IMPRESSIONS, tmp_path / "impressions/part-0.parquet")
+    (tmp_path / "impressions/README.txt").write_text("ours")
+    assert len(find_table(str(tmp_path), "impressions")) == 1
+
+
 def test_tables_that_lie_elsewhere(tmp_path: Path, catalogue: Any) -> None:
     for day in range(1, 4):
         rows = IMPRESSIONS[(day - 1) * 20 : day * 20]
@@ -187,6 +202,18 @@ def test_pictures_in_an_archive(tmp_path: Path, kind: str) -> None:
     assert {name for name, image in images.items() if image} == {"i0", "i1"}
     found = counts(tmp_path / "out", "items")
     assert found["missing: image cannot be decoded"] == found["missing: image_path names no file that can be read"] == 1
+
+
+def test_no_picture_is_read_from_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    files = ImageFiles(str(tmp_path))
+    for path in ("pipe.jpg", "/dev/zero", ".", "https://cdn/x.jpg", "s3://b/x.jpg", "a\0b", "gone.jpg"):
+        with pytest.raises(OSError, match=r"."):
+            files.read(path)
+    monkeypatch.setattr("components.contract.image_files.MAX_BYTES", 9)
+    (tmp_path / "large.jpg").write_bytes(b"x" * 100)
+    put(tmp_path, "zip", {"packed.jpg": b"x" * 100})
+    assert len(files.read("large.jpg")) == len(ImageFiles(str(tmp_path)).read("packed.jpg")) == 10
 
 
 def test_an_archive_that_is_not_whole_and_one_that_changed(tmp_path: Path) -> None:

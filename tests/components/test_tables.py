@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.contract import tables
-from components.contract.schema import Columns, Table
+from components.contract.schema import ColumnMapping, Table
 from components.contract.tables import MALFORMED, ContractError, read_file, split_file
 
-USERS = Table(columns=Columns.from_plain({"city": "city"}, "users.columns"))
+USERS = Table(columns=ColumnMapping.from_plain({"city": "city"}, "users.columns"))
 
 
 def rows_of(path: Path, table: Table = USERS) -> list[tuple[Any, ...]]:
@@ -162,7 +162,7 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_columns_have_the_names_that_the_schema_says(tmp_path: Path) -> None:
-    table = Table(columns=Columns.from_plain({"user_id": "Kunde", "city": "Kunde"}, ""))
+    table = Table(columns=ColumnMapping.from_plain({"user_id": "Kunde", "city": "Kunde"}, ""))
     path = write(tmp_path / "users.csv", b"x,Kunde\n1,a\n")
     assert rows_of(path, table) == [(1, b"a", b"a", None)]
     pq.write_table(pa.table({"Kunde": ["a"], "x": [1]}), tmp_path / "users.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import time
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from components.contract.values import (
     EARLIEST,
     LATEST,
-    normalize_id,
     parse_ids,
     parse_integers,
     parse_lists,
@@ -95,6 +95,15 @@ def test_what_is_no_time_is_bad_and_what_is_empty_is_missing() -> None:
     assert parse_times(pa.array([True])).bad.all()
 
 
+def test_offsets_of_half_an_hour_and_declared_units() -> None:
+    assert parse_times(pa.array(["2023-11-15T03:43:20+05:30"])).values.tolist() == [1_700_000_000_000_000]
+    assert parse_times(pa.array(["2023-11-14T24:00:00Z", "2016-12-31T23:59:60Z"])).bad.tolist() == [False, False]
+    for form, number in (("s", 1_700_000_000), ("ms", 5_000), ("us", 5_000_000), ("ns", 5_000_000_000)):
+        seconds = 1_700_000_000 if form == "s" else 5  # 1970, which no size would tell
+        assert (parse_times(pa.array([number]), form).values // 1_000_000).tolist() == [seconds]
+        assert (parse_times(pa.array([str(number)]), form).values // 1_000_000).tolist() == [seconds]
+
+
 def test_a_date_is_its_first_moment() -> None:
     day = 1_699_920_000_000_000
     for written in ("2023-11-14", "2023/11/14", "14.11.2023", "20231114"):
@@ -138,8 +147,9 @@ def test_ids_of_other_types() -> None:
         "a.0",
         "1.5",
     ]
-    assert normalize_id("1.25e+1") is None
-    assert normalize_id("1.25e+2") == "125"
+    assert parse_ids(pa.array(["1.25e+1", "1.25e+2"])).values.to_pylist() == [None, "125"]
+    nothing = parse_ids(pa.array(["NULL", "\\N", "nan", "None", "(not set)", "null-1"]))
+    assert nothing.missing.tolist() == [True] * 5 + [False]
 
 
 def test_whole_numbers() -> None:
@@ -148,6 +158,7 @@ def test_whole_numbers() -> None:
     assert found.values.tolist()[:6] == [1, 0, 1, 1, 1, 0]
     assert found.missing.tolist() == [False] * 6 + [True] * 2 + [False] * 3
     assert found.bad.tolist() == [False] * 8 + [True] * 3
+    assert parse_integers(pa.array([2.0**53, 2.0**53 - 1])).bad.tolist() == [True, False]
     assert parse_integers(pa.array([2**64 - 1, 1], pa.uint64())).bad.tolist() == [True, False]
 
 
@@ -173,6 +184,7 @@ def test_prices(decimal_sign: str, written: str, expected: float) -> None:
 
 
 def test_what_is_no_number() -> None:
+    assert parse_numbers(pa.array(["9" * 400])).bad.tolist() == [True]
     found = parse_numbers(pa.array(["on request", "1.2.3", "12-13", "", None, "size 12"]))
     assert found.bad.tolist() == [True, True, True, False, False, True]
     assert found.missing.tolist() == [False, False, False, True, True, False]
@@ -189,6 +201,15 @@ def test_html_becomes_text() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ["<!--" * 60_000, "<script" * 40_000, "<div " * 100_000, "<style>" * 40_000 + "</style>"]
+)
+def test_html_that_is_never_closed_takes_no_time(text: str) -> None:
+    begun = time.monotonic()
+    strip_html(pa.array([f"a {text}"]))
+    assert time.monotonic() - begun < 10  # it took minutes
+
+
 def test_lists_and_texts_of_several_values() -> None:
     assert parse_lists(pa.array(["Women > Dresses > ", None, ">"]), ">").values.to_pylist() == [
         "Women|Dresses",
@@ -199,6 +220,8 @@ def test_lists_and_texts_of_several_values() -> None:
     lists = pa.array([["a", "b|c", None, ""], [], None])
     for kind in (pa.list_(pa.string()), pa.large_list(pa.string())):
         assert parse_lists(lists.cast(kind)).values.to_pylist() == ["a|b/c", None, None]
+    fixed = pa.array([["a", "b"], None, ["c", None]], pa.list_(pa.string(), 2))
+    assert parse_lists(fixed).values.to_pylist() == ["a|b", None, "c"]
 
 
 def test_text_of_other_types() -> None:
