@@ -36,7 +36,7 @@ def hash_buckets(values: pa.Array, buckets: int) -> np.ndarray:
 
 
 def ranks(values: pa.Array) -> np.ndarray:
-    """The place of each value among the distinct values, in their order, int64 [n]; that of the rows has no part."""
+    """Rank of each value among the sorted distinct values, int64 [n]; independent of the order of the rows."""
     encoded = values.dictionary_encode()
     rank = np.empty(len(encoded.dictionary), np.int64)
     rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tfx_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from components.contract.preview import Preview
 
 
 @click.command()
@@ -17,10 +20,17 @@ from tfx_pipeline.settings import Settings
 )
 @click.option("--events", type=click.Path(exists=True, path_type=Path), help="A log of views, clicks, orders …")
 @click.option(
-    "--impressions", type=click.Path(exists=True, path_type=Path), help="Or what was shown, with a 0/1 label."
+    "--impressions",
+    type=click.Path(exists=True, path_type=Path),
+    help="Impression log with a 0/1 label; instead of --events.",
 )
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the pictures.")
-@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder of shop.yaml.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that shop.yaml is written to; default: the common folder of the tables.",
+)
 @click.option("--force", is_flag=True, help="Write over a shop.yaml that is there.")
 def init(
     items: Path, events: Path | None, impressions: Path | None, images: Path | None, folder: Path | None, force: bool
@@ -58,7 +68,7 @@ def _common_folder(items: Path, log: Path) -> Path:
     return common if common != Path(common.anchor) else parents[0]
 
 
-def preview(data: str, settings: Settings, rows: int) -> Any:
+def preview(data: str, settings: Settings, rows: int) -> Preview:
     """The `Preview` of a folder, with the settings of a run."""
     from components.contract.files import Spans
     from components.contract.preview import preview_folder

@@ -116,6 +116,7 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
             "new_items.py",
             "records.py",
             "sharded_files.py",
+            "splits.py",
             component,
         )
         formats = ("serving/representation_center/snapshot.py", "serving/representation_center/images.py")

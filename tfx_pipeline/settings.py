@@ -23,9 +23,7 @@ class SplitConfig:
 
     by: str = "time"  # time: one boundary for all; user: each user's own first, next and last rows
     fractions: tuple[float, ...] = (0.8, 0.1, 0.1)  # shares of the rows for train, valid and test
-    new_items: int = (
-        0  # one item in so many is launched only with the test, to see what content alone is worth; 0: none
-    )
+    new_items: int = 0  # one item in N is launched only with the test, to see what content alone is worth; 0: none
 
     def __post_init__(self) -> None:
         require(self.by in ("time", "user"), "data.split.by is time or user", self.by, "Choose one.")
@@ -42,7 +40,7 @@ class SpanConfig:
     """Which folders of `impressions` and `intents` are read, where each day or each delivery has its own."""
 
     pattern: str = ""  # below the table's folder, {SPAN} a date or a number: "{SPAN}", "day={SPAN}"; empty: everything
-    window: int = 0  # the latest so many of these, or of the {SPAN}s in shop.yaml; 0: all
+    window: int = 0  # the latest N of these, or of the {SPAN}s in shop.yaml; 0: all
 
     def __post_init__(self) -> None:
         ok = not self.pattern or self.pattern.count("{SPAN}") == 1
@@ -58,7 +56,7 @@ class PairConfig:
     # auto: intents where there are any, else history
     source: str = "auto"
     window_seconds: int = 7 * 24 * 3600  # two clicks of a user farther apart than this make no pair
-    max_per_user: int = 50  # the latest so many pairs of a user; 0: all
+    max_per_user: int = 50  # the latest N pairs of a user; 0: all
     max_gap: int = 3  # how many clicks may lie between the two
     query_length: int = 20  # from impressions: the most earlier clicks that are the query
     hard: int = 16  # from impressions: the most items seen near the click and not clicked
@@ -80,11 +78,11 @@ class DataConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     max_rejected_fraction: float = 0.01  # a larger share of rejected rows of one table stops the run
     schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
-    stop_on_anomalies: bool = True  # where off, anomalies are told and the data accepted
+    stop_on_anomalies: bool = True  # if false, anomalies are logged and the data are accepted
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
-    buckets: int = 10  # that a feature of type number is cut into, of as many training rows each
+    buckets: int = 10  # quantile buckets of a feature of type number
 
     def __post_init__(self) -> None:
         ok = 0 <= self.max_rejected_fraction <= 1

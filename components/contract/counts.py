@@ -24,12 +24,13 @@ def count_batch(rows_in: int, checked: CheckedRows) -> Iterator[tuple[str, int]]
     yield ROWS_IN, rows_in
     yield ROWS_OUT, rows_in - len(checked.rejected) - sum(checked.dropped.values())
     for reject in checked.rejected:
-        yield REJECTED + _rule(reject), 1
+        yield REJECTED + rule_of(reject), 1
     yield from ((DROPPED + reason, count) for reason, count in checked.dropped.items())
     yield from ((MISSING + reason, count) for reason, count in checked.missing.items())
 
 
-def _rule(reject: dict[str, Any]) -> str:
+def rule_of(reject: dict[str, Any]) -> str:
+    """The rule that a rejected row breaks, without what was received."""
     return str(reject["reason"]).split(" (received")[0].split(": ")[0]
 
 
@@ -47,7 +48,7 @@ class Checked(beam.DoFn):
         if len(next(iter(checked.valid.values()))):
             yield checked.valid
         for reject in checked.rejected:
-            yield beam.pvalue.TaggedOutput(REJECTS, (_rule(reject), reject))
+            yield beam.pvalue.TaggedOutput(REJECTS, (rule_of(reject), reject))
         for entry in count_batch(len(batch), checked):
             counter(entry[0]).inc(entry[1])
             yield beam.pvalue.TaggedOutput(TALLY, entry)

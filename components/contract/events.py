@@ -56,7 +56,7 @@ class Joined(NamedTuple):
     """The outcome of a join of n events.
 
     Attributes:
-        views: Rows of the events that are impressions, in time's order, int64 [v].
+        views: Rows of the events that are impressions, in time order, int64 [v].
         clicked_at: When each of these was clicked, microseconds; `NEVER` where it was not, int64 [v].
         dropped: How many events are no impression, by reason.
     """
@@ -139,14 +139,14 @@ def _latest_views(
     """For each click of `rows`, in their order, its view's row, or -1.
 
     Args:
-        keys: What click and view have in common; the last one is the most important.
+        keys: What click and view have in common, in the order of `np.lexsort`: the last is the primary one.
         micros, kind: Of all events.
         rows: Sorted by user, item and time.
         window_seconds: The most that lies between the two.
     """
-    place = np.argsort(np.lexsort((kind[rows], micros[rows], *(key[rows] for key in keys))))
+    position = np.argsort(np.lexsort((kind[rows], micros[rows], *(key[rows] for key in keys))))
     order = np.empty(len(rows), np.int64)
-    order[place] = rows
+    order[position] = rows
     index = np.arange(len(order))
     new = np.ones(len(order), bool)
     new[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
@@ -154,7 +154,7 @@ def _latest_views(
     latest = np.maximum.accumulate(np.where(kind[order] == VIEW, index, -1))
     ok = latest >= group
     ok &= micros[order] - micros[order[np.maximum(latest, 0)]] <= window_seconds * MICROS
-    view = np.where(ok, order[np.maximum(latest, 0)], -1)[place]
+    view = np.where(ok, order[np.maximum(latest, 0)], -1)[position]
     found: np.ndarray = view[kind[rows] == CLICK]
     return found
 

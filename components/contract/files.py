@@ -15,8 +15,8 @@ from components.contract.tables import PACKED, PLAIN, ContractError
 
 SUFFIXES = tuple(kind + packed for kind in PLAIN for packed in PACKED if not (packed and kind == ".parquet"))
 FOUND = tuple(suffix for suffix in SUFFIXES if not suffix.startswith(".txt"))  # without being named in `files`
-_SPAN_LOOKS = r"(?P<span>\d[\d-]*)"
-_GLOB_LOOKS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_LOOKS}
+_SPAN_PATTERN = r"(?P<span>\d[\d-]*)"
+_GLOB_PATTERNS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_PATTERN}
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,33 @@ class Spans:
     """Which folders of a table that grows are read.
 
     Attributes:
-        pattern: Of the path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
+        pattern: Path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
             Empty: everything is read.
-        window: Only the latest so many; 0 for all.
+        window: The latest N spans; 0 for all.
     """
 
     pattern: str = ""
     window: int = 0
 
-    def latest(self, name: str, looks: str, files: Iterable[FileMetadata]) -> list[FileMetadata]:
+    def latest(self, name: str, pattern: str, files: Iterable[FileMetadata]) -> list[FileMetadata]:
         """Those of `files` that lie in the latest spans.
 
         Args:
-            name: Of the table.
-            looks: Of the files' paths from their start, a glob with `{SPAN}`.
-            files: Of the table.
+            name: Name of the table.
+            pattern: Glob of the files' full paths, with `{SPAN}`.
+            files: Files of the table.
 
         Raises:
             ContractError: a file lies in none.
         """
-        expression = re.compile("".join(_expression(part) for part in _parts(looks)))
+        expression = re.compile("".join(_expression(part) for part in _parts(pattern)))
         found: dict[tuple[int, ...], list[FileMetadata]] = {}
         for meta in files:
             matched = expression.match(meta.path)
             if matched is None:
                 raise ContractError(
-                    f"table `{name}`: {meta.path} lies in no span; it should be like {looks}, with a date or a number "
-                    "for {SPAN}. Move the file, or mend data.spans.pattern"
+                    f"table `{name}`: {meta.path} lies in no span; it should be like {pattern}, with a date or a "
+                    "number for {SPAN}. Move the file, or mend data.spans.pattern"
                 )
             # 2026-9-30 comes before 2026-10-1
             found.setdefault(tuple(int(part) for part in matched["span"].split("-") if part), []).append(meta)
@@ -61,7 +61,7 @@ def _expression(part: str) -> str:
     """A part of a glob as a regular expression."""
     if part.startswith("[") and part.endswith("]"):
         return part.replace("[!", "[^")
-    return _GLOB_LOOKS.get(part, re.escape(part))
+    return _GLOB_PATTERNS.get(part, re.escape(part))
 
 
 ALL_SPANS = Spans()
@@ -100,8 +100,8 @@ def table_files(data: str, name: str, table: Table | None = None, spans: Spans =
     found = [meta for suffix in FOUND for meta in _match([escaped + suffix])]
     inside = _match([FileSystems.join(escaped, "**" + suffix) for suffix in FOUND])
     inside = [meta for meta in inside if not _hidden(meta, folder)]
-    looks = FileSystems.join(folder, spans.pattern) + "/"
-    return found + (spans.latest(name, looks, inside) if spans.pattern else inside)
+    pattern = FileSystems.join(folder, spans.pattern) + "/"
+    return found + (spans.latest(name, pattern, inside) if spans.pattern else inside)
 
 
 def find_table(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> list[str]:

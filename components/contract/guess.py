@@ -212,7 +212,7 @@ def _text_sample(path: Path, file: Path) -> Sample:
         other = f"; the next row has {len(rows[1])} fields, the header {len(header)}" if len(rows) > 1 else ""
         raise ContractError(f"{file} has a header but no rows that fit it: {', '.join(header)[:200]}{other}")
     columns = {
-        name: pa.array([row[place] or None for row in body], pa.string()) for place, name in enumerate(header) if name
+        name: pa.array([row[index] or None for row in body], pa.string()) for index, name in enumerate(header) if name
     }
     return Sample(path, columns, options)
 
@@ -221,8 +221,8 @@ def _decode(data: bytes) -> tuple[str, str]:
     """(Encoding, text) of the start of a file."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16", data[: len(data) // 2 * 2].decode("utf-16", errors="replace")
-    for place, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if len(data) > 8 and not any(data[place:200:2]) and all(data[1 - place : 200 : 2]):
+    for index, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(data) > 8 and not any(data[index:200:2]) and all(data[1 - index : 200 : 2]):
             return name, data[: len(data) // 2 * 2].decode(name, errors="replace")
     lines = data.splitlines()
     broken = [line for line in lines[:-1] if not _is_utf8(line)]  # the last may be cut in two
@@ -285,9 +285,9 @@ def guess_schema(
     share = _overlap(log_sample.distinct(log_item), item_sample.distinct(item_id))
     item_columns |= _roles(item_sample, ("title", "text", "category", "image_path", "created_at"), {item_id})
     values: dict[str, Any] = {"items": _table(item_sample, folder)}
-    _say_options(guesses, "items", item_sample)
+    _append_options(guesses, "items", item_sample)
     values["items"]["columns"] = _described(item_sample, "items", item_columns, guesses)
-    _say(guesses, "items.item_id", f"{share:.0%} of the log's {log_item} are among them")
+    _append_reason(guesses, "items.item_id", f"{share:.0%} of the log's {log_item} are among them")
     root = _image_root(item_sample, item_columns.get("image_path"), folder, images, guesses)
     if root:
         values["images"] = root
@@ -312,7 +312,7 @@ def guess_schema(
         log_columns["clicked"] = clicked
         log_columns |= _roles(log_sample, ("sequence",), taken | {clicked})
     values[kind] = _table(log_sample, folder)
-    _say_options(guesses, kind, log_sample)
+    _append_options(guesses, kind, log_sample)
     values[kind]["columns"] = _described(log_sample, kind, log_columns, guesses)
     if kind == "events":
         values[kind] |= _event_names(log_sample.columns[log_columns["event"]], guesses)
@@ -439,8 +439,8 @@ def _fit(name: str, role: str) -> float:
     """How well a column's name fits a role, 0 to 1."""
     plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()).strip("_")
     parts = set(plain.split("_"))
-    for place, word in enumerate(WORDS[role]):
-        weight = 1 - place / (2 * len(WORDS[role]))
+    for index, word in enumerate(WORDS[role]):
+        weight = 1 - index / (2 * len(WORDS[role]))
         if plain == word:
             return weight
         if word in parts or (set(word.split("_")) <= parts):
@@ -460,7 +460,7 @@ def _roles(sample: Sample, roles: tuple[str, ...], taken: set[str]) -> dict[str,
 
 
 def _role(sample: Sample, role: str, taken: set[str]) -> str | None:
-    """The column that fits a role best by its name, among those whose values can be so."""
+    """The column that fits a role best by its name, among those whose values are compatible with the role."""
     fits = {name: _fit(name, role) for name in sample.columns if name not in taken}
     values = {name: sample.columns[name] for name in fits}
     scores = {name: fit for name, fit in fits.items() if _possible(role, values[name], fit)}
@@ -704,7 +704,7 @@ def _example(values: pa.Array) -> str:
     return "empty"
 
 
-def _say_options(guesses: list[Guess], table: str, sample: Sample) -> None:
+def _append_options(guesses: list[Guess], table: str, sample: Sample) -> None:
     """Delimiter and encoding, the latter with a text that shows whether it is right."""
     for key, value in sample.options.items():
         why = ""
@@ -714,10 +714,10 @@ def _say_options(guesses: list[Guess], table: str, sample: Sample) -> None:
         guesses.append(Guess(f"{table}.{key}", repr(value), why))
 
 
-def _say(guesses: list[Guess], key: str, more: str) -> None:
-    for place, guess in enumerate(guesses):
+def _append_reason(guesses: list[Guess], key: str, more: str) -> None:
+    for index, guess in enumerate(guesses):
         if guess.key == key:
-            guesses[place] = Guess(key, guess.value, f"{guess.why}; {more}")
+            guesses[index] = Guess(key, guess.value, f"{guess.why}; {more}")
 
 
 def _image_root(items: Sample, column: str | None, folder: Path, images: Path | None, guesses: list[Guess]) -> str:

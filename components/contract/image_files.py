@@ -61,16 +61,16 @@ class ImageFiles:
         member = self._members.get(path.removeprefix("./"))
         if member is not None:
             return member()
-        place = path if path.startswith("/") or "://" in path else FileSystems.join(self._data, path)
+        location = path if path.startswith("/") or "://" in path else FileSystems.join(self._data, path)
         try:
-            if "://" not in place and not Path(place).is_file():
-                raise FileNotFoundError(f"{place} is no file")
-            with FileSystems.open(place, compression_type="uncompressed") as handle:
+            if "://" not in location and not Path(location).is_file():
+                raise FileNotFoundError(f"{location} is not a file")
+            with FileSystems.open(location, compression_type="uncompressed") as handle:
                 content: bytes = handle.read(MAX_BYTES + 1)
         except OSError:
             raise
         except Exception as error:  # Beam's file systems raise whatever they like
-            raise OSError(f"{place} cannot be read: {error}") from error
+            raise OSError(f"{location} cannot be read: {error}") from error
         return content
 
 

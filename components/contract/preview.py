@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from components.columns import Columns, concatenate, take
 from components.contract import checks
 from components.contract.checks import CheckedRows
+from components.contract.counts import rule_of
 from components.contract.events import check_events, impressions_of_users
 from components.contract.files import ALL_SPANS, Spans, find_table, load_schema
 from components.contract.image_files import ImageFiles
 from components.contract.schema import Schema, Table
 from components.contract.tables import ContractError, TableBatch, read_file
 from components.contract.values import parse_ids
-from components.impression_gen.splits import split_by_time, time_boundaries
+from components.splits import split_by_time, time_boundaries
 from mim_keras.config import ConfigError
 
 ROWS, IMAGES, SECONDS = 100_000, 300, 2.0  # of each table: rows and pictures that are tried, and time that it takes
@@ -71,7 +72,7 @@ class Preview:
         data: The folder.
         schema: Of its tables.
         tables: By name.
-        lines: For a person to read.
+        lines: Of the report.
         problems: What would stop a run.
         warnings: What would not, and is likely to be a mistake.
     """
@@ -85,7 +86,7 @@ class Preview:
 
     @property
     def text(self) -> str:
-        """The page."""
+        """The whole report as text."""
         parts = [*self.lines]
         parts += [f"warning: {one}" for one in self.warnings]
         parts += [f"problem: {one}" for one in self.problems]
@@ -121,7 +122,7 @@ def preview_folder(
         log = _log(data, schema, known, spans, rows)
         found.tables[log.name] = log
         found.lines += _table_lines(log)
-        _judge_log(found, log, split_by, fractions)
+        _find_problems_of_log(found, log, split_by, fractions)
         for name in ("intents", "users"):
             if files := find_table(data, name, schema.table(name)):
                 table = _other(name, files, schema, known, rows)
@@ -132,7 +133,7 @@ def preview_folder(
     except ContractError as error:
         found.problems.append(str(error))
     for table in found.tables.values():
-        _judge(found, table, max_rejected_fraction)
+        _find_problems(found, table, max_rejected_fraction)
     return found
 
 
@@ -235,7 +236,7 @@ def _add(preview: TablePreview, parts: list[CheckedRows]) -> None:
         preview.dropped.update(part.dropped)
         preview.missing.update(part.missing)
         for reject in part.rejected:
-            rule = str(reject["reason"]).split(" (received")[0].split(": ")[0]
+            rule = rule_of(reject)
             preview.rejected[rule] += 1
             preview.examples.setdefault(rule, reject)
     if parts:
@@ -288,7 +289,7 @@ def _feature_line(name: str, kind: str, values: pa.Array) -> str:
     return f"{name}: {len(pc.unique(there)):,} values ({', '.join(map(str, common))} …), in {share:.0%} of the rows"
 
 
-def _judge(found: Preview, table: TablePreview, max_rejected_fraction: float) -> None:
+def _find_problems(found: Preview, table: TablePreview, max_rejected_fraction: float) -> None:
     broken = sum(table.rejected.values())
     if table.rows == 0:
         found.problems.append(f"table `{table.name}` has no rows; export it again")
@@ -318,7 +319,7 @@ def _judge(found: Preview, table: TablePreview, max_rejected_fraction: float) ->
         )
 
 
-def _judge_log(found: Preview, log: TablePreview, split_by: str, fractions: tuple[float, ...]) -> None:
+def _find_problems_of_log(found: Preview, log: TablePreview, split_by: str, fractions: tuple[float, ...]) -> None:
     """Times, clicks and splits of the impressions."""
     if not log.used:
         return

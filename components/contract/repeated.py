@@ -17,9 +17,9 @@ class RepeatedIds(beam.PTransform):
     The ids are read by themselves: it takes little memory, and the other columns then need no shuffle.
 
     Args:
-        files: Of the table.
-        name: Its name.
-        column: Of the ids.
+        files: Files of the table.
+        name: Name of the table.
+        column: Name of the id column.
         table: How its columns are read.
         policies: Which row is kept: by file, then by row.
     """

@@ -62,7 +62,7 @@ class FilePiece:
 
     Attributes:
         path: The file.
-        row_groups: Of a Parquet file, from and to; None for all of a text file.
+        row_groups: Half-open range of row groups of a Parquet file; None for a text file.
         first_row: Number of its first row, from 1.
     """
 
@@ -72,7 +72,7 @@ class FilePiece:
 
 
 def partitions(path: str) -> dict[str, str | None]:
-    """Columns that a path tells, Hive's way: `impressions/day=2026-01-31/part-0.parquet` has the column `day`."""
+    """Hive partition columns of a path: `impressions/day=2026-01-31/part-0.parquet` has the column `day`."""
     pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
     return {unquote(key): None if value == NO_PARTITION else unquote(value) for key, value in pairs}
 
@@ -142,11 +142,11 @@ def read_piece(piece: FilePiece, name: str, table: Table, only: tuple[str, ...] 
     path, wanted = piece.path, only or wanted_columns(name, table)
     read = _read_parquet if path.endswith(".parquet") else _read_text
     in_path = partitions(path)
-    told = {n: in_path[table.source(n)] for n in wanted if table.source(n) in in_path}
+    partition_values = {n: in_path[table.source(n)] for n in wanted if table.source(n) in in_path}
     try:
         for batch in read(piece, name, table, wanted):
-            for column in set(told) - set(batch.columns):
-                batch.columns[column] = pa.repeat(pa.scalar(told[column], pa.string()), len(batch))
+            for column in set(partition_values) - set(batch.columns):
+                batch.columns[column] = pa.repeat(pa.scalar(partition_values[column], pa.string()), len(batch))
             yield batch
     except ContractError:
         raise

@@ -12,6 +12,7 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components import splits
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.columns import Columns, concatenate, take
 from components.contract import counts
@@ -31,7 +32,6 @@ from components.examples import (
     to_examples,
     user_buckets,
 )
-from components.impression_gen import splits
 from components.metrics import counter, finish
 from components.new_items import launched_late
 
@@ -86,12 +86,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         row_counts = tally_parts | "AllCounts" >> beam.Flatten()
         (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, rejected, counts_file)
         if split["by"] == "time":
-            histogram = (
+            boundaries = (
                 valid
                 | "Times" >> beam.Map(lambda valid: valid["timestamp"].to_numpy())
                 | "Histogram" >> beam.CombineGlobally(splits.TimeHistogram())
+                | "Boundaries" >> beam.Map(splits.time_boundaries, fractions)
             )
-            placed = valid | "SplitByTime" >> beam.Map(_split_by_time, beam.pvalue.AsSingleton(histogram), fractions)
+            placed = valid | "SplitByTime" >> beam.Map(_split_by_time, beam.pvalue.AsSingleton(boundaries))
         else:
             placed = (
                 valid
@@ -164,10 +165,7 @@ class _JoinEvents(beam.DoFn):
             yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.ROWS_OUT, -count))
 
 
-def _split_by_time(
-    valid: Columns, histogram: splits.Histogram, fractions: tuple[float, ...]
-) -> tuple[Columns, np.ndarray]:
-    boundaries = splits.time_boundaries(histogram, fractions)
+def _split_by_time(valid: Columns, boundaries: tuple[int, int]) -> tuple[Columns, np.ndarray]:
     return valid, splits.split_by_time(valid["timestamp"].to_numpy(), boundaries)
 
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
+from components import splits
 from components.columns import Columns
 from components.examples import SPLITS, decode
 from components.history_gen import join
-from components.impression_gen import splits
 from components.pair_gen.executor import PairsOfBucket
 
 # Few users, items, seconds and sequence numbers, so that ties are common.

@@ -51,6 +51,8 @@ def _joined(parts: list[Histogram]) -> Histogram:
 def time_boundaries(histogram: Histogram, fractions: tuple[float, ...]) -> tuple[int, int]:
     """The times at which valid and test begin; all rows of one second fall on the same side."""
     times, rows = histogram
+    if not len(times):
+        return 0, 0
     before = np.concatenate([[0], np.cumsum(rows)[:-1]])  # rows strictly earlier than each time
     total = int(rows.sum())
     starts = np.array([fractions[0], fractions[0] + fractions[1]]) * total - 1e-9
