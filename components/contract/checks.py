@@ -132,7 +132,7 @@ class RowChecker:
         raw = self._batch.columns.get(name)
 
         def value(i: int) -> object:
-            return None if raw is None else raw[i].as_py()
+            return None if raw is None else _received(raw, i)
 
         if required:
             self.reject(parsed.missing, name, f"no {name}")
@@ -145,7 +145,7 @@ class RowChecker:
         """Column `name` as text, null where it is missing; bytes that are no UTF-8 reject their row."""
         raw = self.raw(name)
         parsed = parse_text(raw)
-        self.reject(parsed.bad, name, "is not UTF-8 text", lambda i: repr(raw[i].as_py()[:50]))
+        self.reject(parsed.bad, name, "is not UTF-8 text", lambda i: repr(_bytes(raw, i)[:50]))
         if required:
             self.reject(parsed.missing, name, f"no {name}")
         return strip_html(parsed.values) if self._table.column(name).html else parsed.values
@@ -157,8 +157,8 @@ class RowChecker:
         kind = raw.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
             not_text = parse_text(raw).bad if parsed.bad.any() else parsed.bad
-            self.reject(not_text, name, "is not UTF-8 text", lambda i: repr(raw[i].as_py()[:50]))
-        self.reject(parsed.bad, name, "is a fraction, which is no id", lambda i: raw[i].as_py())
+            self.reject(not_text, name, "is not UTF-8 text", lambda i: repr(_bytes(raw, i)[:50]))
+        self.reject(parsed.bad, name, "is a fraction, which is no id", lambda i: _received(raw, i))
         if required:
             self.reject(parsed.missing, name, f"no {name}")
         return parsed.values
@@ -198,7 +198,7 @@ class RowChecker:
         outside = readable & ((micros < EARLIEST * MICROS) | (micros >= LATEST * MICROS))
         rule = "is outside 1990 to 2099"
         if required:
-            self.reject(outside, name, rule, lambda i: raw[i].as_py())
+            self.reject(outside, name, rule, lambda i: _received(raw, i))
         else:
             outside &= micros != 0
             self.miss(outside, f"{name} {rule}")
@@ -378,6 +378,21 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _is_large_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _received(values: pa.Array, row: int) -> object:
+    """The value of a row, whatever it is; text may hold bytes that are no UTF-8, a time be beyond Python's."""
+    try:
+        return values[row].as_py()
+    except UnicodeDecodeError:
+        return _bytes(values, row)
+    except (ValueError, OverflowError):
+        return str(values[row])
+
+
+def _bytes(values: pa.Array, row: int) -> bytes:
+    found: bytes = values.slice(row, 1).cast(pa.large_binary())[0].as_py()
+    return found
 
 
 def _short(value: object) -> object:
