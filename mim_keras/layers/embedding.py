@@ -1,8 +1,31 @@
-"""Embeddings whose gradients are summed in float32."""
+"""Embeddings whose gradients are summed in float32, and their regulariser."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("mim")
+class DotL2(keras.regularizers.L2):
+    """`keras.regularizers.L2` as an inner product, which XLA on CPUs computes several times faster than a sum of
+    squares.
+
+    Args:
+        l2: Factor.
+
+    Example:
+        >>> import numpy as np
+        >>> from mim_keras.layers.embedding import DotL2
+        >>> float(DotL2(0.5)(np.array([[1.0, 2.0]])))
+        2.5
+    """
+
+    def __call__(self, x: Any) -> Any:
+        flat = ops.reshape(x, (-1,))
+        return self.l2 * ops.dot(flat, flat)
 
 
 def float32_embedding(rows: int, dim: int, name: str, initializer: str | None = None, l2: float = 0.0) -> keras.Layer:
@@ -22,7 +45,7 @@ def float32_embedding(rows: int, dim: int, name: str, initializer: str | None = 
         rows,
         dim,
         embeddings_initializer=initializer or keras.initializers.RandomNormal(stddev=0.05),
-        embeddings_regularizer=keras.regularizers.L2(l2) if l2 else None,
+        embeddings_regularizer=DotL2(l2) if l2 else None,
         dtype="float32",
         name=name,
     )

@@ -29,7 +29,7 @@ from mim_keras.layers import (
     content_similarity,
 )
 from mim_keras.layers.base import check_rank, check_same_length, default_dtype
-from mim_keras.layers.embedding import float32_embedding
+from mim_keras.layers.embedding import DotL2, float32_embedding
 from mim_keras.layers.top_k_search import gather_behaviours
 from mim_keras.models.base import StageModel
 
@@ -175,7 +175,7 @@ class CiUBM(Ranker):
         parts: dict[str, Any] = {"category_embedding": keras.layers.Dense(CATEGORY_DIM, use_bias=False)}
         if config.use_content:
             l2 = config.content_projection_l2 / item_table.embedding_dim  # a random unit vector keeps its mean square
-            regularizer = keras.regularizers.L2(l2) if l2 else None
+            regularizer = DotL2(l2) if l2 else None
             projection = keras.layers.Dense(config.content_dim, use_bias=False, kernel_regularizer=regularizer)
             parts["content_projection"] = projection
         self.target_encoder = TargetEncoder(item_table, id_embedding=self._ids("item_embedding"), **parts)
