@@ -97,6 +97,16 @@ def features_of(encoder: ItemEncoder, content: dict[str, np.ndarray]) -> dict[st
     return {name: np.concatenate([np.zeros_like(values[:1]), values]) for name, values in features.items()}
 
 
+def random_features(rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
+    """Tower features of contents that have both modalities, in the widths of `tiny_encoder`."""
+    return {
+        "image_features": rng.normal(size=(rows, 32)).astype("float32"),
+        "text_features": rng.normal(size=(rows, 16)).astype("float32"),
+        "image_mask": np.ones(rows, "float32"),
+        "text_mask": np.ones(rows, "float32"),
+    }
+
+
 def numbers32(values: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(values, "float32")))
 

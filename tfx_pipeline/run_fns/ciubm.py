@@ -33,11 +33,11 @@ WARM_UP_ROWS = 64
 
 
 def run_fn(fn_args: Any) -> None:
-    """Called by the Trainer; `custom_config` holds `ciubm` settings, what the transform was told, and the folders of
+    """Called by the Trainer; `custom_config` holds `ciubm` settings, the transform's settings, and the folders of
     the catalogue and the snapshot."""
     config = from_mapping(CiubmConfig, fn_args.custom_config["ciubm"])
-    told = fn_args.custom_config["transform"]
-    context = tuple(told["categorical_features"])
+    transform_config = fn_args.custom_config["transform"]
+    context = tuple(transform_config["categorical_features"])
     training = config.training
     set_seed_and_precision(training)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
@@ -52,10 +52,10 @@ def run_fn(fn_args: Any) -> None:
     train = RankingExamples(fn_args.train_files, spec, lookup, config, context).for_training(data)
     strategy = make_strategy(training)
     with strategy.scope():
-        model = make_ranker(config, vocabulary_sizes(transform, told, context), data)
+        model = make_ranker(config, vocabulary_sizes(transform, transform_config, context), data)
         compile_ranker(model, train.steps)
     valid = RankingExamples(fn_args.eval_files, spec, lookup, config, context).in_order(training.batch_size)
-    keys = row_keys(transform, data, told)
+    keys = row_keys(transform, data, transform_config)
     if fn_args.base_model:
         with strategy.scope():
             known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
@@ -64,7 +64,7 @@ def run_fn(fn_args: Any) -> None:
     figures = train_ranker(
         model,
         train,
-        evaluate=lambda: measure(predict, valid, told["oov_buckets"]),
+        evaluate=lambda: measure(predict, valid, transform_config["oov_buckets"]),
         log_folder=model_run_folder(fn_args.model_run_dir),
         checkpoint=checkpoints,
     )
@@ -79,28 +79,30 @@ def run_fn(fn_args: Any) -> None:
         feature_spec=transform.raw_feature_spec(),
         context_features=context,
         encoder_version=snapshot.manifest.encoder_version,
-        examples=raw_examples(fn_args.eval_files, transform, told),
+        examples=raw_examples(fn_args.eval_files, transform, transform_config),
     )
     export_ranker(model, signatures, Path(fn_args.serving_model_dir))
     delete_checkpoint(checkpoints[0])
 
 
 def vocabulary_sizes(
-    transform: tft.TFTransformOutput, told: dict[str, Any], context: tuple[str, ...]
+    transform: tft.TFTransformOutput, transform_config: dict[str, Any], context: tuple[str, ...]
 ) -> VocabularySizes:
     """Sizes of the user embedding and of the context features."""
     return VocabularySizes(
-        users=index_size(transform.vocabulary_size_by_name(USER_VOCABULARY), told),
+        users=index_size(transform.vocabulary_size_by_name(USER_VOCABULARY), transform_config),
         context=tuple(
-            bucket_size(told)
-            if name in told["bucketed_features"]
-            else index_size(transform.vocabulary_size_by_name(name), told)
+            bucket_size(transform_config)
+            if name in transform_config["bucketed_features"]
+            else index_size(transform.vocabulary_size_by_name(name), transform_config)
             for name in context
         ),
     )
 
 
-def row_keys(transform: tft.TFTransformOutput, data: ItemTableData, told: dict[str, Any]) -> dict[str, list[str]]:
+def row_keys(
+    transform: tft.TFTransformOutput, data: ItemTableData, transform_config: dict[str, Any]
+) -> dict[str, list[str]]:
     """What the rows of the model's tables stand for; "" is the row that all others share, or the first of these."""
 
     def learned(name: str, others: int) -> list[str]:
@@ -108,15 +110,15 @@ def row_keys(transform: tft.TFTransformOutput, data: ItemTableData, told: dict[s
         return ["", *(f"others {place}" for place in range(1, others)), *vocabulary]
 
     def context(name: str) -> list[str]:
-        if name in told["bucketed_features"]:
-            return ["", *(f"bucket {place}" for place in range(1, bucket_size(told)))]
-        return learned(name, told["oov_buckets"])
+        if name in transform_config["bucketed_features"]:
+            return ["", *(f"bucket {place}" for place in range(1, bucket_size(transform_config)))]
+        return learned(name, transform_config["oov_buckets"])
 
     return {
         "category": list(data.category_names),
         "item": learned(ITEM_VOCABULARY, 1)[: int(data.id_index.max()) + 1],
-        "user": learned(USER_VOCABULARY, told["oov_buckets"]),
-        **{f"context {place}": context(name) for place, name in enumerate(told["categorical_features"])},
+        "user": learned(USER_VOCABULARY, transform_config["oov_buckets"]),
+        **{f"context {place}": context(name) for place, name in enumerate(transform_config["categorical_features"])},
     }
 
 
@@ -135,12 +137,12 @@ def item_table_data(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFT
 
 
 def raw_examples(
-    patterns: list[str], transform: tft.TFTransformOutput, told: dict[str, Any], count: int = WARM_UP_ROWS
+    patterns: list[str], transform: tft.TFTransformOutput, transform_config: dict[str, Any], count: int = WARM_UP_ROWS
 ) -> list[bytes]:
     """The first transformed tf.Examples as they were before the transform, as clients send them; numbers as zero."""
     vocabularies = {"user_id": transform.vocabulary_by_name(USER_VOCABULARY)}
-    for name in told["categorical_features"]:
-        vocabularies[name] = [] if name in told["bucketed_features"] else transform.vocabulary_by_name(name)
+    for name in transform_config["categorical_features"]:
+        vocabularies[name] = [] if name in transform_config["bucketed_features"] else transform.vocabulary_by_name(name)
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
     raw = []
     for record in tf.data.TFRecordDataset(files, "GZIP").take(count).as_numpy_iterator():
@@ -148,7 +150,7 @@ def raw_examples(
         feature = example.features.feature
         for name, vocabulary in vocabularies.items():
             index_name = "user_index" if name == "user_id" else f"{name}_index"
-            place = feature[index_name].int64_list.value[0] - told["oov_buckets"]
+            place = feature[index_name].int64_list.value[0] - transform_config["oov_buckets"]
             del feature[index_name]
             value = vocabulary[place] if 0 <= place < len(vocabulary) else b"" if vocabulary else b"0"
             feature[name].bytes_list.value.append(value)

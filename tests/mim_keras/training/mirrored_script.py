@@ -78,12 +78,7 @@ def stage_1(strategy: tf.distribute.Strategy, loss: str) -> Trained:
 def stage_2(strategy: tf.distribute.Strategy, momentum: float, known: bool) -> Trained:
     """The queue counts as a weight."""
     rng = np.random.default_rng(0)
-    features = {
-        "image_features": rng.normal(size=(41, 32)).astype("float32"),
-        "text_features": rng.normal(size=(41, 16)).astype("float32"),
-        "image_mask": np.ones(41, "float32"),
-        "text_mask": np.ones(41, "float32"),
-    }
+    features = tiny.random_features(rng, 41)
     terms = (
         InfoNCETerm(negatives=("cross_replica", "queue", "hard")),
         InfoNCETerm("image", "text", ("cross_replica",), 8, 0.5),

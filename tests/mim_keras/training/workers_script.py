@@ -66,12 +66,7 @@ with strategy.scope():
 train("pretrain", alignment, tiny.encoder_inputs(ROWS))
 aligned = [variable.numpy() for variable in encoder.trainable_variables]
 
-features = {
-    "image_features": rng.normal(size=(41, 32)).astype("float32"),
-    "text_features": rng.normal(size=(41, 16)).astype("float32"),
-    "image_mask": np.ones(41, "float32"),
-    "text_mask": np.ones(41, "float32"),
-}
+features = tiny.random_features(rng, 41)
 settings = CsftConfig(
     terms=(InfoNCETerm(negatives=("cross_replica", "queue", "hard")),),
     queue_size=24, align_weight=0.3, modality_dropout=0.0, temperature=0.2, training=TrainingConfig(batch_size=BATCH),
