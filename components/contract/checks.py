@@ -22,6 +22,7 @@ from components.contract.values import (
     LATEST,
     MICROS,
     Parsed,
+    is_binary,
     parse_ids,
     parse_integers,
     parse_lists,
@@ -155,7 +156,7 @@ class RowChecker:
         raw = self.raw(name)
         parsed = parse_ids(raw)
         kind = raw.type
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_binary(kind):
             not_text = parse_text(raw).bad if parsed.bad.any() else parsed.bad
             self.reject(not_text, name, "is not UTF-8 text", lambda i: repr(_bytes(raw, i)[:50]))
         self.reject(parsed.bad, name, "is a fraction, which is no id", lambda i: _received(raw, i))
@@ -166,9 +167,7 @@ class RowChecker:
     def lists(self, name: str) -> pa.Array:
         """Column `name` as texts of values divided by `|`."""
         values = self._batch.columns.get(name)
-        if (values is not None and pa.types.is_list(values.type)) or (
-            values is not None and _is_large_list(values.type)
-        ):
+        if values is not None and _is_list(values.type):
             if pa.types.is_nested(values.type.value_type):
                 self._wrong_type(name, values.type, "text or lists of text")
             parsed = parse_lists(values)
@@ -215,7 +214,7 @@ class RowChecker:
             read: Reads such a path.
         """
         column = self.raw(name)
-        if not (_is_binary(column.type) or column.null_count == len(column)):
+        if not (is_binary(column.type) or column.null_count == len(column)):
             self._wrong_type(name, column.type, "the bytes of pictures")
         inline = column.to_pylist()
         pictures = []
@@ -249,8 +248,7 @@ class RowChecker:
 
     def unique(self, values: pa.Array, name: str, others: Collection[tuple[str, int]], policies: Policies) -> None:
         """Drops or rejects rows in `others`, (file, row): another row of the same id is kept in their place."""
-        among = set(others)
-        again = np.fromiter(((self._batch.file, int(row)) in among for row in self._batch.rows), bool, len(values))
+        again = np.fromiter(((self._batch.file, int(row)) in others for row in self._batch.rows), bool, len(values))
         if policies.repeated_ids == "reject":
             self.reject(again, name, "appears a second time", lambda i: values[i].as_py())
         else:
@@ -372,12 +370,8 @@ def check_users(
     return rows.result({"user_id": user, **rows.features("users")})
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-
-
-def _is_large_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _received(values: pa.Array, row: int) -> object:

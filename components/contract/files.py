@@ -88,24 +88,26 @@ def table_files(data: str, name: str, table: Table | None = None, spans: Spans =
     notes there.
     """
     if table is not None and table.files:
-        outside = table.files.startswith("/") or "://" in table.files
-        if not outside:
-            literal = FileSystems.join(data, table.files)
-            if literal_files := _literal(literal):  # a name may hold what looks like a glob
-                return literal_files
-        glob = table.files if outside else FileSystems.join(_escaped(data), table.files)
-        found = [meta for meta in _match([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
+        if literal := _literal(resolve(data, table.files)):  # a name may hold what looks like a glob
+            return literal
+        glob = resolve(escape_glob(data), table.files)
+        found = [meta for meta in match_files([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
         return spans.latest(name, glob, found) if SPAN in glob else found
-    folder, escaped = FileSystems.join(data, name), FileSystems.join(_escaped(data), name)
-    found = [meta for suffix in FOUND for meta in _match([escaped + suffix])]
-    inside = _match([FileSystems.join(escaped, "**" + suffix) for suffix in FOUND])
+    folder, escaped = FileSystems.join(data, name), FileSystems.join(escape_glob(data), name)
+    found = [meta for suffix in FOUND for meta in match_files([escaped + suffix])]
+    inside = match_files([FileSystems.join(escaped, "**" + suffix) for suffix in FOUND])
     inside = [meta for meta in inside if not _hidden(meta, folder)]
     pattern = FileSystems.join(folder, spans.pattern) + "/"
     return found + (spans.latest(name, pattern, inside) if spans.pattern else inside)
 
 
 def find_table(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> list[str]:
-    """The paths of `table_files`.
+    """The paths of `find_files`."""
+    return [meta.path for meta in find_files(data, name, table, spans)]
+
+
+def find_files(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> list[FileMetadata]:
+    """Those of `table_files` that are not empty.
 
     Raises:
         ContractError: a required table is missing, or what is there is empty, of an unknown kind, or of two kinds at
@@ -131,7 +133,7 @@ def find_table(data: str, name: str, table: Table | None = None, spans: Spans = 
             f"table `{name}` lies in two formats: {' and '.join(sorted(kinds.values()))}. Every row would count twice "
             f"where both hold the same; keep one, or name it in {SCHEMA_FILE}: {name}.files"
         )
-    filled = [meta.path for meta in found if meta.size_in_bytes > 0]
+    filled = [meta for meta in found if meta.size_in_bytes > 0]
     if not filled:
         raise ContractError(
             f"table `{name}`: {', '.join(meta.path for meta in found)} is empty (0 bytes); export it again"
@@ -139,7 +141,12 @@ def find_table(data: str, name: str, table: Table | None = None, spans: Spans = 
     return filled
 
 
-def _escaped(path: str) -> str:
+def resolve(folder: str, path: str) -> str:
+    """A path that is absolute, a URL, or relative to `folder`."""
+    return path if path.startswith("/") or "://" in path else FileSystems.join(folder, path)
+
+
+def escape_glob(path: str) -> str:
     """A path as a glob that matches it alone."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
@@ -157,7 +164,8 @@ def _kind(path: str) -> str:
     return next(kind for kind in PLAIN for packed in PACKED if path.endswith(kind + packed))
 
 
-def _match(patterns: list[str]) -> list[FileMetadata]:
+def match_files(patterns: list[str]) -> list[FileMetadata]:
+    """The files that globs match, each once, in the order of their paths."""
     found = {meta.path: meta for match in FileSystems.match(patterns) for meta in match.metadata_list}
     return [found[path] for path in sorted(found)]
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import bz2
-import csv
-import gzip
-import io
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from components.contract.files import SUFFIXES
+from components.contract.sample import Sample, read_sample
 from components.contract.schema import CONTRACT, RESERVED, Schema, safe_name
-from components.contract.tables import PLAIN, ContractError, flat_columns
+from components.contract.tables import ContractError
 from components.contract.values import (
     EARLIEST,
     LATEST,
@@ -34,8 +30,6 @@ from components.contract.values import (
     parse_times,
 )
 
-SAMPLE_BYTES, SAMPLE_ROWS = 4 << 20, 20_000
-DELIMITERS = (",", ";", "\t", "|")
 SEPARATORS = (" > ", ">", "|", " / ", "/", ";", ",")
 SLASHED = ("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y")
 WRITTEN = (
@@ -84,7 +78,6 @@ WORDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
 CLICKS = ("click", "klick", "open", "select", "tap")
-NO_TEXT = {b"\x1f\x8b": "gzip (.csv.gz)", b"PK\x03\x04": "a zip or an Excel file", b"PAR1": "Parquet", b"BZh": "bzip2"}
 LEAK = 0.9  # AUC of one column alone
 OUTCOMES = (
     "bought",
@@ -115,152 +108,6 @@ class Guess:
     key: str
     value: str
     why: str
-
-
-@dataclass
-class Sample:
-    """The first rows of a table as they lie in a file.
-
-    Attributes:
-        path: The file.
-        columns: By the shop's names.
-        options: `delimiter`, `encoding`, `quoting` where they are not the usual ones.
-    """
-
-    path: Path
-    columns: dict[str, pa.Array]
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def distinct(self, name: str) -> pa.Array:
-        """Distinct ids of a column."""
-        return pc.unique(parse_ids(self.columns[name]).values.drop_null())
-
-
-def read_sample(path: Path) -> Sample:
-    """The first rows of a file; of a folder, of its first file.
-
-    Raises:
-        ContractError: there is no such file, or it is of no kind that can be read.
-    """
-    file = path
-    if path.is_dir():
-        found = sorted(
-            one
-            for one in path.rglob("*")
-            if one.name.endswith(SUFFIXES)
-            and not any(part.startswith((".", "_")) for part in one.relative_to(path).parts)
-        )
-        if not found:
-            raise ContractError(f"{path} holds no file that ends in {', '.join(PLAIN)}")
-        file = found[0]
-    if not file.is_file():
-        raise ContractError(f"{path} is no file and no folder")
-    if not file.name.endswith(SUFFIXES):
-        raise ContractError(f"{path} must end in {', '.join(PLAIN)}, packed as .gz, .bz2 or .zst or not")
-    if file.suffix == ".parquet":
-        return _parquet_sample(path, file)
-    with file.open("rb") as stream:
-        start = stream.read(8)
-    for magic, kind in NO_TEXT.items():
-        if file.suffix in (".csv", ".tsv", ".txt") and start.startswith(magic):
-            raise ContractError(
-                f"{file} is {kind} by its first bytes, and no text. Give it that ending, or export it as CSV"
-            )
-    return _text_sample(path, file)
-
-
-def _parquet_sample(path: Path, file: Path) -> Sample:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            batch = next(parquet.iter_batches(SAMPLE_ROWS), None)
-            if batch is None:
-                raise ContractError(f"{file} holds no rows")
-            columns = flat_columns(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise ContractError(f"{file} cannot be read ({error}); is it whole?") from error
-    decoded = {n: v.dictionary_decode() if isinstance(v, pa.DictionaryArray) else v for n, v in columns.items()}
-    return Sample(path, decoded)
-
-
-def _text_sample(path: Path, file: Path) -> Sample:
-    opened: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(file.suffix, open)
-    try:
-        if file.suffix == ".zst":
-            with pa.CompressedInputStream(pa.OSFile(str(file)), "zstd") as stream:
-                data = stream.read(SAMPLE_BYTES)
-        else:
-            with opened(file, "rb") as stream:
-                data = stream.read(SAMPLE_BYTES)
-    except (OSError, EOFError) as error:
-        raise ContractError(f"{file} cannot be read ({error}); is it whole?") from error
-    if not data.strip():
-        raise ContractError(f"{file} is empty; export it again")
-    if data.lstrip(b"\xef\xbb\xbf")[:4].lower() == b"sep=":
-        raise ContractError(f"{file} begins with a line `sep=`, which Excel alone reads; remove that line")
-    encoding, text = _decode(data)
-    whole = len(data) < SAMPLE_BYTES
-    delimiter, quoting, rows = _parse(text if whole else text[: text.rfind("\n") + 1], ".tsv" in file.suffixes)
-    options: dict[str, Any] = {}
-    if delimiter != ("\t" if ".tsv" in file.suffixes else ","):
-        options["delimiter"] = delimiter
-    if encoding not in ("utf-8", "utf-8-sig"):
-        options["encoding"] = encoding
-    if quoting == (".tsv" in file.suffixes):
-        options["quoting"] = quoting
-    header, body = rows[0], [row for row in rows[1 : SAMPLE_ROWS + 1] if len(row) == len(rows[0])]
-    if not body:
-        other = f"; the next row has {len(rows[1])} fields, the header {len(header)}" if len(rows) > 1 else ""
-        raise ContractError(f"{file} has a header but no rows that fit it: {', '.join(header)[:200]}{other}")
-    columns = {
-        name: pa.array([row[index] or None for row in body], pa.string()) for index, name in enumerate(header) if name
-    }
-    return Sample(path, columns, options)
-
-
-def _decode(data: bytes) -> tuple[str, str]:
-    """(Encoding, text) of the start of a file."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16", data[: len(data) // 2 * 2].decode("utf-16", errors="replace")
-    for index, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if len(data) > 8 and not any(data[index:200:2]) and all(data[1 - index : 200 : 2]):
-            return name, data[: len(data) // 2 * 2].decode(name, errors="replace")
-    lines = data.splitlines()
-    broken = [line for line in lines[:-1] if not _is_utf8(line)]  # the last may be cut in two
-    if len(broken) <= 0.01 * len(lines) or len(broken) <= 1 < len(lines) / 20:
-        return "utf-8", data.decode("utf-8-sig", errors="replace")
-    return "cp1252", data.decode("cp1252", errors="replace")
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _parse(text: str, is_tsv: bool) -> tuple[str, bool, list[list[str]]]:
-    """(Delimiter, whether quotes quote, rows): what gives the most columns in rows of one length."""
-    best: tuple[float, str, bool, list[list[str]]] | None = None
-    for delimiter in DELIMITERS:
-        for quoting in (False, True) if delimiter == "\t" else (True,):
-            style: dict[str, Any] = {} if quoting else {"quoting": csv.QUOTE_NONE}
-            csv.field_size_limit(1 << 30)
-            try:
-                rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style) if row]
-            except csv.Error:
-                continue
-            fits = float(np.mean([len(row) == len(rows[0]) for row in rows])) if rows else 0.0
-            quoted = not quoting and any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in rows for cell in row)
-            score = (len(rows[0]) - 1) * fits**4 - 0.01 * quoted if rows else 0.0
-            if best is None or score > best[0]:
-                best = (score, delimiter, quoting, rows)
-    if best is None or not best[3]:
-        raise ContractError("no delimiter among , ; tab | gives rows of one length")
-    if best[0] <= 0:  # a single column
-        rows = [[line] for line in text.splitlines() if line]
-        return ("\t" if is_tsv else ","), not is_tsv, rows
-    return best[1], best[2], best[3]
 
 
 def guess_schema(
@@ -373,11 +220,8 @@ def _table(sample: Sample, folder: Path) -> dict[str, Any]:
     path = sample.path.resolve()
     inside = path.is_relative_to(folder.resolve())
     name = str(path.relative_to(folder.resolve())) if inside else str(path)
-    return {"files": f"{name}/**{_suffix(path)}" if path.is_dir() else name, **sample.options}
-
-
-def _suffix(folder: Path) -> str:
-    return next(s for s in SUFFIXES for one in sorted(folder.rglob("*")) if one.name.endswith(s))
+    suffix = next(one for one in SUFFIXES if sample.file.name.endswith(one))
+    return {"files": f"{name}/**{suffix}" if path.is_dir() else name, **sample.options}
 
 
 def _matching_ids(items: Sample, log: Sample) -> tuple[str, str]:
@@ -558,8 +402,9 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
     """The columns of a table in `shop.yaml`, the features after those of the contract."""
     found: dict[str, Any] = {}
     for name, source in columns.items():
-        found[name] = _plain(source, _options(name, table, sample.columns[source]))
-        form = options["time"] if (options := _options(name, table, sample.columns[source])).get("time") else ""
+        options = _options(name, table, sample.columns[source])
+        found[name] = _plain(source, options)
+        form = options.get("time", "")
         note = f"; read as {form}: are day and month so?" if form in SLASHED else f"; read as {form}" if form else ""
         guesses.append(Guess(f"{table}.{name}", source, _example(sample.columns[source]) + note))
     limit = min(1_000, max(20, len(next(iter(sample.columns.values()))) // 5))

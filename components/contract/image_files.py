@@ -14,7 +14,8 @@ from typing import Any
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from components.contract.tables import ContractError
+from components.contract.files import escape_glob, match_files, resolve
+from components.contract.tables import unreadable
 from serving.representation_center.images import MAX_BYTES
 
 ARCHIVES = ("images.zip", "images.tar")  # a compressed tar cannot be read from the middle
@@ -22,8 +23,7 @@ ARCHIVES = ("images.zip", "images.tar")  # a compressed tar cannot be read from 
 
 def find_archives(data: str) -> list[FileMetadata]:
     """The archives of pictures in folder `data`."""
-    patterns = [FileSystems.join(data, name) for name in ARCHIVES]
-    return [meta for match in FileSystems.match(patterns) for meta in match.metadata_list]
+    return match_files([FileSystems.join(escape_glob(data), name) for name in ARCHIVES])
 
 
 class ImageFiles:
@@ -41,7 +41,7 @@ class ImageFiles:
     """
 
     def __init__(self, data: str, folder: str = "") -> None:
-        self._data = folder if folder.startswith("/") or "://" in folder else FileSystems.join(data, folder)
+        self._data = resolve(data, folder)
         self._members: dict[str, Callable[[], bytes]] = {}
         for path in [meta.path for meta in find_archives(data)]:
             handle = FileSystems.open(path, compression_type="uncompressed")
@@ -49,7 +49,7 @@ class ImageFiles:
                 found = _zip_members(handle) if path.endswith(".zip") else _tar_members(handle)
             # The last two: encryption, and compression that zipfile does not know.
             except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, NotImplementedError) as error:
-                raise ContractError(f"{path} cannot be read ({error}); is it whole?") from error
+                raise unreadable(path, error) from error
             self._members.update(found)
 
     def read(self, path: str) -> bytes:
@@ -61,7 +61,7 @@ class ImageFiles:
         member = self._members.get(path.removeprefix("./"))
         if member is not None:
             return member()
-        location = path if path.startswith("/") or "://" in path else FileSystems.join(self._data, path)
+        location = resolve(self._data, path)
         try:
             if "://" not in location and not Path(location).is_file():
                 raise FileNotFoundError(f"{location} is not a file")

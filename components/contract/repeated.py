@@ -12,7 +12,7 @@ from components.contract.values import parse_ids
 
 
 class RepeatedIds(beam.PTransform):
-    """A table → a side input: (file, row) of every row in whose place another one of its id is kept.
+    """A table → a side input: the set of (file, row) of every row in whose place another one of its id is kept.
 
     The ids are read by themselves: it takes little memory, and the other columns then need no shuffle.
 
@@ -29,15 +29,16 @@ class RepeatedIds(beam.PTransform):
         self._files, self._name, self._column, self._table = files, name, column, table
         self._latest = policies.repeated_ids == "latest"
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.pvalue.AsList:
+    def expand(self, pipeline: beam.Pipeline) -> beam.pvalue.AsSingleton:
         others = (
             pipeline
             | "Ids" >> ReadTable(self._files, self._name, self._table, only=(self._column,))
             | "Rows" >> beam.FlatMap(_rows_by_id, self._column)
             | "SameId" >> beam.GroupByKey()
             | "Others" >> beam.FlatMap(_all_but_one, self._latest)
+            | "Together" >> beam.combiners.ToSet()
         )
-        return beam.pvalue.AsList(others)
+        return beam.pvalue.AsSingleton(others)
 
 
 def _rows_by_id(batch: TableBatch, column: str) -> Iterator[tuple[str, tuple[str, int]]]:

@@ -296,10 +296,16 @@ class Schema:
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
         for table in CONTRACT:
-            features = (self.table(table) or Table()).features(table)
-            for name in features:
+            declared = self.table(table) or Table()
+            for name, column in declared.columns.items():
+                require(
+                    not (column.type and name in CONTRACT[table]),
+                    f"{table}.columns.{name} has the contract's type",
+                    column.type,
+                    "Remove `type`, or give the feature a name of its own.",
+                )
+            for name, kind in declared.features(table).items():
                 _check_feature_name(name, table)
-                kind = features[name]
                 fix = "Only attributes of items may be lists."
                 require(kind != "list" or table == "items", f"{table}.columns.{name} has one value a row", kind, fix)
                 require(
@@ -312,14 +318,6 @@ class Schema:
         used = {"impressions", "events"} - {self.log}
         unused = sorted(name for name in used if self.table(name) not in (None, Table()))
         require(not unused, "impressions come from one table: impressions or events", unused, "Remove one.")
-        for table in CONTRACT:
-            for name, column in (self.table(table) or Table()).columns.items():
-                require(
-                    not (column.type and name in CONTRACT[table]),
-                    f"{table}.columns.{name} has the contract's type",
-                    column.type,
-                    "Remove `type`, or give the feature a name of its own.",
-                )
 
     def table(self, name: str) -> Table | None:
         """Table `name`; None for events where there are none."""

@@ -9,7 +9,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from components.contract.schema import CONTRACT, Table
+from components.contract.values import decode_utf8
 from components.metrics import counter
 
 BATCH_ROWS = 8_192
 PICTURE_ROWS = 256  # of tables whose rows may hold pictures
 TEXT_BLOCK, LARGEST_RECORD = 1 << 20, 1 << 26  # bytes
+PIECE_BYTES = 16 << 20  # of row groups that one worker reads with one look at the footer
 PLAIN, PACKED = (".parquet", ".csv", ".tsv", ".txt"), ("", ".gz", ".bz2", ".zst")
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 MALFORMED = "__malformed__"
@@ -107,7 +109,8 @@ def check_columns(name: str, table: Table, path: str, found: list[str]) -> None:
 
 
 def split_file(path: str, name: str = "") -> Iterator[FilePiece]:
-    """The parts of a file that can be read side by side: the row groups of Parquet; else the file as a whole.
+    """The parts of a file that can be read side by side: row groups of Parquet, at least
+    `PIECE_BYTES` of them together; else the file as a whole.
 
     Raises:
         ContractError: a Parquet file whose footer cannot be read.
@@ -119,12 +122,15 @@ def split_file(path: str, name: str = "") -> Iterator[FilePiece]:
         return
     try:
         with _open_parquet(path) as file:
-            first = 1
+            first, begin, rows, size = 1, 0, 0, 0
             for group in range(file.metadata.num_row_groups):
-                yield FilePiece(path, (group, group + 1), first)
-                first += file.metadata.row_group(group).num_rows
+                row_group = file.metadata.row_group(group)
+                rows, size = rows + row_group.num_rows, size + row_group.total_byte_size
+                if size >= PIECE_BYTES or group + 1 == file.metadata.num_row_groups:
+                    yield FilePiece(path, (begin, group + 1), first)
+                    first, begin, rows, size = first + rows, group + 1, 0, 0
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(name, path, error) from error
+        raise unreadable(f"table `{name}`: {path}", error) from error
 
 
 def read_piece(piece: FilePiece, name: str, table: Table, only: tuple[str, ...] = ()) -> Iterator[TableBatch]:
@@ -151,7 +157,7 @@ def read_piece(piece: FilePiece, name: str, table: Table, only: tuple[str, ...] 
     except ContractError:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
-        raise _unreadable(name, path, error) from error
+        raise unreadable(f"table `{name}`: {path}", error) from error
 
 
 def read_file(path: str, name: str, table: Table | None = None, only: tuple[str, ...] = ()) -> Iterator[TableBatch]:
@@ -160,8 +166,9 @@ def read_file(path: str, name: str, table: Table | None = None, only: tuple[str,
         yield from read_piece(piece, name, table or Table(), only)
 
 
-def _unreadable(name: str, path: str, error: Exception) -> ContractError:
-    return ContractError(f"table `{name}`: {path} cannot be read ({error}); is it whole?")
+def unreadable(what: str, error: Exception) -> ContractError:
+    """The error for a file that cannot be read at all; `what` names it."""
+    return ContractError(f"{what} cannot be read ({error}); is it whole?")
 
 
 def _open_parquet(path: str) -> pq.ParquetFile:
@@ -188,8 +195,8 @@ def _read_parquet(piece: FilePiece, name: str, table: Table, wanted: tuple[str, 
         expected = sum(file.metadata.row_group(group).num_rows for group in groups or ())
         if groups is not None and expected != (came := first - piece.first_row):
             raise ContractError(
-                f"table `{name}`: {piece.path} says it has {expected} rows in row group {groups[0]}, and {came} came; "
-                "is it whole?"
+                f"table `{name}`: {piece.path} says it has {expected} rows in row groups {groups[0]} to {groups[-1]}, "
+                f"and {came} came; is it whole?"
             )
 
 
@@ -230,12 +237,12 @@ def _batch_rows(columns: tuple[str, ...]) -> int:
 def _read_text(piece: FilePiece, name: str, table: Table, wanted: tuple[str, ...]) -> Iterator[TableBatch]:
     """CSV or TSV; everything is read as bytes, so that a bad value costs its row and not the file."""
     path = piece.path
-    plain, packed = (path, "") if path.endswith(PLAIN) else path.rsplit(".", 1)
+    plain = path if path.endswith(PLAIN) else path.rsplit(".", 1)[0]
     delimiter = table.delimiter or ("\t" if plain.endswith(".tsv") else ",")
     quoting = table.quoting if table.quoting is not None else not plain.endswith(".tsv")
     with FileSystems.open(path, compression_type="uncompressed") as raw:
         parser: _TextParser | None = None
-        for chunk, broken in split_records(_utf8(_UNPACK[packed](raw), table.encoding), delimiter, quoting):
+        for chunk, broken in split_records(_utf8(unpacked(raw, path), table.encoding), delimiter, quoting):
             if parser is None:
                 header = _header(chunk, delimiter, quoting, path, name)
                 check_columns(name, table, path, header)
@@ -328,7 +335,7 @@ class _TextParser:
             return
         invalid: dict[int, str] = {}
         # pyarrow gives malformed rows to `keep` as text: a chunk that is no UTF-8 is parsed as if it were Latin-1.
-        is_text = _is_utf8(chunk)
+        is_text = decode_utf8(chunk) is not None
         chunk = chunk if is_text else chunk.decode("latin-1").encode()
 
         def keep(row: pyarrow.csv.InvalidRow) -> str:
@@ -374,14 +381,6 @@ class _TextParser:
         return TableBatch(self._path, rows, columns)
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _from_latin_1(values: pa.Array) -> pa.Array:
     """The bytes that were parsed as Latin-1."""
     plain = [None if one is None else one.decode().encode("latin-1") for one in values.to_pylist()]
@@ -389,10 +388,8 @@ def _from_latin_1(values: pa.Array) -> pa.Array:
 
 
 def _header(chunk: bytes, delimiter: str, quoting: bool, path: str, name: str) -> list[str]:
-    try:
-        text = chunk.decode()
-    except UnicodeDecodeError:
-        text = chunk.decode("latin-1")
+    text = decode_utf8(chunk)
+    text = chunk.decode("latin-1") if text is None else text
     quotes: dict[str, Any] = {} if quoting else {"quoting": csv.QUOTE_NONE}
     csv.field_size_limit(LARGEST_RECORD)
     try:
@@ -400,7 +397,7 @@ def _header(chunk: bytes, delimiter: str, quoting: bool, path: str, name: str) -
             (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **quotes) if row), []
         )
     except csv.Error as error:
-        raise _unreadable(name, path, error) from error
+        raise unreadable(f"table `{name}`: {path}", error) from error
     return header
 
 
@@ -434,12 +431,13 @@ class _Recoded:
                 return text.removeprefix("\ufeff").encode(errors="surrogateescape")
 
 
-_UNPACK: dict[str, Callable[[Any], Any]] = {
-    "": lambda raw: raw,
-    "gz": lambda raw: gzip.GzipFile(fileobj=raw),
-    "bz2": lambda raw: bz2.BZ2File(raw),
-    "zst": lambda raw: pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"),
-}
+def unpacked(raw: Any, path: str) -> Any:
+    """The content of an open file that is packed as its name says."""
+    if path.endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw)
+    if path.endswith(".bz2"):
+        return bz2.BZ2File(raw)
+    return pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd") if path.endswith(".zst") else raw
 
 
 class _Readable(io.RawIOBase):

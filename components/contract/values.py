@@ -36,7 +36,7 @@ _DIGITS = (
 )
 NO_IDS = ("NULL", "null", "Null", "\\N", "NaN", "nan", "NAN", "None", "none", "(not set)", "undefined", "N/A", "#N/A")
 _MONEY = r"([A-Z]{0,2}\p{Sc}|[A-Z]{3}|kr\.?|zł|Fr\.?|Rs\.?)"
-_LAYOUTS = {"ISO 8601": _ISO, "DD.MM.YYYY": _DOTS, "YYYYMMDD": _DIGITS}
+_LAYOUTS = (_ISO, _DOTS, _DIGITS)
 
 
 class Parsed(NamedTuple):
@@ -52,7 +52,7 @@ def parse_text(values: pa.Array) -> Parsed:
     n = len(values)
     bad = np.zeros(n, bool)
     kind = values.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if is_binary(kind):
         text, bad = _decode(values)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         text, bad = _decode(values.cast(pa.large_binary()))  # through bytes: a file may call text what is none
@@ -155,7 +155,7 @@ def parse_times(values: pa.Array, form: str = "auto", timezone: str = "UTC") -> 
     found = np.where(exact, by_integer.values, by_number.values)
     done = np.where(exact, ~by_integer.bad, number & ~by_number.bad)
     if form == "auto":
-        for layout in _LAYOUTS.values():
+        for layout in _LAYOUTS:
             parts, matched = _civil(text.values, layout, timezone)
             found = np.where(matched & ~done, parts, found)
             done |= matched
@@ -408,12 +408,18 @@ def _decode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         return text, np.zeros(len(values), bool)
     except pa.ArrowInvalid:
         raw = values.cast(pa.large_binary()).to_pylist()
-        read = [None if value is None else _decoded(value) for value in raw]
+        read = [None if value is None else decode_utf8(value) for value in raw]
         bad = np.array([own is None and value is not None for own, value in zip(read, raw, strict=True)], bool)
         return pa.array(read, pa.string()), bad
 
 
-def _decoded(value: bytes) -> str | None:
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether values of this type are bytes."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def decode_utf8(value: bytes) -> str | None:
+    """The text of UTF-8 bytes; None where they are not valid."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -18,7 +18,7 @@ from components.columns import Columns, concatenate, take
 from components.contract import counts
 from components.contract.checks import CheckedRows, check_impressions
 from components.contract.events import check_events, impressions_of_users
-from components.contract.files import Spans, find_table, table_files
+from components.contract.files import Spans, find_files
 from components.contract.schema import Schema
 from components.contract.tables import ContractError, ReadTable, TableBatch
 from components.examples import (
@@ -62,11 +62,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         pipeline = self._make_beam_pipeline()
         known_items = pipeline | "KnownItems" >> ReadItemIds(catalogue)
-        files = find_table(exec_properties["data"], log, schema.table(log), spans)
-        buckets = user_buckets(table_files(exec_properties["data"], log, schema.table(log), spans))
+        files = find_files(exec_properties["data"], log, schema.table(log), spans)
+        buckets = user_buckets(files)
         checked = (
             pipeline
-            | ReadTable(files, log, schema.table(log))
+            | ReadTable([meta.path for meta in files], log, schema.table(log))
             | "Check"
             >> beam.ParDo(counts.Checked(_Check(schema)), known_items).with_outputs(
                 counts.REJECTS, counts.TALLY, main="valid"
@@ -85,21 +85,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             tally_parts.append(joined[counts.TALLY])
         row_counts = tally_parts | "AllCounts" >> beam.Flatten()
         (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, rejected, counts_file)
-        if split["by"] == "time":
-            boundaries = (
-                valid
-                | "Times" >> beam.Map(lambda valid: valid["timestamp"].to_numpy())
-                | "Histogram" >> beam.CombineGlobally(splits.TimeHistogram())
-                | "Boundaries" >> beam.Map(splits.time_boundaries, fractions)
-            )
-            placed = valid | "SplitByTime" >> beam.Map(_split_by_time, beam.pvalue.AsSingleton(boundaries))
-        else:
-            placed = (
-                valid
-                | "ByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
-                | "Group" >> beam.GroupByKey()
-                | "SplitByUser" >> beam.Map(splits.split_users_of_bucket, fractions)
-            )
+        placed = valid | "Split" >> _Split(split["by"], fractions, buckets)
         encoded = placed | "Encode" >> beam.ParDo(_Encode(split["new_items"])).with_outputs(*SPLITS)
         for name in SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
@@ -116,6 +102,30 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if held_back := counted.get(HELD_BACK, 0):
             tally |= {"rows out": tally["rows out"] - held_back, HELD_BACK: held_back}
         declare_counts(artifact, tally)
+
+
+class _Split(beam.PTransform):
+    """Valid rows → (rows, the code of each row's split)."""
+
+    def __init__(self, by: str, fractions: tuple[float, ...], buckets: int) -> None:
+        super().__init__()
+        self._by, self._fractions, self._buckets = by, fractions, buckets
+
+    def expand(self, valid: beam.PCollection[Columns]) -> beam.PCollection[tuple[Columns, np.ndarray]]:
+        if self._by == "time":
+            boundaries = (
+                valid
+                | "Times" >> beam.Map(lambda valid: valid["timestamp"].to_numpy())
+                | "Histogram" >> beam.CombineGlobally(splits.TimeHistogram())
+                | "Boundaries" >> beam.Map(splits.time_boundaries, self._fractions)
+            )
+            return valid | "SplitByTime" >> beam.Map(_split_by_time, beam.pvalue.AsSingleton(boundaries))
+        return (
+            valid
+            | "ByUser" >> beam.ParDo(KeyByBucket("user_id", self._buckets))
+            | "Group" >> beam.GroupByKey()
+            | "SplitByUser" >> beam.Map(splits.split_users_of_bucket, self._fractions)
+        )
 
 
 class ReadItemIds(beam.PTransform):

@@ -16,8 +16,9 @@ import yaml
 from click.testing import CliRunner
 
 from components.contract import preview, tables
-from components.contract.guess import guess_schema, read_sample, to_yaml
+from components.contract.guess import guess_schema, to_yaml
 from components.contract.preview import Preview, preview_folder
+from components.contract.sample import read_sample
 from components.contract.schema import Schema
 from components.contract.tables import ContractError
 from tests.components.exports import EXPORTS, T0, Export

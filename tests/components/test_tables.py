@@ -204,7 +204,8 @@ def test_parquet_of_any_layout(tmp_path: Path) -> None:
         assert [row[2] for row in found] == city.to_pylist(), options
 
 
-def test_row_groups_are_read_by_themselves(tmp_path: Path) -> None:
+def test_row_groups_are_read_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PIECE_BYTES", 1)
     path = tmp_path / "users.parquet"
     pq.write_table(pa.table({"user_id": [str(n) for n in range(25)], "city": ["x"] * 25}), path, row_group_size=10)
     pieces = list(split_file(str(path)))
@@ -212,3 +213,13 @@ def test_row_groups_are_read_by_themselves(tmp_path: Path) -> None:
     (last,) = tables.read_piece(pieces[2], "users", USERS)
     assert last.rows.tolist() == [21, 22, 23, 24, 25]
     assert last.columns["user_id"].to_pylist() == ["20", "21", "22", "23", "24"]
+
+
+def test_small_row_groups_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "users.parquet"
+    pq.write_table(pa.table({"user_id": [str(n) for n in range(55)], "city": ["x"] * 55}), path, row_group_size=10)
+    sizes = [pq.read_metadata(path).row_group(group).total_byte_size for group in range(6)]
+    monkeypatch.setattr(tables, "PIECE_BYTES", max(sizes) + 1)
+    pieces = list(split_file(str(path)))
+    assert [(piece.row_groups, piece.first_row) for piece in pieces] == [((0, 2), 1), ((2, 4), 21), ((4, 6), 41)]
+    assert [row[1] for row in rows_of(path)] == [str(n) for n in range(55)]
