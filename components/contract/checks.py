@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -238,11 +239,13 @@ class RowChecker:
         return picture
 
     def known(self, values: pa.Array, known_items: Collection[str], name: str, policies: Policies) -> None:
-        """Drops or rejects rows whose (non-null) value is not an item of the catalogue."""
+        """Drops, counts or rejects rows whose (non-null) value is not an item of the catalogue, as the policy says."""
         plain = values.to_pylist()
         unknown = np.fromiter((v is not None and v not in known_items for v in plain), bool, len(plain))
         if policies.unknown_items == "reject":
             self.reject(unknown, name, "is not in the catalogue", lambda i: plain[i])
+        elif policies.unknown_items == "keep":
+            self.miss(unknown, f"{name} is not in the catalogue")
         else:
             self.drop(unknown, f"{name} is not in the catalogue")
 
@@ -329,6 +332,8 @@ def check_impressions(batch: TableBatch, table: Table, policies: Policies, known
 
 def check_intents(batch: TableBatch, table: Table, policies: Policies, known_items: Collection[str]) -> CheckedRows:
     """Rows of `intents`: some query, the item it led to, the signal."""
+    if policies.unknown_items == "keep":  # a pair needs the content of its item
+        policies = replace(policies, unknown_items="drop")
     rows = RowChecker(batch, table)
     item, query_item = rows.ids("item_id"), rows.ids("query_item_id", required=False)
     timestamp = rows.times("timestamp") // MICROS

@@ -259,13 +259,14 @@ class Policies:
     """What becomes of rows that keep the contract and still do not fit.
 
     Attributes:
-        unknown_items: A row about an item that the catalogue lacks is dropped and counted, or rejected as broken.
+        unknown_items: A row about an item that the catalogue lacks is dropped and counted; or kept and counted, its
+            item without content and attributes, and used for no pair; or rejected as broken.
         repeated_ids: Of several rows with one id in `items` or `users`, the latest (by file, then row) is kept, or the
             first, and the others are dropped and counted; or all but the first are rejected.
         ingestion_lag_seconds: How long a click takes until the shop's histories hold it.
     """
 
-    unknown_items: Literal["drop", "reject"] = "drop"
+    unknown_items: Literal["drop", "keep", "reject"] = "drop"
     repeated_ids: Literal["latest", "first", "reject"] = "latest"
     ingestion_lag_seconds: int = 0
 

@@ -72,12 +72,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             | "WindowEnd" >> beam.CombineGlobally(_smallest)
         )
         pairs = []
+        known_items = pipeline | "KnownItems" >> ReadItemIds(catalogue)
         if not files:
             against_seen = source == "impressions"
             only = ("user_id", "item_id", "timestamp", "sequence", "clicked")
             pairs.append(
                 pipeline
                 | "Train" >> ReadExamples(impressions, "train", only=only)
+                | "OfKnownItems" >> beam.Map(_of_known_items, known_items)
                 | "Needed" >> beam.Map(_needed, against_seen)
                 | "ByUser" >> beam.ParDo(KeyByBucket("user_id", user_buckets(example_files(impressions))))
                 | "Group" >> beam.GroupByKey()
@@ -88,9 +90,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 pipeline
                 | ReadTable(files, "intents", schema.intents)
                 | "Check"
-                >> beam.ParDo(
-                    counts.Checked(_CheckIntents(schema)), pipeline | "KnownItems" >> ReadItemIds(catalogue)
-                ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
+                >> beam.ParDo(counts.Checked(_CheckIntents(schema)), known_items).with_outputs(
+                    counts.REJECTS, counts.TALLY, main="valid"
+                )
             )
             (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteRowCounts("intents", rejected, counts_file)
             pairs.append(
@@ -135,6 +137,12 @@ def _intents(valid: Columns) -> Columns:
         "hard_item_ids": _no_items(rows),
         "user_id": pa.array([b""] * rows, pa.binary()),
     }
+
+
+def _of_known_items(impressions: Columns, known_items: set[str]) -> Columns:
+    """Without the rows whose item has no content, which `unknown_items: keep` leaves."""
+    ids = impressions["item_id"].to_pylist()
+    return take(impressions, np.fromiter((one.decode() in known_items for one in ids), bool, len(ids)))
 
 
 def _needed(impressions: Columns, against_seen: bool) -> Columns:

@@ -155,8 +155,25 @@ def test_splits_in_time_never_overlap(log: list[Row], chance: random.Random) -> 
     for earlier in (0, 1):
         if np.any(code == earlier) and np.any(code > earlier):
             assert times[code == earlier].max() < times[code > earlier].min()
-    for boundary, share in zip(boundaries, (0.6, 0.8), strict=True):
-        assert np.mean(times < boundary) >= share - 1e-9 or boundary == times.max()
+    assert boundaries == (naive_boundary(times, 0.6), naive_boundary(times, 0.8))
+    assert code.tolist() == [sum(bool(time >= boundary) for boundary in boundaries) for time in times]
+
+
+def naive_boundary(times: np.ndarray, share: float) -> int:
+    """The first time before which lies so large a share of the rows; the last time where none does."""
+    for time in sorted(set(times.tolist())):
+        if sum(one < time for one in times.tolist()) >= share * len(times) - 1e-9:
+            return int(time)
+    return int(times.max())
+
+
+@pytest.mark.parametrize(("fractions", "sizes"), [((0.6, 0.2, 0.2), (60, 20, 20)), ((0.8, 0.1, 0.1), (80, 10, 10))])
+def test_splits_in_time_have_their_sizes(fractions: tuple[float, ...], sizes: tuple[int, ...]) -> None:
+    times = np.random.default_rng(0).permutation(np.arange(100) * 7)
+    combine = splits.TimeHistogram()
+    histogram = combine.extract_output(combine.add_input(combine.create_accumulator(), times))
+    code = splits.split_by_time(times, splits.time_boundaries(histogram, fractions))
+    assert tuple(np.bincount(code, minlength=3)) == sizes
 
 
 @given(rows, st.randoms(use_true_random=False))

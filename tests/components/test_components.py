@@ -136,6 +136,28 @@ def test_pairs_come_from_the_training_window(made: dict[str, Any]) -> None:
         assert row["query_item_ids"] != [row["item_id"]]
 
 
+def test_intents_end_before_the_very_second_of_the_first_held_out_row(
+    shop: Path, made: dict[str, Any], tmp_path: Path
+) -> None:
+    impressions = rows_of(made["impressions"])
+    end = min(row["timestamp"] for split in SPLITS[1:] for row in impressions[split])
+    item = impressions["train"][0]["item_id"]
+    times = [end - 1, end, end + 1] * 20
+    intents = {"item_id": [item] * 60, "timestamp": times, "query_text": [f"words {n}" for n in range(60)]}
+    pq.write_table(pa.table(intents), tmp_path / "intents.parquet")
+    pairs = run_pairs(tmp_path, tmp_path / "out", made["items"], made["impressions"], source="intents")
+    found = [row["timestamp"] for split in ("train", "valid") for row in read(pairs, split)]
+    assert found == [end - 1] * 20
+
+
+def test_all_pairs_of_a_user_are_held_out_or_none(shop: Path, made: dict[str, Any], tmp_path: Path) -> None:
+    pairs = run_pairs(shop, tmp_path, made["items"], made["impressions"], source="impressions")
+    users = {split: {row["user_id"] for row in read(pairs, split)} for split in ("train", "valid")}
+    assert users["train"]
+    assert users["valid"]
+    assert not users["train"] & users["valid"]
+
+
 def test_profiles_are_joined_and_unknown_users_get_none(shop: Path, made: dict[str, Any], tmp_path: Path) -> None:
     users = sorted({row["user_id"] for row in read(made["impressions"], "train")})
     with (tmp_path / "users.csv").open("w") as file:

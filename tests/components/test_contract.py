@@ -18,7 +18,7 @@ from PIL import Image
 from components.contract.files import find_table
 from components.contract.schema import Schema
 from components.contract.tables import ContractError
-from tests.components.runner import read, run_catalogue, run_impressions
+from tests.components.runner import read, run_catalogue, run_histories, run_impressions, run_pairs
 from tfx_pipeline.importers.sample_pictures import draw_picture
 
 T0 = 1_700_000_000
@@ -157,6 +157,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ({"item_id": "i77"}, "item_id is not in the catalogue (received 'i77')"),
         ({"item_id": "7.25e+1"}, "item_id is a fraction, which is no id (received '7.25e+1')"),
         ({"clicked": 2}, "clicked is not 0 or 1 (received 2)"),
+        ({"clicked": -1}, "clicked is not 0 or 1 (received -1)"),
         ({"clicked": "perhaps"}, "clicked is not a whole number (received 'perhaps')"),
         ({"clicked": ""}, "no clicked"),
         ({"timestamp": "soon"}, "timestamp is not a time (received 'soon')"),
@@ -212,6 +213,30 @@ def test_impressions_of_items_that_are_gone_are_dropped_and_counted(tmp_path: Pa
     run_impressions(tmp_path, tmp_path / "out", catalogue, max_rejected_fraction=0.0)
     found = counts(tmp_path / "out", "impressions")
     assert found == {"rows in": 40, "rows out": 20, "dropped: item_id is not in the catalogue": 20}
+
+
+def test_impressions_of_items_that_are_gone_may_be_kept(tmp_path: Path, catalogue: Any) -> None:
+    rows = [impression(n, clicked=1, **({"item_id": "gone"} if n % 2 else {})) for n in range(40)]
+    write_impressions(tmp_path, rows)
+    schema = Schema.from_yaml("policies: {unknown_items: keep}").to_json()
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue, max_rejected_fraction=0.0, schema=schema)
+    found = counts(tmp_path / "out", "impressions")
+    assert found == {"rows in": 40, "rows out": 40, "missing: item_id is not in the catalogue": 20}
+    examples = run_histories(tmp_path, tmp_path / "out", made, schema=schema)
+    assert {item for row in read(examples, "test") for item in row["history_item_ids"]} > {"gone"}
+    pairs = run_pairs(tmp_path, tmp_path / "out", catalogue, made, schema=schema)
+    of_pairs = [row for split in ("train", "valid") for row in read(pairs, split)]
+    assert of_pairs
+    assert not any("gone" in (row["item_id"], *row["query_item_ids"]) for row in of_pairs)
+
+
+def test_ids_that_differ_by_spaces_are_one_id(tmp_path: Path) -> None:
+    write_items(tmp_path, [item(0), item(1), item(7, item_id=" i1"), item(8, item_id="i1 ")])
+    made = run_catalogue(tmp_path, tmp_path / "out")
+    titles = {row["item_id"]: row["title"] for split in ("train", "valid") for row in read(made, split)}
+    assert titles == {"i0": "title 0", "i1": "title 8"}
+    found = counts(tmp_path / "out", "items")
+    assert found == {"rows in": 4, "rows out": 2, "dropped: a later row has the same item_id": 2}
 
 
 def test_an_unreadable_sequence_is_a_missing_one(tmp_path: Path, catalogue: Any) -> None:

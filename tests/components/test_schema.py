@@ -77,7 +77,7 @@ def test_what_a_shop_declares() -> None:
         ("events: {view: [a], labels: {clicked: [a]}}", "an event is a view or a label"),
         ("events: {window_seconds: 0}", "events.window_seconds is positive"),
         ("events: {}\nimpressions: {files: a.csv}", "impressions come from one table"),
-        ("policies: {unknown_items: ignore}", "policies.unknown_items is one of drop, reject"),
+        ("policies: {unknown_items: ignore}", "policies.unknown_items is one of drop, keep, reject"),
         ("policies: {ingestion_lag_seconds: -1}", "ingestion_lag_seconds is 0 or more"),
         ("[a]", "shop.yaml holds the tables"),
         ("{", "is not valid YAML"),
