@@ -98,7 +98,7 @@ def catalogue(folder: Path) -> float:
     from components.contract.schema import Schema
 
     common["schema"] = Schema().to_json()
-    seconds: float = run_component(Executor, {}, ("items", folder / "items"), common)[1]
+    seconds: float = run_component(Executor, {}, {"items": folder / "items"}, common)[1]
     return seconds
 
 

@@ -56,17 +56,19 @@ def write_click_log(folder: Path, impressions: int, hottest: int = 0, seed: int 
 def run_component(
     kind: Any,
     inputs: dict[str, Any],
-    output: tuple[str, Path],
+    outputs: dict[str, Path],
     properties: dict[str, Any],
     flags: tuple[str, ...] = IN_PROCESS,
 ) -> Any:
-    """Runs an executor; (its artifact, seconds)."""
-    made = standard_artifacts.Examples()
-    made.uri = str(output[1])
+    """Runs an executor; (the first of its outputs, seconds)."""
+    made = {name: standard_artifacts.Examples() for name in outputs}
+    for name, folder in outputs.items():
+        made[name].uri = str(folder)
     executor = kind(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(flags)))
     started = time.monotonic()
-    executor.Do({name: [artifact] for name, artifact in inputs.items()}, {output[0]: [made]}, properties)
-    return made, time.monotonic() - started
+    lists = [{name: [artifact] for name, artifact in artifacts.items()} for artifacts in (inputs, made)]
+    executor.Do(*lists, properties)
+    return next(iter(made.values())), time.monotonic() - started
 
 
 def impressions_of(data: Path, out: Path) -> tuple[Any, Any, dict[str, Any], float]:
@@ -81,9 +83,9 @@ def impressions_of(data: Path, out: Path) -> tuple[Any, Any, dict[str, Any], flo
         "max_rejected_fraction": 0.01,
         "schema": Schema().to_json(),
     }
-    items, _ = run_component(Catalogue, {}, ("items", out / "items"), common)
+    items, _ = run_component(Catalogue, {}, {"items": out / "items"}, common)
     split = '{"by": "time", "fractions": [0.8, 0.1, 0.1], "new_items": 0}'
     properties = {**common, "spans": "{}", "split": split}
-    output = ("impressions", out / "impressions")
-    impressions, seconds = run_component(Impressions, {"items": items}, output, properties)
+    outputs = {"impressions": out / "impressions"}
+    impressions, seconds = run_component(Impressions, {"items": items}, outputs, properties)
     return items, impressions, common, seconds

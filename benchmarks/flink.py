@@ -81,12 +81,12 @@ def history_on_flink(folder: Path, parallelism: int, heap: str) -> dict[str, Any
         "max_rejected_fraction": 0.0,
         "schema": Schema().to_json(),
     }
-    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0}
+    properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0, "statistics_spec": ""}
     memory = PeakMemory()
     memory.start()
     with running_flink(parallelism, heap) as (flags, _):
-        output = ("examples", folder / "out/examples")
-        made, seconds = run_component(Executor, {"impressions": impressions}, output, properties, flags)
+        outputs = {"examples": folder / "out/examples", "statistics_table": folder / "out/statistics_table"}
+        made, seconds = run_component(Executor, {"impressions": impressions}, outputs, properties, flags)
     written = json.loads(made.get_string_custom_property(PROPERTY))["records written"]
     return {
         "records_written": written,

@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> None:
             "hard": 16,
         }
         inputs = {"items": items, "impressions": impressions}
-        _, seconds = run_component(Pairs, inputs, ("pairs", out / "pairs"), properties)
+        _, seconds = run_component(Pairs, inputs, {"pairs": out / "pairs"}, properties)
         count = 0
         for path in (out / "pairs").rglob("*.gz"):
             with gzip.open(path) as handle:

@@ -112,6 +112,7 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
             "columns.py",
             "engine.py",
             "examples.py",
+            "item_attributes.py",
             "metrics.py",
             "new_items.py",
             "records.py",
@@ -160,10 +161,12 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
     impressions = impression_gen.outputs["impressions"]
     history_gen = HistoryGen(
         impressions=impressions,
+        items=items,
         **common,
         history_length=stages.ciubm.history_length,
         cold_max_clicks=data.cold_max_clicks,
         new_items=data.split.new_items,
+        statistics_spec=data.statistics_spec(schema),
         input_fingerprint=inputs("users"),
         code_fingerprint=code("history_gen"),
     )
@@ -240,6 +243,7 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
             transform_graph=transform.outputs["transform_graph"],
             catalogue=items,
             embeddings=embeddings,
+            statistics_table=history_gen.outputs["statistics_table"] if data.statistics.enabled else None,
             run_fn="tfx_pipeline.run_fns.ciubm.run_fn",
             custom_config={
                 "ciubm": to_mapping(config),

@@ -12,6 +12,8 @@ USER_VOCABULARY = "user_id"
 LABEL = "clicked"
 # Kept as they are; the ranker turns item ids into rows of its own table.
 PASSED_ON = ("item_id", "history_item_ids", "history_ages", "timestamp", LABEL)
+STATISTICS = "statistics"
+VALUES_OF_COUNTS, SHARE_SCALE = 4, 10_000.0
 NUMBER = r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
 
 
@@ -25,7 +27,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     Args:
         inputs: Raw features.
         custom_config: `categorical_features`; of these `bucketed_features`, which are numbers, cut into `buckets`
-            of as many rows each; `vocabulary_min_count`; `oov_buckets`, how many rows share out the values not learned.
+            of as many rows each; `vocabulary_min_count`; `oov_buckets`, how many rows share out the values not learned;
+            `statistics`, the names of what the feature `statistics` counts, and `smoothing` of its click rates.
     """
     floor, others = custom_config["vocabulary_min_count"], custom_config["oov_buckets"]
     outputs = {name: inputs[name] for name in PASSED_ON if name in inputs}
@@ -37,6 +40,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
             outputs[f"{name}_index"] = _bucket(inputs[name], name, custom_config["buckets"])
         else:
             outputs[f"{name}_index"] = _index(inputs[name], name, floor, others)
+    if custom_config["statistics"]:
+        outputs[STATISTICS] = _scaled_statistics(inputs[STATISTICS], custom_config["smoothing"])
     return outputs
 
 
@@ -48,6 +53,38 @@ def index_size(vocabulary_size: int, custom_config: dict[str, Any]) -> int:
 def bucket_size(custom_config: dict[str, Any]) -> int:
     """How many values `_bucket` can take."""
     return int(custom_config["buckets"]) + 1
+
+
+def statistics_size(custom_config: dict[str, Any]) -> int:
+    """How many numbers `_scaled_statistics` makes of a row."""
+    return VALUES_OF_COUNTS * max(len(custom_config["statistics"]) - 1, 0)
+
+
+def _scaled_statistics(counts: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Counts → numbers that a network reads: impressions and clicks, log-odds of the click rate, recency.
+
+    Impressions and clicks are `log(1 + 10,000 · share of all impressions)`: a share does not grow with the log, so
+    that a model meets the numbers that it was trained on.  A rate is smoothed by `smoothing` impressions of the overall
+    click rate; the counts of all come first.  Recency is 1/√(1 + days since the last click), 0 for none.  Each number
+    is scaled to a mean of 0 and a variance of 1 in training.
+
+    Args:
+        counts: Impressions, clicks, seconds since the last click, for each entity, int64 [B, 3 · entities].
+        smoothing: Impressions.
+
+    Returns:
+        float32 [B, 4 · (entities - 1)].
+    """
+    counts = tf.reshape(tf.cast(counts, tf.float32), [-1, counts.shape[1] // 3, 3])
+    overall, counts = counts[:, :1], counts[:, 1:]
+    impressions, clicks, seconds = counts[..., 0], counts[..., 1], counts[..., 2]
+    prior = (overall[..., 1] + 1.0) / (overall[..., 0] + 2.0)
+    # More clicks than impressions may be known: an impression of the span before, clicked in this one.
+    rate = tf.clip_by_value((clicks + smoothing * prior) / (impressions + smoothing), 1e-6, 1 - 1e-6)
+    recency = tf.where(seconds < 0, 0.0, tf.math.rsqrt(1.0 + tf.maximum(seconds, 0.0) / 86_400.0))
+    shares = [tf.math.log1p(SHARE_SCALE * counted / (overall[..., 0] + 1.0)) for counted in (impressions, clicks)]
+    values = [*shares, tf.math.log(rate / (1 - rate)), recency]
+    return tft.scale_to_z_score(tf.concat(values, axis=1), elementwise=True, name=STATISTICS)
 
 
 def _index(values: tf.Tensor, name: str, floor: int, others: int) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from components.contract.schema import Schema
+from components.history_gen.span_statistics import entity_names
 from mim_keras.config import PRESETS, ConfigError, StagesConfig, from_mapping, require
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -70,12 +72,39 @@ class PairConfig:
 
 
 @dataclass(frozen=True)
+class StatisticsConfig:
+    """Impressions, clicks, click rate and recency as of the last completed span, as features of the ranker."""
+
+    enabled: bool = False  # of the item, the user, each attribute's value, and the user with each attribute's value
+    attributes: tuple[str, ...] = ()  # of items; empty: the category and all that shop.yaml declares
+    span_seconds: int = 86_400  # a day, from midnight UTC: what happens within it counts from its end on
+    smoothing: float = 20.0  # impressions that the overall click rate counts for in each click rate
+
+    def __post_init__(self) -> None:
+        require(self.span_seconds >= 1, "data.statistics.span_seconds is 1 or more", self.span_seconds, "e.g. 86400")
+        require(self.smoothing > 0, "data.statistics.smoothing is positive", self.smoothing, "20 is usual.")
+
+    def kinds(self, schema: Schema) -> dict[str, str]:
+        """Kind of each attribute that is counted, by name.
+
+        Raises:
+            ConfigError: `attributes` names one that the schema does not declare.
+        """
+        known = {"category": "list", **schema.items.features("items")}
+        unknown = sorted(set(self.attributes) - set(known))
+        rule = f"data.statistics.attributes are among {', '.join(known)}"
+        require(not unknown, rule, unknown, "Declare it in shop.yaml under items.columns.")
+        return {name: known[name] for name in self.attributes or known}
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What is read, and how strictly."""
 
     spans: SpanConfig = field(default_factory=SpanConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     max_rejected_fraction: float = 0.01  # a larger share of rejected rows of one table stops the run
     schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
     stop_on_anomalies: bool = True  # if false, anomalies are logged and the data are accepted
@@ -104,6 +133,12 @@ class DataConfig:
         require(file.is_file(), f"data.schema names a folder with {table}.pbtxt", self.schema, fix)
         return file.read_text()
 
+    def statistics_spec(self, schema: Schema) -> str:
+        """What HistoryGen counts, as JSON; empty for nothing."""
+        statistics = self.statistics
+        counted = {"attributes": statistics.kinds(schema), "seconds": statistics.span_seconds}
+        return json.dumps(counted) if statistics.enabled else ""
+
     def transform(self, schema: Schema) -> dict[str, Any]:
         """Settings of `tfx_pipeline.preprocessing`, and of those who must know how large its indices are."""
         features = schema.ranker_features
@@ -113,6 +148,8 @@ class DataConfig:
             "buckets": self.buckets,
             "oov_buckets": self.oov_buckets,
             "vocabulary_min_count": self.vocabulary_min_count,
+            "statistics": list(entity_names(self.statistics.kinds(schema))) if self.statistics.enabled else [],
+            "smoothing": self.statistics.smoothing,
         }
 
 

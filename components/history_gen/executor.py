@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.columns import Columns, take
 from components.contract import counts
 from components.contract.checks import CheckedRows, check_users
@@ -31,6 +33,13 @@ from components.examples import (
     user_buckets,
 )
 from components.history_gen.join import BUSY, SPLIT, EncodePieces, Join
+from components.history_gen.statistics_table import (
+    TABLES,
+    USERS,
+    CountCatalogue,
+    StatisticsSpec,
+    WriteCatalogueStatistics,
+)
 from components.metrics import finish
 
 
@@ -45,7 +54,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> None:
         source = artifact_utils.get_single_instance(input_dict["impressions"])
         artifact = artifact_utils.get_single_instance(output_dict["examples"])
+        table = artifact_utils.get_single_instance(output_dict["statistics_table"])
         declare_splits(artifact, SPLITS)
+        declare_splits(table, TABLES)
         schema = Schema.from_json(exec_properties["schema"])
         profile = tuple(schema.users.features("users"))
         counts_file = f"{artifact.uri}/counts.json"
@@ -67,18 +78,27 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             grouped["users"] = self._users(
                 pipeline, schema, exec_properties, counts_file
             ) | "UsersByBucket" >> beam.ParDo(KeyByBucket("user_id", buckets))
+        lag, new_items = schema.policies.ingestion_lag_seconds, exec_properties["new_items"]
+        statistics, side_inputs = None, [beam.pvalue.AsSingleton(clicks)]
+        if exec_properties["statistics_spec"]:
+            statistics = StatisticsSpec(**json.loads(exec_properties["statistics_spec"]), lag=lag, new_items=new_items)
+            catalogue = artifact_utils.get_single_instance(input_dict["items"])
+            items = [
+                pipeline | f"Items[{name}]" >> ReadExamples(catalogue, name, only=("item_id", *statistics.attributes))
+                for name in CATALOGUE_SPLITS
+            ] | "AllItems" >> beam.Flatten()
+            counted = (impressions, items) | "Statistics" >> CountCatalogue(statistics)
+            counted | "WriteStatistics" >> WriteCatalogueStatistics(table)
+            side_inputs.append(beam.pvalue.AsSingleton(counted))
         join = Join(
-            exec_properties["history_length"],
-            exec_properties["cold_max_clicks"],
-            profile,
-            exec_properties["new_items"],
-            schema.policies.ingestion_lag_seconds,
+            exec_properties["history_length"], exec_properties["cold_max_clicks"], profile, new_items, lag, statistics
         )
         encoded = (
             grouped
             | "Group" >> beam.CoGroupByKey()
-            | "Join" >> beam.ParDo(join, beam.pvalue.AsSingleton(clicks)).with_outputs(BUSY, *SPLITS)
+            | "Join" >> beam.ParDo(join, *side_inputs).with_outputs(BUSY, USERS, *SPLITS)
         )
+        encoded[USERS] | "WriteUsers" >> WriteExamples(table, USERS)
         busy = (
             encoded[BUSY]
             | "SpreadBusy" >> beam.Reshuffle()
@@ -89,6 +109,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             busy[name] | f"WriteBusy[{name}]" >> WriteExamples(artifact, name, "examples-of-busy-users")
         finish(pipeline, "HistoryGen", artifact)
         close_splits(artifact)
+        close_splits(table)
         if profile:
             tally = counts.read_counts(counts_file)
             counts.check_reject_rate(

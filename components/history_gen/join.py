@@ -20,9 +20,11 @@ from components.history_gen.point_in_time import (
     segments,
     tail_limit,
 )
+from components.history_gen.span_statistics import CatalogueStatistics, UserStatistics
+from components.history_gen.statistics_table import CLICKED_AT, USERS, StatisticsSpec, number_lists, user_rows
 from components.new_items import launched_late
 
-SPLIT, CLICKED_AT = "__split__", "clicked_at"
+SPLIT, STATISTICS = "__split__", "statistics"
 LAUNCHED = "launched"  # whether an item was there in training, `known`, or is `new`
 PIECE_ROWS = 4_096
 BUSY_ROWS = 50_000  # a user with more rows than this is shared out among workers
@@ -82,15 +84,27 @@ class Join(beam.DoFn):
         profile: Columns of `users` that each example gets.
         new_items: One item in so many is launched only with the test, and stands in no history; 0 for none.
         lag: Seconds that a click takes until a history can hold it.
+        statistics: What is counted; None for nothing.
     """
 
     def __init__(
-        self, history_length: int, cold_max_clicks: int, profile: tuple[str, ...], new_items: int, lag: int = 0
+        self,
+        history_length: int,
+        cold_max_clicks: int,
+        profile: tuple[str, ...],
+        new_items: int,
+        lag: int = 0,
+        statistics: StatisticsSpec | None = None,
     ) -> None:
         self._length, self._cold, self._profile = history_length, cold_max_clicks, profile
-        self._new_items, self._lag = new_items, lag
+        self._new_items, self._lag, self._statistics = new_items, lag, statistics
 
-    def process(self, group: tuple[int, dict[str, Iterable[Columns]]], clicks: dict[bytes, int]) -> Iterator[Any]:
+    def process(
+        self,
+        group: tuple[int, dict[str, Iterable[Columns]]],
+        clicks: dict[bytes, int],
+        catalogue: CatalogueStatistics | None = None,
+    ) -> Iterator[Any]:
         bucket, sides = group
         if not (batches := list(sides["impressions"])):
             return
@@ -101,6 +115,12 @@ class Join(beam.DoFn):
             columns[name].to_numpy(zero_copy_only=False) for name in ("timestamp", "sequence", "clicked")
         )
         item = ranks(columns["item_id"])
+        if self._statistics is not None and catalogue is not None:
+            codes = catalogue.attributes.rows_of(columns["item_id"])
+            counts = UserStatistics.of_activity(catalogue, self._statistics.activity(columns), user, codes)
+            columns[STATISTICS] = number_lists(counts.of_rows(user, codes, timestamp))
+            for examples in user_rows(counts, encoded_user.dictionary):
+                yield beam.pvalue.TaggedOutput(USERS, examples)
         if self._new_items:
             late = launched_late(columns["item_id"], self._new_items)
             clicked = clicked * ~late

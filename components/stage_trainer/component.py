@@ -16,13 +16,14 @@ from components.stage_trainer.executor import Executor
 
 
 class StageTrainerSpec(ComponentSpec):
-    """`TrainerSpec` and two optional inputs."""
+    """`TrainerSpec` and three optional inputs."""
 
     PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS
     INPUTS = {
         **standard_component_specs.TrainerSpec.INPUTS,
         "catalogue": ChannelParameter(type=standard_artifacts.Examples, optional=True),
         "embeddings": ChannelParameter(type=ItemEmbeddings, optional=True),
+        "statistics_table": ChannelParameter(type=standard_artifacts.Examples, optional=True),
     }
     OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
     TYPE_ANNOTATION = standard_component_specs.TrainerSpec.TYPE_ANNOTATION
@@ -35,11 +36,12 @@ class StageTrainer(base_component.BaseComponent):
         examples: What the stage trains on.
         run_fn: Dotted path of the function.
         custom_config: Plain values for the function; the folders of the optional inputs are added to it as
-            `catalogue` and `embeddings`.
+            `catalogue`, `embeddings` and `statistics_table`.
         transform_graph: Of the examples, where they are transformed.
         base_model: The stage before.
         catalogue: Items, where the stage reads content.
         embeddings: The snapshot, where the stage reads vectors.
+        statistics_table: From HistoryGen, where the stage exports them.
     """
 
     SPEC_CLASS = StageTrainerSpec
@@ -54,6 +56,7 @@ class StageTrainer(base_component.BaseComponent):
         base_model: types.BaseChannel | None = None,
         catalogue: types.BaseChannel | None = None,
         embeddings: types.BaseChannel | None = None,
+        statistics_table: types.BaseChannel | None = None,
     ) -> None:
         spec = StageTrainerSpec(
             examples=examples,
@@ -61,6 +64,7 @@ class StageTrainer(base_component.BaseComponent):
             base_model=base_model,
             catalogue=catalogue,
             embeddings=embeddings,
+            statistics_table=statistics_table,
             train_args=trainer_pb2.TrainArgs(splits=["train"]),
             eval_args=trainer_pb2.EvalArgs(splits=["valid"]),
             run_fn=run_fn,

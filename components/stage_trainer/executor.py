@@ -1,4 +1,4 @@
-"""Tells the run function where the catalogue and the snapshot lie."""
+"""Gives the run function the folders of the catalogue, the snapshot and the statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfx.types import artifact_utils
 
 
 class Executor(executor.GenericExecutor):
-    """TFX's generic Trainer executor with two more folders in `fn_args.custom_config`."""
+    """TFX's generic Trainer executor with three more folders in `fn_args.custom_config`."""
 
     def _GetFnArgs(
         self,
@@ -19,7 +19,7 @@ class Executor(executor.GenericExecutor):
         exec_properties: dict[str, Any],
     ) -> fn_args_utils.FnArgs:
         fn_args = super()._GetFnArgs(input_dict, output_dict, exec_properties)
-        for name in ("catalogue", "embeddings"):
+        for name in ("catalogue", "embeddings", "statistics_table"):
             if input_dict.get(name):
                 fn_args.custom_config[name] = artifact_utils.get_single_uri(input_dict[name])
         return fn_args

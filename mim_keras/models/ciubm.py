@@ -36,6 +36,10 @@ from mim_keras.models.base import StageModel
 CATEGORY_DIM = 8
 CONTEXT_DIM = 8
 CONTENT_HEAD_DIM = 32
+SCORE_ARGUMENTS = (
+    *("item_row", "user_index", "context", "statistics"),
+    *("item_embedding", "use_item_embedding", "drop_id", "similarity"),
+)
 Outputs = dict[str, Any]
 
 
@@ -46,17 +50,20 @@ class VocabularySizes:
     Attributes:
         users: Rows of the user embedding; row 0 is shared by unknown users.
         context: Values of each categorical context feature, in order.
+        statistics: Numbers in the input `statistics`; 0 for none.
     """
 
     users: int
     context: tuple[int, ...] = ()
+    statistics: int = 0
 
 
 class Ranker(StageModel):
     """What `CiUBM` and `RankerEnsemble` share: inputs, labels, losses on probabilities.
 
     Reads a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int [B, L] (seconds;
-    where `config.reads_ages`), `user_index` int [B], `context` int [B, C] where there are context features; optionally
+    where `config.reads_ages`), `user_index` int [B], `context` int [B, C] where there are context features,
+    `statistics` float [B, S] where there are any: scaled numbers about the target and its user; optionally
     `item_embedding` float [B, d] and `use_item_embedding` bool [B] (see `TargetEncoder`), `drop_id` bool [B], and
     `similarity` float [B, L], precomputed cosine similarities.
     """
@@ -76,6 +83,8 @@ class Ranker(StageModel):
         signature["user_index"] = spec("user_index")
         if context := self.vocabulary_sizes.context:
             signature["context"] = spec("context", len(context))
+        if size := self.vocabulary_sizes.statistics:
+            signature["statistics"] = keras.InputSpec(shape=(None, size), dtype="float32", name="statistics")
         return signature
 
     def check_inputs(self, inputs: Any) -> dict[str, Any]:
@@ -96,7 +105,7 @@ class Ranker(StageModel):
         for name, spec in signature.items():
             value = ops.convert_to_tensor(inputs[name])
             check_rank(self, name, value.shape, " ".join(("batch", "length")[: len(spec.shape)]))
-            value = ops.cast(value, "int32")
+            value = ops.cast(value, spec.dtype)
             if name in sizes:
                 known = ops.logical_and(value >= 0, value < sizes[name])
                 value = ops.where(known, value, ops.zeros_like(value))
@@ -251,7 +260,8 @@ class CiUBM(Ranker):
             item_row: int [B].
             user_index: int [H].
             context: int [H, C].
-            options: `item_embedding`, `use_item_embedding`, `drop_id`, `similarity`, `training`; see `Ranker`.
+            options: `statistics`, `item_embedding`, `use_item_embedding`, `drop_id`, `similarity`, `training`; see
+                `Ranker`.
 
         Returns:
             As a call of the model.
@@ -280,6 +290,7 @@ class CiUBM(Ranker):
             logits["content_ctr"] = self.content_head(ops.concatenate(content, axis=-1))
             features += content
         features.append(ops.broadcast_to(user, (ops.shape(target.features)[0], user.shape[-1])))
+        features += self._statistics(options)
         logit = self.head(ops.concatenate(features, axis=-1), training=options.get("training", False))
         return {"ctr": logit, **logits}
 
@@ -303,6 +314,17 @@ class CiUBM(Ranker):
         for index, embedding in enumerate(self.context_embeddings):
             parts.append(ops.cast(embedding(context[:, index]), self.compute_dtype))
         return ops.concatenate(parts, axis=-1)
+
+    def _statistics(self, options: dict[str, Any]) -> list[Any]:
+        statistics, size = options.get("statistics"), self.vocabulary_sizes.statistics
+        if not size:
+            return []
+        received = None if statistics is None else tuple(statistics.shape)
+        if received is None or len(received) != 2 or received[1] != size:
+            raise ValueError(
+                f"statistics must be [batch, {size}]; received {received}. Give a float array of this shape."
+            )
+        return [ops.cast(statistics, self.compute_dtype)]
 
     def _similarity(self, target: EncodedTarget, history: EncodedHistory, options: dict[str, Any]) -> Similarity | None:
         if not self.config.needs_similarity:
@@ -336,8 +358,7 @@ class CiUBM(Ranker):
 
     def call_logits(self, inputs: dict[str, Any], training: bool = False) -> Outputs:
         """As a call, before the sigmoid, of inputs from `check_inputs`."""
-        known = ("item_row", "user_index", "context", "item_embedding", "use_item_embedding", "drop_id", "similarity")
-        arguments = {name: inputs[name] for name in known if name in inputs}
+        arguments = {name: inputs[name] for name in SCORE_ARGUMENTS if name in inputs}
         if "item_embedding" in inputs:
             arguments.pop("similarity", None)  # of the table's embeddings
         history = self.encode_history(inputs["history_rows"], inputs.get("history_ages"), "similarity" in arguments)

@@ -72,12 +72,21 @@ class RankerEnsemble(Ranker):
         return [member.encode_history(rows, ages) for member in self.members]
 
     def score(
-        self, history: list[Any], item_row: Any, user_index: Any, context: Any = None, item_embedding: Any = None
+        self,
+        history: list[Any],
+        item_row: Any,
+        user_index: Any,
+        context: Any = None,
+        item_embedding: Any = None,
+        statistics: Any = None,
     ) -> Outputs:
         """Scores targets against encoded histories; see `CiUBM.score`."""
         parts = zip(self.members, history, self._split_embedding(item_embedding), strict=True)
         return self._average_logits(
-            [member.score_logits(encoded, item_row, user_index, context, **part) for member, encoded, part in parts]
+            [
+                member.score_logits(encoded, item_row, user_index, context, statistics=statistics, **part)
+                for member, encoded, part in parts
+            ]
         )
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Outputs:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from mim_keras.models import Ranker
 from mim_keras.serving.assets import tensorflow_variables, write_metadata
+from mim_keras.serving.statistics_lookup import StatisticsLookup, StatisticsTable
 from mim_keras.serving.warmup import WarmupRequest, as_bytes, repeat_to, write_warmup
 
 CANDIDATES = (1, 10, 100, 500)
@@ -46,6 +47,7 @@ class RankerSignatureSpec:
         context_features: Names, in the order of the model's context features.
         encoder_version: Of the embeddings in the item table.
         examples: Real raw tf.Examples, serialized, for the warm-up requests.
+        statistics: Of users and candidates, for a ranker that reads any.
     """
 
     item_ids: np.ndarray
@@ -56,6 +58,7 @@ class RankerSignatureSpec:
     context_features: tuple[str, ...]
     encoder_version: str
     examples: Sequence[bytes] = ()
+    statistics: StatisticsTable | None = None
 
 
 def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> None:
@@ -75,6 +78,7 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
     module = tf.Module()
     module.tracked = tensorflow_variables(model.variables)
     module.items, module.transform = spec.item_lookup, spec.transform_owner
+    module.statistics = signatures.statistics
     tf.saved_model.save(module, str(folder), signatures.concrete_functions())
     metadata = {
         "kind": "ranker",
@@ -84,6 +88,8 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
         "history_length": model.config.history_length,
         "context_features": list(spec.context_features),
     }
+    if spec.statistics is not None:
+        metadata["statistics_as_of"] = spec.statistics.as_of
     write_metadata(folder, metadata)
     write_warmup(folder, _warmup_requests(model, spec))
 
@@ -99,6 +105,7 @@ class _RankerSignatures:
     def __init__(self, model: Ranker, spec: RankerSignatureSpec) -> None:
         self.model, self.spec = model, spec
         self.length = model.config.history_length
+        self.statistics = None if spec.statistics is None else StatisticsLookup(spec.statistics)
         small = [variable for variable in model.variables if np.prod(variable.shape) <= MAX_CONSTANT]
         self._constants = [(variable, variable.numpy()) for variable in small]
 
@@ -129,6 +136,9 @@ class _RankerSignatures:
         rows = self._rows(inputs["candidate_item_ids"])
         history_rows = self._rows(_pad_to(item_ids, self.length, ""))[None, :]
         given = {} if embeddings is None else {"item_embedding": embeddings}
+        if self.statistics is not None:
+            counts = self.statistics(inputs["user_id"], rows)
+            given["statistics"] = self.spec.transform({"statistics": counts})["statistics"]
         with self._constant_scope():
             history = self.model.encode_history(history_rows, _pad_to(ages, self.length, 0)[None, :])
             outputs = self.model.score(history, rows, user_index, self._context(transformed), **given)
@@ -141,6 +151,7 @@ class _RankerSignatures:
 
     def _example_inputs(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         needed = {"user_id", "item_id", "history_item_ids", "history_ages", *self.spec.context_features}
+        needed |= set() if self.statistics is None else {"statistics"}
         features = {name: feature for name, feature in self.spec.feature_spec.items() if name in needed}
         raw = tf.io.parse_example(examples, features)
         transformed = self.spec.transform(raw)
@@ -150,6 +161,8 @@ class _RankerSignatures:
             "history_ages": last_n(raw["history_ages"], self.length, 0),
             "user_index": tf.cast(transformed["user_index"][:, 0], tf.int32),
         }
+        if self.statistics is not None:
+            inputs["statistics"] = transformed["statistics"]
         context = self._context(transformed)
         return inputs if context is None else {**inputs, "context": context}
 

@@ -47,8 +47,11 @@ def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS,
     return made
 
 
-def run_histories(data: Path, out: Path, impressions: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
-    made = artifact(out / "examples")
+def run_histories(
+    data: Path, out: Path, impressions: Any, args: Flags = IN_PROCESS, items: Any = None, **properties: Any
+) -> Any:
+    """The examples; the table of statistics is `out / "statistics_table"`."""
+    made, statistics = artifact(out / "examples"), artifact(out / "statistics_table")
     defaults = {
         "data": str(data),
         "rejected_folder": str(out / "rejected"),
@@ -56,9 +59,12 @@ def run_histories(data: Path, out: Path, impressions: Any, args: Flags = IN_PROC
         "history_length": 5,
         "cold_max_clicks": 5,
         "new_items": 0,
+        "statistics_spec": "",
         "schema": Schema().to_json(),
     }
-    executor(HistoryExecutor, args).Do({"impressions": [impressions]}, {"examples": [made]}, defaults | properties)
+    inputs = {"impressions": [impressions]} | ({"items": [items]} if items is not None else {})
+    outputs = {"examples": [made], "statistics_table": [statistics]}
+    executor(HistoryExecutor, args).Do(inputs, outputs, defaults | properties)
     return made
 
 

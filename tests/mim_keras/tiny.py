@@ -32,15 +32,19 @@ def ranker_config(**changes: Any) -> CiubmConfig:
     return from_mapping(CiubmConfig, {**to_mapping(preset("tiny").ciubm), **changes})
 
 
-def ranker(data: ItemTableData | None = None, context: tuple[int, ...] = (), **changes: Any) -> CiUBM:
+def ranker(
+    data: ItemTableData | None = None, context: tuple[int, ...] = (), statistics: int = 0, **changes: Any
+) -> CiUBM:
     keras.utils.set_random_seed(2)
     table = ItemTable.from_data(data or item_data())
-    return CiUBM(ranker_config(**changes), VocabularySizes(users=5, context=context), table)
+    return CiUBM(ranker_config(**changes), VocabularySizes(users=5, context=context, statistics=statistics), table)
 
 
-def any_ranker(config: CiubmConfig, seed: int = 3, data: ItemTableData | None = None) -> Ranker:
+def any_ranker(
+    config: CiubmConfig, seed: int = 3, data: ItemTableData | None = None, sizes: VocabularySizes | None = None
+) -> Ranker:
     keras.utils.set_random_seed(seed)
-    return make_ranker(config, VocabularySizes(users=5), data or item_data())
+    return make_ranker(config, sizes or VocabularySizes(users=5), data or item_data())
 
 
 def ranker_inputs(rows: int = 6) -> dict[str, np.ndarray]:

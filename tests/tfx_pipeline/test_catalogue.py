@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.contract.schema import Schema
+from components.item_attributes import attribute_values
 from tests.components.runner import run_catalogue
-from tfx_pipeline.run_fns.catalogue import Catalogue, attribute_categories
+from tfx_pipeline.run_fns.catalogue import Catalogue
 
 
 def bytes_of(*values: str) -> np.ndarray:
@@ -18,22 +19,22 @@ def bytes_of(*values: str) -> np.ndarray:
 
 
 def test_numbers_become_buckets_of_as_many_items_each() -> None:
-    found = attribute_categories("price", "number", bytes_of(*map(str, range(100)), ""))
+    found = attribute_values("number", bytes_of(*map(str, range(100)), ""))
     buckets = [own[0] for own in found[:-1]]
     assert found[-1] == []
     assert {buckets.count(bucket) for bucket in set(buckets)} == {10}
     assert buckets == sorted(buckets, key=lambda name: int(name.split()[-1]))
-    assert attribute_categories("price", "number", bytes_of("", "")) == [[], []]
+    assert attribute_values("number", bytes_of("", "")) == [[], []]
 
 
 def test_values_that_one_item_alone_has_are_left_out() -> None:
-    assert attribute_categories("brand", "categorical", bytes_of("a", "b", "a", "")) == [
-        ["brand: a"],
+    assert attribute_values("categorical", bytes_of("a", "b", "a", "")) == [
+        ["a"],
         [],
-        ["brand: a"],
+        ["a"],
         [],
     ]
-    assert attribute_categories("tag", "list", bytes_of("x|y", "y", "z")) == [["tag: y"], ["tag: y"], []]
+    assert attribute_values("list", bytes_of("x|y", "y", "z")) == [["y"], ["y"], []]
 
 
 def test_attributes_count_as_categories(tmp_path: Path) -> None:

@@ -19,8 +19,16 @@ TOLD = {
     "buckets": 4,
     "oov_buckets": 3,
     "vocabulary_min_count": 2,
+    "statistics": ["overall", "item"],
+    "smoothing": 20.0,
 }
 SPEC = {name: tf.io.FixedLenFeature([1], tf.string) for name in ("user_id", "page", "price")}
+COUNTS = {"statistics": tf.io.FixedLenFeature([6], tf.int64)}
+
+
+def counts_of(row: int) -> list[int]:
+    """Overall: 100,000 impressions, 10,000 clicks; the item: some, and a click a day ago or none."""
+    return [100_000, 10_000, 5, 7 * row, row, 86_400 if row % 2 else -1]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,8 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     rows = [{"user_id": [f"u{n % 5}"], "page": [pages[n % 3]], "price": [f"{n / 10:.1f}"]} for n in range(400)]
     for bad in ("", "cheap", "1.2.3"):
         rows.append({"user_id": [f"once, {bad}"], "page": [f"rare, {bad}"], "price": [bad]})
-    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(SPEC))
+    rows = [{**row, "statistics": counts_of(number)} for number, row in enumerate(rows)]
+    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(SPEC | COUNTS))
     folder = tmp_path_factory.mktemp("transform")
     with tft_beam.Context(temp_dir=str(folder / "temporary")):
         _, function = (rows, metadata) | tft_beam.AnalyzeAndTransformDataset(lambda raw: preprocessing_fn(raw, TOLD))
@@ -65,3 +74,14 @@ def test_numbers_fall_in_buckets_of_as_many_rows(layer: Any) -> None:
     assert np.bincount(found)[1:].tolist() == pytest.approx([100] * 4, abs=2)
     assert indices(layer, "price", ["-7", " 1e9 ", "39.95"]) == [1, 4, 4]
     assert indices(layer, "price", ["", "cheap", "1.2.3", "nan"]) == [0, 0, 0, 0]
+
+
+def test_statistics_are_shares_rates_and_recency_on_one_scale(layer: Any) -> None:
+    counts = np.array([counts_of(row) for row in range(403)], np.float64)
+    impressions, clicks, seconds = counts[:, 3:].T
+    prior = 10_001 / 100_002
+    rate = (clicks + 20 * prior) / (impressions + 20)
+    shares = [np.log1p(10_000 * one / 100_001) for one in (impressions, clicks)]
+    expected = np.stack([*shares, np.log(rate / (1 - rate)), np.where(seconds < 0, 0, 1 / np.sqrt(2))], axis=1)
+    found = layer({"statistics": tf.constant([counts_of(row) for row in range(403)], tf.int64)})["statistics"].numpy()
+    np.testing.assert_allclose(found, (expected - expected.mean(axis=0)) / expected.std(axis=0), atol=1e-3)

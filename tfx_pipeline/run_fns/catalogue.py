@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,11 +12,11 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from components.catalogue_gen.executor import SPLITS
 from components.columns import concatenate
 from components.examples import DECODE_ROWS, decode
+from components.item_attributes import attribute_values
 from mim_keras.metrics.catalogue_recall import catalogue_recall
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, join_title_and_text
 
 NO_ATTRIBUTES: Mapping[str, str] = {}
-ATTRIBUTE_BUCKETS, ATTRIBUTE_VALUES = 10, 1_000
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Catalogue:
 
         categories = [value.decode().split("|") if value else [] for value in column("category")]
         for name, kind in attributes.items():
-            for own, values in zip(categories, attribute_categories(name, kind, column(name)), strict=True):
-                own.extend(values)
+            for own, values in zip(categories, attribute_values(kind, column(name)), strict=True):
+                own.extend(f"{name}: {value}" for value in values)
         held = np.array(held_out)
         return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
 
@@ -91,31 +90,6 @@ class Catalogue:
     def dataset(self, preprocessor: ContentPreprocessor) -> ContentDataset:
         """The content of every item, read once."""
         return ContentDataset(preprocessor, self.image, self.title, self.text)
-
-
-def attribute_categories(name: str, kind: str, values: np.ndarray) -> list[list[str]]:
-    """An item attribute as categories of each item.
-
-    A number becomes its bucket among `ATTRIBUTE_BUCKETS` of as many items each. Of the values of a categorical
-    attribute or a list the commonest `ATTRIBUTE_VALUES` are kept, if at least two items have them.
-
-    Args:
-        name: Of the attribute.
-        kind: `categorical`, `number` or `list`; `|` divides the values of a list.
-        values: bytes [items].
-    """
-    if kind == "number":
-        known = np.array([bool(value) for value in values], bool)
-        if not known.any():
-            return [[] for _ in values]
-        numbers = np.array([float(value) if value else 0.0 for value in values])
-        bounds = np.unique(np.quantile(numbers[known], np.linspace(0, 1, ATTRIBUTE_BUCKETS + 1)[1:-1]))
-        buckets = np.searchsorted(bounds, numbers, side="right")
-        return [[f"{name}: bucket {bucket}"] if ok else [] for bucket, ok in zip(buckets, known, strict=True)]
-    lists = [value.decode().split("|") if kind == "list" else [value.decode()] for value in values]
-    counts = Counter(value for own in lists for value in set(own) if value)
-    common = {value for value, n in counts.most_common(ATTRIBUTE_VALUES) if n > 1}
-    return [[f"{name}: {value}" for value in own if value in common] for own in lists]
 
 
 def cross_modal_recall(

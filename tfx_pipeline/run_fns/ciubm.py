@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.history_gen.span_statistics import FIELDS
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import gauc, ranking_metrics
@@ -23,10 +24,18 @@ from mim_keras.training.strategy import make_strategy
 from mim_keras.training.train_ranker import compile_ranker, train_ranker
 from mim_keras.training.warm_start import load_weights, save_weights
 from serving.representation_center.snapshot import Snapshot
-from tfx_pipeline.preprocessing import ITEM_VOCABULARY, USER_VOCABULARY, bucket_size, index_size
+from tfx_pipeline.preprocessing import (
+    ITEM_VOCABULARY,
+    STATISTICS,
+    USER_VOCABULARY,
+    bucket_size,
+    index_size,
+    statistics_size,
+)
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
 from tfx_pipeline.run_fns.ranking_examples import RankingExamples
+from tfx_pipeline.run_fns.statistics import read_statistics
 
 WARM_FOLDER = "Format-Weights"  # beside the SavedModel, for the next warm start; never pushed
 WARM_UP_ROWS = 64
@@ -71,6 +80,8 @@ def run_fn(fn_args: Any) -> None:
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
     save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
     layer = transform.transform_features_layer()
+    attributes = transform_config["statistics"][3::2]
+    statistics_table = fn_args.custom_config.get("statistics_table")
     signatures = RankerSignatureSpec(
         item_ids=snapshot.item_ids,
         item_lookup=lookup,
@@ -80,6 +91,7 @@ def run_fn(fn_args: Any) -> None:
         context_features=context,
         encoder_version=snapshot.manifest.encoder_version,
         examples=raw_examples(fn_args.eval_files, transform, transform_config),
+        statistics=read_statistics(statistics_table, attributes, snapshot.item_ids) if statistics_table else None,
     )
     export_ranker(model, signatures, Path(fn_args.serving_model_dir))
     delete_checkpoint(checkpoints[0])
@@ -97,6 +109,7 @@ def vocabulary_sizes(
             else index_size(transform.vocabulary_size_by_name(name), transform_config)
             for name in context
         ),
+        statistics=statistics_size(transform_config),
     )
 
 
@@ -139,7 +152,8 @@ def item_table_data(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFT
 def raw_examples(
     patterns: list[str], transform: tft.TFTransformOutput, transform_config: dict[str, Any], count: int = WARM_UP_ROWS
 ) -> list[bytes]:
-    """The first transformed tf.Examples as they were before the transform, as clients send them; numbers as zero."""
+    """The first transformed tf.Examples as they were before the transform, as clients send them; numbers
+    and statistics as zero."""
     vocabularies = {"user_id": transform.vocabulary_by_name(USER_VOCABULARY)}
     for name in transform_config["categorical_features"]:
         vocabularies[name] = [] if name in transform_config["bucketed_features"] else transform.vocabulary_by_name(name)
@@ -154,6 +168,9 @@ def raw_examples(
             del feature[index_name]
             value = vocabulary[place] if 0 <= place < len(vocabulary) else b"" if vocabulary else b"0"
             feature[name].bytes_list.value.append(value)
+        if entities := len(transform_config["statistics"]):
+            del feature[STATISTICS]
+            feature[STATISTICS].int64_list.value.extend([0] * (len(FIELDS) * entities))
         raw.append(example.SerializeToString())
     return raw
 

@@ -14,7 +14,7 @@ from mim_keras.layers import ItemTableData
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch, zip_seeds
 from mim_keras.training.ranking_dataset import ranking_dataset, sample_id_dropout
 from mim_keras.training.strategy import global_batch_size
-from tfx_pipeline.preprocessing import LABEL
+from tfx_pipeline.preprocessing import LABEL, STATISTICS
 
 SHUFFLE_ROWS, READ_ROWS = 200_000, 8_192
 CLICKS, AGES = "history_item_ids", "history_ages"
@@ -42,6 +42,7 @@ class RankingExamples:
     ) -> None:
         self._patterns, self._lookup, self._config, self._context = patterns, lookup, config, context
         wanted = ["item_id", "user_index", LABEL, *(f"{name}_index" for name in context)]
+        wanted += [STATISTICS] if STATISTICS in spec else []
         # Lists as ragged tensors, whose values are looked up without their padding: twice the speed of sparse ones.
         lists = (CLICKS, AGES) if config.reads_ages else (CLICKS,)
         ragged = {name: tf.io.RaggedFeature(spec[name].dtype, row_splits_dtype=tf.int64) for name in lists}
@@ -113,6 +114,8 @@ class RankingExamples:
         if self._context:
             context = [tf.cast(parsed[f"{name}_index"], tf.int32) for name in self._context]
             inputs["context"] = tf.concat(context, axis=1)
+        if STATISTICS in parsed:
+            inputs["statistics"] = parsed[STATISTICS]
         return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
 
     def _item_rows(self, item_ids: tf.Tensor) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,17 +12,17 @@ import pytest
 from mim_keras.config import BASELINES
 from mim_keras.layers import DINAttention, TargetAttention
 from mim_keras.metrics import auc
-from mim_keras.models import CiUBM
+from mim_keras.models import CiUBM, Ranker, VocabularySizes
 from mim_keras.training.ranking_dataset import precompute_similarity
 from tests.mim_keras.backend import gradients, leaves, numbers
-from tests.mim_keras.tiny import ITEMS, L, item_data, ranker, ranker_config, ranker_inputs
+from tests.mim_keras.tiny import ITEMS, L, any_ranker, item_data, ranker, ranker_config, ranker_inputs
 
 pytestmark = pytest.mark.any_backend
 SEARCH = {"search_top_k": 3}
 NO_ATTENTION = {"interests": ["mean_pooling", "sim_tier"]}
 
 
-def ctr(model: CiUBM, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def ctr(model: Ranker, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return numbers(model(inputs)["ctr"])[:, 0]
 
 
@@ -59,6 +60,26 @@ def test_one_history_is_shared_by_many_targets(changes: dict) -> None:
     shared = model.score(history, x["item_row"], one["user_index"])["ctr"]
     repeated = {name: x[name] if name == "item_row" else np.repeat(one[name], 6, axis=0) for name in x}
     np.testing.assert_allclose(numbers(shared)[:, 0], ctr(model, repeated), atol=1e-6)
+
+
+def test_statistics_are_features_of_each_target(tmp_path: Path) -> None:
+    model, rng = ranker(statistics=3), np.random.default_rng(0)
+    x = {**ranker_inputs(), "statistics": rng.normal(size=(6, 3)).astype("float32")}
+    before = ctr(model, x)
+    other = x["statistics"].copy()
+    other[2] += 1
+    changed = ctr(model, {**x, "statistics": other})
+    assert np.flatnonzero(changed != before).tolist() == [2]
+    model.save(tmp_path / "ranker.keras")
+    np.testing.assert_array_equal(ctr(keras.saving.load_model(tmp_path / "ranker.keras"), x), before)
+    with pytest.raises(ValueError, match="statistics"):
+        model({name: values for name, values in x.items() if name != "statistics"})
+    with pytest.raises(ValueError, match=r"statistics must be \[batch, 3\]; received \(6, 2\)"):
+        model({**x, "statistics": other[:, :2]})
+    ensemble = any_ranker(ranker_config(ensemble_split_dim=8), sizes=VocabularySizes(users=5, statistics=3))
+    history = ensemble.encode_history(x["history_rows"], x["history_ages"])
+    scores = ensemble.score(history, x["item_row"], x["user_index"], statistics=x["statistics"])["ctr"]
+    np.testing.assert_allclose(numbers(scores)[:, 0], ctr(ensemble, x), atol=1e-6)
 
 
 def test_a_search_of_a_thousand_behaviours_finds_the_fifty_most_similar() -> None:

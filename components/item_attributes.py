@@ -1,0 +1,33 @@
+"""The attributes of items as values that can be counted and looked up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+BUCKETS, MAX_VALUES = 10, 1_000
+
+
+def attribute_values(kind: str, values: np.ndarray) -> list[list[str]]:
+    """The values of one attribute, a list for each item; none where it is unknown.
+
+    A number becomes its bucket among `BUCKETS` of as many items each.  Of a categorical attribute or a list the
+    commonest `MAX_VALUES` values are kept, if at least two items have them.
+
+    Args:
+        kind: `categorical`, `number` or `list`; `|` separates the values of a list.
+        values: bytes [items].
+    """
+    if kind == "number":
+        known = np.array([bool(value) for value in values], bool)
+        if not known.any():
+            return [[] for _ in values]
+        numbers = np.array([float(value) if value else 0.0 for value in values])
+        bounds = np.unique(np.quantile(numbers[known], np.linspace(0, 1, BUCKETS + 1)[1:-1]))
+        buckets = np.searchsorted(bounds, numbers, side="right")
+        return [[f"bucket {bucket}"] if ok else [] for bucket, ok in zip(buckets, known, strict=True)]
+    lists = [value.decode().split("|") if kind == "list" else [value.decode()] for value in values]
+    counts = Counter(value for own in lists for value in set(own) if value)
+    common = {value for value, n in counts.most_common(MAX_VALUES) if n > 1}
+    return [[value for value in dict.fromkeys(own) if value in common] for own in lists]

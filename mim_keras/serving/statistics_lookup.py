@@ -1,0 +1,133 @@
+"""Statistics of a user and candidate items, from a table that is exported with the ranker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+NEVER = int(np.iinfo(np.int64).min)  # the last click of what was never clicked
+NO_CLICK = -1  # seconds since it
+EMPTY = (0, 0, NEVER)
+
+
+@dataclass(frozen=True)
+class AttributeCounts:
+    """Counts of one item attribute; a value is a code, 0 or more.
+
+    Attributes:
+        counts: Of each value, int64 [values, 3].
+        item_offsets: The values of row r of the item table are `item_values[item_offsets[r]:item_offsets[r + 1]]`,
+            int64 [rows + 1].
+        item_values: int64 [sum].
+        user_offsets: The same of each user, int64 [users + 1]; row 0 is an unknown user.
+        user_values: Ascending within a user, int64 [pairs].
+        user_counts: Of each pair of a user and a value, int64 [pairs, 3].
+    """
+
+    counts: np.ndarray
+    item_offsets: np.ndarray
+    item_values: np.ndarray
+    user_offsets: np.ndarray
+    user_values: np.ndarray
+    user_counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class StatisticsTable:
+    """Counts as of one moment: impressions, clicks, and the time of the last click in seconds since 1970, or `NEVER`.
+
+    Attributes:
+        as_of: The moment, seconds since 1970.
+        overall: Counts of all, int64 [3].
+        items: Counts by row of the item table, int64 [rows, 3]; row 0 is padding.
+        user_ids: bytes [users].
+        users: Counts by user, int64 [users + 1, 3]; row 0 is an unknown user.
+        attributes: By name, in the order of the ranker's statistics.
+    """
+
+    as_of: int
+    overall: np.ndarray
+    items: np.ndarray
+    user_ids: np.ndarray
+    users: np.ndarray
+    attributes: dict[str, AttributeCounts]
+
+
+class StatisticsLookup(tf.Module):
+    """A user and candidates → counts of all, of the candidate, of the user, and for each attribute of the candidate's
+    values and of the user with these values, in this order; those of several values are added.
+
+    Args:
+        table: What is looked up.
+
+    Example:
+        >>> import numpy as np, tensorflow as tf
+        >>> from mim_keras.serving.statistics_lookup import NEVER, StatisticsLookup, StatisticsTable
+        >>> empty = (0, 0, NEVER)
+        >>> items = np.array([empty, (5, 1, 40)])
+        >>> users = np.array([empty, (3, 0, NEVER)])
+        >>> table = StatisticsTable(100, np.array([8, 1, 40]), items, np.array([b"anna"]), users, {})
+        >>> StatisticsLookup(table)(tf.constant(["anna"]), tf.constant([1])).numpy().tolist()
+        [[8, 1, 60, 5, 1, 60, 3, 0, -1]]
+    """
+
+    def __init__(self, table: StatisticsTable) -> None:
+        super().__init__()
+        keys = tf.constant(list(table.user_ids), tf.string)
+        rows = tf.range(1, len(table.user_ids) + 1, dtype=tf.int64)
+        self._user_row = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, rows), 0)
+        self._as_of = table.as_of
+
+        def kept(values: np.ndarray) -> tf.Variable:
+            return tf.Variable(np.asarray(values, np.int64), trainable=False)
+
+        self._overall, self._items, self._users = kept(table.overall), kept(table.items), kept(table.users)
+        self._attributes = [
+            {name: kept(values) for name, values in vars(one).items()} for one in table.attributes.values()
+        ]
+
+    def __call__(self, user_id: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Looks up.
+
+        Args:
+            user_id: string [1].
+            rows: Of the item table, int [N].
+
+        Returns:
+            Impressions, clicks and seconds since the last click (-1 for none) of each, int64 [N, 3 · (3 + 2 ·
+            attributes)].
+        """
+        count = tf.size(rows)
+        user = self._user_row.lookup(user_id)[0]
+        parts = [tf.tile(self._overall[None], [count, 1]), tf.gather(self._items, rows)]
+        parts.append(tf.tile(tf.gather(self._users, user)[None], [count, 1]))
+        for attribute in self._attributes:
+            parts += _attribute_counts(attribute, user, rows)
+        counts = tf.stack(parts, axis=1)
+        last_click = counts[..., 2]
+        age = tf.where(last_click == NEVER, tf.constant(NO_CLICK, tf.int64), self._as_of - last_click)
+        return tf.reshape(tf.stack([counts[..., 0], counts[..., 1], age], axis=-1), [count, 3 * len(parts)])
+
+
+def _attribute_counts(attribute: dict[str, Any], user: tf.Tensor, rows: tf.Tensor) -> list[tf.Tensor]:
+    """Counts of the values of each candidate, and of the user with these values, int64 [N, 3] each."""
+    begin, end = tf.gather(attribute["item_offsets"], rows), tf.gather(attribute["item_offsets"], rows + 1)
+    places = tf.ragged.range(begin, end)
+    values, candidate = tf.gather(attribute["item_values"], places.flat_values), places.value_rowids()
+    own = slice(attribute["user_offsets"][user], attribute["user_offsets"][user + 1])
+    # One pair that no value matches, so that a user without any can be searched.
+    known = tf.concat([attribute["user_values"][own], [tf.int64.max]], axis=0)
+    counts = tf.concat([attribute["user_counts"][own], [EMPTY]], axis=0)
+    place = tf.searchsorted(known, values)
+    matches = tf.gather(known, place) == values
+    pairs = tf.where(matches[:, None], tf.gather(counts, place), tf.constant([EMPTY], tf.int64))
+    return [_sum(one, candidate, tf.size(rows)) for one in (tf.gather(attribute["counts"], values), pairs)]
+
+
+def _sum(counts: tf.Tensor, candidate: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    sums = tf.math.unsorted_segment_sum(counts[:, :2], candidate, count)
+    last_click = tf.math.unsorted_segment_max(counts[:, 2:], candidate, count)  # the least int64, NEVER, for none
+    return tf.concat([sums, last_click], axis=1)
