@@ -80,9 +80,11 @@ class AsyncMimClient:
         """See `MimClient.nearest`."""
         return await self._run(self._talk.nearest(embedding, count))
 
-    async def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> Embeddings:
+    async def embed_many(
+        self, contents: Sequence[tuple[bytes, str, str]], embeddings: Mapping[str, np.ndarray] | None = None
+    ) -> Embeddings:
         """See `MimClient.embed_many`."""
-        return await self._run(self._talk.embed_many(contents))
+        return await self._run(self._talk.embed_many(contents, embeddings))
 
     async def predict(self, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `MimClient.predict`."""

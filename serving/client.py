@@ -168,16 +168,23 @@ class MimClient:
         vector: np.ndarray = self.embed_many([(image, title, text)]).vectors[0]
         return vector
 
-    def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> Embeddings:
+    def embed_many(
+        self, contents: Sequence[tuple[bytes, str, str]], embeddings: Mapping[str, np.ndarray] | None = None
+    ) -> Embeddings:
         """Embeddings of contents (image, title, text), with the encoder that made them.
 
         A picture in any format of `serving.representation_center.images` is normalised as the catalogue's are.
+
+        Args:
+            contents: Image, title and text; empty for a missing one.
+            embeddings: Ready-made embeddings that the encoder reads, float [len(contents), dim] by name; zeros, which
+                are missing ones, where they are not given.
 
         Raises:
             ValueError: a picture cannot be read.
             ServerError: the server refused or did not answer.
         """
-        return self._run(self._talk.embed_many(contents))
+        return self._run(self._talk.embed_many(contents, embeddings))
 
     def predict(self, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of any signature of any model.

@@ -204,7 +204,9 @@ class Conversation:
         outputs, version = yield from self.predict(RETRIEVAL, "", inputs)
         return Scores(_scored(outputs)[:count], version)
 
-    def embed_many(self, contents: Sequence[tuple[bytes, str, str]]) -> Talk[Embeddings]:
+    def embed_many(
+        self, contents: Sequence[tuple[bytes, str, str]], embeddings: Mapping[str, np.ndarray] | None = None
+    ) -> Talk[Embeddings]:
         """See `MimClient.embed_many`."""
         from serving.representation_center.images import normalize_image  # late: only pictures need Pillow
 
@@ -213,6 +215,11 @@ class Conversation:
             "title": texts([title for _, title, _ in contents]),
             "text": texts([text for _, _, text in contents]),
         }
+        known = yield from self._known(ENCODER, self._usual(ENCODER))
+        for name, tensor in known.inputs.get("serving_default", {}).items():
+            if name not in inputs and tensor.shape is not None and len(tensor.shape) == 2:
+                inputs[name] = np.zeros((len(contents), tensor.shape[1] or 0), np.float32)
+        inputs |= {name: np.asarray(values, np.float32) for name, values in (embeddings or {}).items()}
         answer, version = yield from self.predict(ENCODER, "", inputs)
         return Embeddings(answer["embedding"], answer["encoder_version"][0].decode(), version)
 

@@ -92,6 +92,7 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
         schema: Of the tables.
         data_only: Only the components that make items, impressions, ranking examples and pairs.
     """
+    settings = settings.for_schema(schema)
     data, stages = settings.data, settings.stages
     common: dict[str, Any] = {
         "data": places.data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 
 from components.contract.schema import Schema
 from components.history_gen.span_statistics import entity_names
-from mim_keras.config import PRESETS, ConfigError, StagesConfig, from_mapping, require
+from mim_keras.config import PRESETS, ConfigError, EmbeddingTowerConfig, StagesConfig, from_mapping, require
 
 CONFIGS = Path(__file__).parent / "configs"
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -212,6 +212,27 @@ class Settings:
         for override in overrides:
             _apply_override(merged, override)
         return from_mapping(Settings, merged)
+
+    def for_schema(self, schema: Schema) -> Settings:
+        """These settings, with a tower for each ready-made embedding that the schema declares.
+
+        Raises:
+            ConfigError: `stages.encoder.embeddings` names one that the schema lacks, or gives it another width.
+        """
+        declared = schema.items.embeddings()
+        for tower in self.stages.encoder.embeddings:
+            known = {name: column.dim for name, column in declared.items()}
+            rule = "stages.encoder.embeddings are columns of type embedding in shop.yaml"
+            fix = f"Declare it: `{tower.name}: {{type: embedding, dim: {tower.dim}}}` under items.columns."
+            require(known.get(tower.name) == tower.dim, rule, tower.name, fix)
+        own = {tower.name for tower in self.stages.encoder.embeddings}
+        more = [
+            EmbeddingTowerConfig(name, column.dim, column.modality)
+            for name, column in declared.items()
+            if name not in own
+        ]
+        encoder = replace(self.stages.encoder, embeddings=(*self.stages.encoder.embeddings, *more))
+        return replace(self, stages=replace(self.stages, encoder=encoder))
 
     def require_presets(self) -> None:
         """Looks, before anything runs on this machine, whether the backbones named by a path are there.

@@ -24,6 +24,7 @@ from components.contract.values import (
     MICROS,
     Parsed,
     is_binary,
+    parse_embeddings,
     parse_ids,
     parse_integers,
     parse_lists,
@@ -263,6 +264,19 @@ class RowChecker:
         read = {"number": self.numbers, "list": self.lists, "categorical": self.feature_text}
         return {name: pc.fill_null(read[kind](name), "") for name, kind in self._table.features(table).items()}
 
+    def embeddings(self) -> dict[str, pa.Array]:
+        """The ready-made embeddings that the schema names, lists of float32, zeros where they are missing."""
+        found = {}
+        for name, column in self._table.embeddings().items():
+            raw = self._batch.columns.get(name)
+            parsed = parse_embeddings(
+                pa.nulls(len(self._batch), pa.string()) if raw is None else raw, column.dim, column.separator
+            )
+            self.miss(parsed.bad, f"{name} is not an embedding of {column.dim} numbers")
+            offsets = np.arange(len(self._batch) + 1, dtype=np.int32) * column.dim
+            found[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(parsed.values.reshape(-1)))
+        return found
+
     def feature_text(self, name: str) -> pa.Array:
         """A categorical value; whole numbers as such."""
         raw = self.raw(name)
@@ -308,6 +322,7 @@ def check_items(
         "category": pc.fill_null(rows.lists("category"), ""),
         "created_at": rows.times("created_at", required=False) // MICROS,
         **rows.features("items"),
+        **rows.embeddings(),
     }
     paths = rows.text("image_path").to_pylist()
     columns["image"] = pa.array(rows.images("image", paths, read_image), pa.binary())

@@ -413,7 +413,7 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
             continue
         feature = _feature(values, limit)
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
-        if table != "items" and feature == {"type": "list"}:
+        if table != "items" and feature and feature.get("type") in ("list", "embedding"):
             feature, why = None, "a list, which only items may have"
         if table in ("impressions", "events") and feature is not None:
             why = _unusable(source, values, sample.columns[columns["clicked"]] if "clicked" in columns else None)
@@ -458,6 +458,8 @@ def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
     if pa.types.is_list(values.type) and pa.types.is_string(values.type.value_type):
         distinct = len(pc.unique(values.flatten().drop_null()))
         return {"type": "list"} if 2 <= distinct <= limit else None
+    if dim := _embedding_dim(values):
+        return {"type": "embedding", "dim": dim}
     if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         return None
     if pa.types.is_temporal(values.type) or _share(pc.match_substring_regex(_texts(values), r"^https?://")) > 0.5:
@@ -470,6 +472,16 @@ def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
     if distinct <= limit and _mean_length(values) <= 60:
         return {"type": "categorical"}
     return None
+
+
+def _embedding_dim(values: pa.Array) -> int:
+    """The length of a column's lists of fractions, where all are as long; else 0."""
+    kind = values.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists or not pa.types.is_floating(kind.value_type):
+        return 0
+    lengths = {len(one) for one in values.to_pylist() if one}
+    return lengths.pop() if len(lengths) == 1 else 0
 
 
 def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:

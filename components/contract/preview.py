@@ -275,6 +275,10 @@ def _item_lines(items: TablePreview, schema: Schema) -> list[str]:
         f"{'':12s} {_feature_line(name, kind, items.valid[name])}"
         for name, kind in schema.items.features("items").items()
     ]
+    for name, column in schema.items.embeddings().items():
+        vectors = items.valid[name].flatten().to_numpy(zero_copy_only=False).reshape(-1, column.dim)
+        share = np.any(vectors != 0, axis=1).mean()
+        lines.append(f"{'':12s} {name}: embeddings of {column.dim} numbers, in {share:.0%} of the rows")
     return lines
 
 

@@ -103,7 +103,16 @@ CONTRACT: dict[str, dict[str, ContractColumn]] = {
 # Inputs and outputs of the pipeline's own features.
 RESERVED = frozenset(
     {name for table in CONTRACT.values() for name in table}
-    | {"history_item_ids", "history_ages", "history_rows", "segment", "launched", "modalities", "user_index"}
+    | {
+        "history_item_ids",
+        "history_ages",
+        "history_rows",
+        "segment",
+        "launched",
+        "modalities",
+        "user_index",
+        "statistics",
+    }
     | {"item_row", "context", "ctr", "content_ctr", "scores", "item_embedding", "similarity", "drop_id"}
 )
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -115,25 +124,32 @@ class Column:
 
     Attributes:
         column: Its name in the shop's file; empty for the same name.
-        type: Of a feature, a column that the contract does not name: `categorical`, `number`, or of items `list`.
+        type: Of a feature, a column that the contract does not name: `categorical`, `number`, or of items `list` and
+            `embedding`, a ready-made vector that the encoder reads as part of the item's content.
         time: Of a time: `auto` (numbers by their size: s, ms, µs or ns; ISO 8601; YYYYMMDD; DD.MM.YYYY), a unit,
             or a format of `datetime.strptime`.
         timezone: Of times without a zone of their own, e.g. `Europe/Berlin`.
         decimal: The decimal sign of a number in text.
         html: Whether the text holds HTML, which is removed.
-        separator: Between the values of a list in text; `|` if empty.
+        separator: Between the values of a list or an embedding in text; `|` or a comma if empty.
+        dim: Of an embedding, how many numbers it has.
+        modality: Of an embedding, what it was made from: `text` or `image`.
     """
 
     column: str = ""
-    type: Literal["", "categorical", "number", "list"] = ""
+    type: Literal["", "categorical", "number", "list", "embedding"] = ""
     time: str = "auto"
     timezone: str = "UTC"
     decimal: Literal[".", ","] = "."
     html: bool = False
     separator: str = ""
+    dim: int = 0
+    modality: Literal["text", "image"] = "text"
 
     def __post_init__(self) -> None:
         require_choices(self)
+        ok = (self.dim > 0) == (self.type == "embedding") and self.dim >= 0
+        require(ok, "an embedding, and nothing else, has a positive dim", self.dim, "e.g. type: embedding, dim: 512")
         if self.time not in TIME_FORMATS:
             try:
                 datetime.strptime(datetime(2001, 12, 31).strftime(self.time), self.time)
@@ -225,7 +241,12 @@ class Table:
 
     def features(self, table: str) -> dict[str, str]:
         """Features that are not in the contract, by name: `categorical`, `number` or `list`."""
-        return {n: c.type or "categorical" for n, c in self.columns.items() if n not in CONTRACT[table]}
+        declared = {name: one for name, one in self.columns.items() if name not in CONTRACT[table]}
+        return {name: one.type or "categorical" for name, one in declared.items() if one.type != "embedding"}
+
+    def embeddings(self) -> dict[str, Column]:
+        """Ready-made embeddings, by name."""
+        return {name: one for name, one in self.columns.items() if one.type == "embedding"}
 
 
 @dataclass(frozen=True)
@@ -305,10 +326,16 @@ class Schema:
                     column.type,
                     "Remove `type`, or give the feature a name of its own.",
                 )
-            for name, kind in declared.features(table).items():
+            own = declared.features(table) | dict.fromkeys(declared.embeddings(), "embedding")
+            for name, kind in own.items():
                 _check_feature_name(name, table)
-                fix = "Only attributes of items may be lists."
-                require(kind != "list" or table == "items", f"{table}.columns.{name} has one value a row", kind, fix)
+                fix = "Only items have lists and embeddings."
+                require(
+                    kind not in ("list", "embedding") or table == "items",
+                    f"{table}.columns.{name} has one value a row",
+                    kind,
+                    fix,
+                )
                 require(
                     name not in seen,
                     f"feature {name} must be declared in one table",

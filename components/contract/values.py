@@ -396,6 +396,35 @@ def parse_lists(values: pa.Array, separator: str = "") -> Parsed:
     return Parsed(joined, _nulls(joined) & ~bad, bad)
 
 
+def parse_embeddings(values: pa.Array, dim: int, separator: str = "") -> Parsed:
+    """Vectors as float32 [n, dim]; zeros for one that is missing, of another length, or with a number that is none.
+
+    Args:
+        values: Lists of numbers, or text such as `[0.1, 0.2]` or `0.1;0.2`.
+        dim: Numbers of a vector.
+        separator: Between the numbers in text; a comma if empty.
+    """
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        missing, rows = _nulls(values), values.to_pylist()
+    else:
+        text = parse_text(values)
+        missing = text.missing
+        rows = [(one or "").strip("[]() ").split(separator or ",") for one in text.values.to_pylist()]
+    found, bad = np.zeros((len(values), dim), np.float32), np.zeros(len(values), bool)
+    for row, numbers in enumerate(rows):
+        if missing[row]:
+            continue
+        try:
+            vector = np.array(numbers, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            vector = np.zeros(0, np.float32)
+        bad[row] = vector.shape != (dim,) or not (np.abs(vector) <= np.finfo(np.float32).max).all()
+        if not bad[row]:
+            found[row] = vector
+    return Parsed(found, missing, bad)
+
+
 def _join(parts: list[str | None]) -> str | None:
     kept = dict.fromkeys(part.strip().replace("|", "/") for part in parts if part and part.strip())
     return "|".join(kept) or None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ HASH = pa.binary(16)
 LENGTHS = (24, 48, 96, 192, 384, 768, 1536)  # bytes of words; texts of like length share a batch
 
 Index = dict[str, Any]
+ReadyMade = Sequence[dict[str, Any]]  # name, dim and modality of each embedding that the encoder reads
 
 
 def read_shard(file: str) -> Iterator[tuple[int, list[bytes]]]:
@@ -41,10 +42,11 @@ class ReadIndex(beam.DoFn):
 
     Args:
         buckets: How many parts the plan is made in.
+        ready_made: Embeddings that the encoder reads.
     """
 
-    def __init__(self, buckets: int) -> None:
-        self._buckets = buckets
+    def __init__(self, buckets: int, ready_made: ReadyMade = ()) -> None:
+        self._buckets, self._ready_made = buckets, ready_made
 
     def setup(self) -> None:
         self._decoder = ExamplesToRecordBatchDecoder()
@@ -52,12 +54,9 @@ class ReadIndex(beam.DoFn):
     def process(self, file: str) -> Iterator[tuple[int, Index]]:
         rows: list[tuple[int, str, bytes, int]] = []
         for first, records in read_shard(file):
-            columns = decode(self._decoder, records, only=("item_id", *CONTENT))
-            contents = zip(*(columns[name].to_pylist() for name in ("item_id", *CONTENT)), strict=True)
-            for place, (item_id, image, title, text) in enumerate(contents, first):
-                modalities = modalities_of(image, title, text)
-                hashed = bytes.fromhex(content_hash(image, title, text))
-                rows.append((place, item_id.decode(), hashed, modalities))
+            for place, (item_id, content) in enumerate(read_contents(self._decoder, records, self._ready_made), first):
+                hashed = bytes.fromhex(content.hash)
+                rows.append((place, item_id, hashed, content.modalities(self._ready_made)))
             if len(rows) >= ROWS_A_PLACE:
                 yield from self._by_bucket(file, rows)
                 rows = []
@@ -105,10 +104,11 @@ class ReadContent(beam.DoFn):
 
     Args:
         batch_size: Contents a batch.
+        ready_made: Embeddings that the encoder reads.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, ready_made: ReadyMade = ()) -> None:
+        self._batch_size, self._ready_made = batch_size, ready_made
 
     def setup(self) -> None:
         self._decoder = ExamplesToRecordBatchDecoder()
@@ -123,33 +123,72 @@ class ReadContent(beam.DoFn):
             end = int(np.searchsorted(places, first + len(records)))
             also = wanted["also"].slice(begin, end - begin).to_pylist()
             for entry in self._entries([records[place - first] for place in places[begin:end]], also):
-                length = int(np.searchsorted(LENGTHS, len(entry.title) + len(entry.text)))
+                length = int(np.searchsorted(LENGTHS, len(entry.content.title) + len(entry.content.text)))
                 queue = waiting.setdefault(length, [])
                 queue.append(entry)
                 if len(queue) == self._batch_size:
-                    yield _batch(waiting.pop(length))
+                    yield _batch(waiting.pop(length), self._ready_made)
             begin = end
             if begin == len(places):
                 break
         left = [entry for length in sorted(waiting) for entry in waiting[length]]
         for start in range(0, len(left), self._batch_size):
-            yield _batch(left[start : start + self._batch_size])
+            yield _batch(left[start : start + self._batch_size], self._ready_made)
 
     def _entries(self, records: list[bytes], also: list[list[str] | None]) -> Iterator[_Entry]:
         if records:
-            columns: Columns = decode(self._decoder, records, only=("item_id", *CONTENT))
-            contents = zip(*(columns[name].to_pylist() for name in ("item_id", *CONTENT)), strict=True)
-            for (item_id, image, title, text), others in zip(contents, also, strict=True):
-                yield _Entry(image, title, text, [item_id.decode(), *(others or ())])
+            contents = read_contents(self._decoder, records, self._ready_made)
+            for (item_id, content), others in zip(contents, also, strict=True):
+                yield _Entry(content, [item_id, *(others or ())])
+
+
+class Content(NamedTuple):
+    """What the encoder reads of an item.
+
+    Attributes:
+        image, title, text: Empty where there is none.
+        embeddings: Ready-made ones, float32 bytes each, in the order of the encoder's.
+    """
+
+    image: bytes
+    title: bytes
+    text: bytes
+    embeddings: tuple[bytes, ...]
+
+    @property
+    def hash(self) -> str:
+        """See `content_hash`."""
+        return content_hash(*self[:3], *self.embeddings)
+
+    def modalities(self, ready_made: ReadyMade) -> int:
+        """1 for a picture, 2 for words, 3 for both, 0 for neither; an embedding counts as what it was made from."""
+        found = modalities_of(*self[:3])
+        for one, vector in zip(ready_made, self.embeddings, strict=True):
+            if any(vector):
+                found |= IMAGE if one["modality"] == "image" else TEXT
+        return found
 
 
 class _Entry(NamedTuple):
     """Content to be encoded, and the items that have it."""
 
-    image: bytes
-    title: bytes
-    text: bytes
+    content: Content
     item_ids: list[str]
+
+
+def read_contents(
+    decoder: ExamplesToRecordBatchDecoder, records: list[bytes], ready_made: ReadyMade
+) -> Iterator[tuple[str, Content]]:
+    """(item id, content) of serialised tf.Examples."""
+    names = tuple(one["name"] for one in ready_made)
+    columns: Columns = decode(decoder, records, names, only=("item_id", *CONTENT, *names))
+    vectors = []
+    for one in ready_made:
+        found = columns[one["name"]].flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        vectors.append([row.tobytes() for row in found.reshape(-1, one["dim"])])
+    texts = zip(*(columns[name].to_pylist() for name in ("item_id", *CONTENT)), strict=True)
+    for row, (item_id, image, title, text) in enumerate(texts):
+        yield item_id.decode(), Content(image, title, text, tuple(own[row] for own in vectors))
 
 
 def modalities_of(image: bytes, title: bytes, text: bytes) -> int:
@@ -157,14 +196,18 @@ def modalities_of(image: bytes, title: bytes, text: bytes) -> int:
     return IMAGE * bool(image) + TEXT * bool((title + text).strip())
 
 
-def _batch(entries: list[_Entry]) -> Batch:
-    columns = {}
-    for name in CONTENT:
+def _batch(entries: list[_Entry], ready_made: ReadyMade) -> Batch:
+    columns: dict[str, np.ndarray] = {}
+    contents = [entry.content for entry in entries]
+    for place, name in enumerate(CONTENT):
         columns[name] = np.empty(len(entries), object)
-        columns[name][:] = [getattr(entry, name) for entry in entries]
+        columns[name][:] = [content[place] for content in contents]
+    for place, one in enumerate(ready_made):
+        joined = b"".join(content.embeddings[place] for content in contents)
+        columns[one["name"]] = np.frombuffer(joined, np.float32).reshape(-1, one["dim"])
     return Batch(
         columns,
-        [content_hash(*entry[:3]) for entry in entries],
-        np.array([modalities_of(*entry[:3]) for entry in entries], np.uint8),
+        [content.hash for content in contents],
+        np.array([content.modalities(ready_made) for content in contents], np.uint8),
         [entry.item_ids for entry in entries],
     )

@@ -24,7 +24,7 @@ class Encoder:
         self._model = tf.saved_model.load(folder)
 
     def embed(self, content: dict[str, np.ndarray]) -> np.ndarray:
-        """Content, object arrays `image`, `title`, `text` [B] → float32 [B, d]."""
+        """Object arrays `image`, `title`, `text` [B], and float32 [B, dim] of each embedding → float32 [B, d]."""
         answer = self._model.signatures["serving_default"](**{k: tf.constant(v) for k, v in content.items()})
         vectors: np.ndarray = answer["embedding"].numpy()
         return vectors

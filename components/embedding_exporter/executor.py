@@ -59,7 +59,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             pipeline,
             [f"{artifact_utils.get_split_uri([items], split)}/*" for split in SPLITS],
             model,
-            facts["dimension"],
+            facts,
             dtype,
             exec_properties["batch_size"],
             str(last[0]) if last else None,
@@ -84,7 +84,7 @@ def _export(
     pipeline: beam.Pipeline,
     patterns: list[str],
     model: str,
-    dimension: int,
+    facts: dict[str, Any],
     dtype: str,
     batch_size: int,
     last: str | None,
@@ -97,7 +97,7 @@ def _export(
         pipeline
         | "Files" >> beam.Create(files)
         | "Spread" >> beam.Reshuffle()
-        | "ReadIndex" >> beam.ParDo(ReadIndex(BUCKETS))
+        | "ReadIndex" >> beam.ParDo(ReadIndex(BUCKETS, facts["embeddings"]))
     )
     before = (
         pipeline | "Last" >> beam.Create([last] if last else []) | "ReadVectors" >> beam.ParDo(ReadVectors(BUCKETS))
@@ -105,12 +105,12 @@ def _export(
     planned = (
         {"index": index, "before": before}
         | "SameContent" >> beam.CoGroupByKey()
-        | "Plan" >> beam.ParDo(Plan(dimension, dtype)).with_outputs(ROWS, WANTED)
+        | "Plan" >> beam.ParDo(Plan(facts["dimension"], dtype)).with_outputs(ROWS, WANTED)
     )
     encoded = (
         planned[WANTED]
         | "OfOneFile" >> beam.GroupByKey()
-        | "ReadContent" >> beam.ParDo(ReadContent(batch_size))
+        | "ReadContent" >> beam.ParDo(ReadContent(batch_size, facts["embeddings"]))
         | "Encode" >> RunInference(EncoderHandler(model, many_processes))
         | "ToRows" >> beam.ParDo(ToRows(dtype))
     )

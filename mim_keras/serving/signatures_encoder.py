@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from mim_keras.config import to_mapping
 from mim_keras.models import ItemEncoder
 from mim_keras.preprocessing.content import ContentPreprocessor, trim_to_longest
 from mim_keras.serving.assets import (
@@ -77,7 +78,13 @@ def export_encoder(
     tf.saved_model.save(module, str(folder), signatures)
     encoder.save_to_preset(folder / ENCODER_FOLDER)
     preprocessor.save_to_preset(folder / ENCODER_FOLDER)
-    metadata = {"kind": "encoder", "digest": digest, "version": version, "dimension": encoder.item_embedding_dim}
+    metadata = {
+        "kind": "encoder",
+        "digest": digest,
+        "version": version,
+        "dimension": encoder.item_embedding_dim,
+        "embeddings": [to_mapping(tower) for tower in preprocessor.config.embeddings],
+    }
     write_metadata(folder, metadata)
     write_batching(folder)
     if not ready_made:  # a request would need real embeddings

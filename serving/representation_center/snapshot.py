@@ -71,10 +71,10 @@ def restore_vectors(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32)
 
 
-def content_hash(image: bytes, title: bytes, text: bytes) -> str:
-    """Digest of what an encoder reads of an item; equal content, equal hash."""
+def content_hash(image: bytes, title: bytes, text: bytes, *embeddings: bytes) -> str:
+    """Digest of what an encoder reads of an item, ready-made embeddings too; equal content, equal hash."""
     digest = hashlib.sha256()
-    for part in (image, title, text):
+    for part in (image, title, text, *embeddings):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()[:32]

@@ -134,7 +134,8 @@ def german_shop(folder: Path, items: int = 60, users: int = 40, impressions: int
 
 
 def nested_parquet(folder: Path, items: int = 60, users: int = 40, impressions: int = 3000) -> Export:
-    """Parquet of records and lists, pictures inside, Arrow's times with a zone, ids that pandas made floats."""
+    """Parquet of records and lists, ready-made embeddings and pictures inside, Arrow's times with a zone, ids that
+    pandas made floats."""
     shop = generate(items, users, impressions, 3)
     folder.mkdir(parents=True)
     catalogue = folder / "catalog.parquet"
@@ -146,7 +147,7 @@ def nested_parquet(folder: Path, items: int = 60, users: int = 40, impressions: 
                 "categories": [str(shop.kind[n]), "home"],
                 "attributes": {"brand": f"b{n % 7}", "price": float(shop.price[n])},
                 "image": picture(str(shop.color[n])),
-                "embedding": [float(n), 1.0],
+                "embedding": [float(list(COLORS).index(shop.color[n]) == place) for place in range(4)] if n else None,
             }
             for n in range(items)
         ]
@@ -167,7 +168,13 @@ def nested_parquet(folder: Path, items: int = 60, users: int = 40, impressions: 
         piece = piece.set_column(piece.schema.get_field_index("ts"), "ts", piece["ts"].cast(zone))
         pq.write_table(piece, log / f"part-{part}.parquet", row_group_size=100)
     schema = {
-        "items": {"item_id": "sku", "title": "name", "category": "categories", "image": "image"},
+        "items": {
+            "item_id": "sku",
+            "title": "name",
+            "category": "categories",
+            "image": "image",
+            "embedding": {"column": "embedding", "type": "embedding", "dim": 4},
+        },
         "events": {"user_id": "session", "item_id": "sku", "timestamp": "ts", "event": "action"},
     }
     return Export(catalogue, log, "events", impressions, int(shop.clicked.sum()), schema)

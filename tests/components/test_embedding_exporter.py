@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import tensorflow as tf
 from tfx.types import standard_artifacts
 
 from components.artifacts import ItemEmbeddings
+from components.contract.schema import Schema
 from components.embedding_exporter.executor import Executor
 from components.engine import IN_PROCESS
+from mim_keras.config import EmbeddingTowerConfig, preset
 from serving.representation_center.pointers import find_snapshot
 from serving.representation_center.snapshot import Snapshot, SnapshotError, restore_vectors
 from tests.components.runner import executor, run_catalogue
@@ -139,3 +142,25 @@ def test_flink_makes_the_same_snapshot(tmp_path: Path, encoder: Path, flink: tup
     assert second.content_hashes.tolist() == first.content_hashes.tolist()
     np.testing.assert_array_equal(second.vectors, first.vectors)
     assert counts(two) == counts(one)
+
+
+def test_ready_made_embeddings_are_content(tmp_path: Path) -> None:
+    """Of items with the same words: what differs is their embedding; one item has nothing else."""
+    towers = (EmbeddingTowerConfig("clip", 3),)
+    export_tiny_encoder(tmp_path / "encoder/Format-Serving", config=replace(preset("tiny").encoder, embeddings=towers))
+    vectors = [[1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0], None, [0, 0, 1.0], None]
+    titles = ["mug"] * 4 + [None, None]
+    (tmp_path / "shop").mkdir()
+    table = {"item_id": [f"i{n}" for n in range(6)], "title": titles, "clip": vectors}
+    pq.write_table(pa.table(table), tmp_path / "shop/items.parquet")
+    schema = Schema.from_yaml("items: {columns: {clip: {type: embedding, dim: 3}}}").to_json()
+    items = run_catalogue(tmp_path / "shop", tmp_path, schema=schema)
+    made = export(tmp_path / "one", items, tmp_path / "encoder")
+    snapshot, found = Snapshot.load(made.uri), counts(made)
+    assert found["contents encoded"] == 4
+    assert found["items of shared content"] == 1
+    assert found["items without content"] == 1
+    different = {vector.tobytes() for vector in snapshot.vectors}
+    assert len(different) == 5  # i0 and i2 share theirs
+    np.testing.assert_array_equal(snapshot.vectors[0], snapshot.vectors[2])
+    assert snapshot.modalities.tolist() == [2, 2, 2, 2, 2, 0]

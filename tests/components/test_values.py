@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from components.contract.values import (
     EARLIEST,
     LATEST,
+    parse_embeddings,
     parse_ids,
     parse_integers,
     parse_lists,
@@ -230,3 +231,18 @@ def test_text_of_other_types() -> None:
     assert found.bad.tolist() == [False, True, False, False]
     assert found.missing.tolist() == [False, False, True, True]
     assert parse_text(pa.array([1.0, 1.5, None])).values.to_pylist() == ["1", "1.5", None]
+
+
+def test_embeddings_are_lists_or_text_of_as_many_numbers() -> None:
+    for values in (
+        pa.array([[1.0, 2.0], None, [1.0], [1.0, None], [float("inf"), 0.0]]),
+        pa.array([[1.0, 2.0], None, [1.0], [1.0, None], [1e39, 0.0]]),
+        pa.array(["[1, 2.0]", "", "1", "1,x", "nan, 0"]),
+    ):
+        parsed = parse_embeddings(values, 2)
+        assert parsed.values.tolist() == [[1.0, 2.0]] + [[0.0, 0.0]] * 4
+        assert parsed.missing.tolist() == [False, True, False, False, False]
+        assert parsed.bad.tolist() == [False, False, True, True, True]
+    assert parse_embeddings(pa.array(["0.5;1"]), 2, ";").values.tolist() == [[0.5, 1.0]]
+    fixed = pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))
+    assert parse_embeddings(fixed, 2).values.tolist() == [[1.0, 2.0]]

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -39,7 +40,14 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
     invoke(["init", "--items", str(export.items), f"--{export.kind}", str(export.log)])
     invoke(["run", "--config", str(config), "--data", str(tmp_path / "shop"), "--root", str(root)])
     with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address) as client:
-        client.wait_until_available("mim_ranker")
+        client.wait_until_available("mim_ranker", "mim_encoder")
+        if name == "nested":  # the encoder reads the ready-made embedding
+            contents = [(b"", "red mug", "")] * 2
+            own = client.embed_many(contents, {"embedding": np.eye(4)[:2]}).vectors
+            missing = client.embed_many(contents).vectors
+            assert np.abs(own[0] - own[1]).max() > 1e-3
+            np.testing.assert_array_equal(missing[0], missing[1])
+            assert client.embed_many([(b"", "", "")], {"embedding": np.eye(4)[:1]}).vectors.any()
         context = CONTEXT[name]
         found = client.rank("u", CANDIDATES[name][:1], CANDIDATES[name], context=context)
         assert {one.item_id for one in found} == set(CANDIDATES[name])

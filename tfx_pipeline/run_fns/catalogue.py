@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ from components.catalogue_gen.executor import SPLITS
 from components.columns import concatenate
 from components.examples import DECODE_ROWS, decode
 from components.item_attributes import attribute_values
+from mim_keras.config import EmbeddingTowerConfig
 from mim_keras.metrics.catalogue_recall import catalogue_recall
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, join_title_and_text
 
@@ -27,6 +28,7 @@ class Catalogue:
         item_id, title, text, image: bytes [items].
         categories: Names of each item's categories; `|` divides several.
         held_out: True for items of split `valid`.
+        embeddings: Ready-made ones, float32 [items, dim] by name.
     """
 
     item_id: np.ndarray
@@ -35,23 +37,31 @@ class Catalogue:
     image: np.ndarray
     categories: list[list[str]]
     held_out: np.ndarray
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
-    def read(folder: str, content: bool = True, attributes: Mapping[str, str] = NO_ATTRIBUTES) -> Catalogue:
+    def read(
+        folder: str,
+        content: bool = True,
+        attributes: Mapping[str, str] = NO_ATTRIBUTES,
+        towers: Sequence[EmbeddingTowerConfig] = (),
+    ) -> Catalogue:
         """Reads all splits of the Examples artifact in `folder`.
 
         Args:
             folder: Of the artifact.
             content: Whether titles, texts and images are read.
             attributes: Item attributes that count as categories, by name: `categorical` or `number`.
+            towers: Of the ready-made embeddings that are read.
         """
-        names = ("item_id", "category", *(("title", "text", "image") if content else ()), *attributes)
+        lists = tuple(tower.name for tower in towers)
+        names = (*lists, "item_id", "category", *(("title", "text", "image") if content else ()), *attributes)
         decoder = ExamplesToRecordBatchDecoder()
         batches, held_out = [], []
         for split in SPLITS:
             files = tf.io.gfile.glob(f"{folder}/Split-{split}/*")
             for batch in tf.data.TFRecordDataset(sorted(files), "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
-                columns = decode(decoder, list(batch), only=names)
+                columns = decode(decoder, list(batch), lists, only=names)
                 batches.append(columns)
                 held_out += [split == "valid"] * len(columns["item_id"])
         columns = concatenate(batches)
@@ -67,7 +77,12 @@ class Catalogue:
             for own, values in zip(categories, attribute_values(kind, column(name)), strict=True):
                 own.extend(f"{name}: {value}" for value in values)
         held = np.array(held_out)
-        return Catalogue(column("item_id"), column("title"), column("text"), column("image"), categories, held)
+        embeddings = {
+            tower.name: columns[tower.name].flatten().to_numpy().astype(np.float32).reshape(-1, tower.dim)
+            for tower in towers
+        }
+        item_id, title, text, image = (column(name) for name in ("item_id", "title", "text", "image"))
+        return Catalogue(item_id, title, text, image, categories, held, embeddings)
 
     def words(self) -> list[str]:
         """Title and text of each item, joined as `ContentPreprocessor` does, for a vocabulary; "" without either."""
@@ -89,7 +104,7 @@ class Catalogue:
 
     def dataset(self, preprocessor: ContentPreprocessor) -> ContentDataset:
         """The content of every item, read once."""
-        return ContentDataset(preprocessor, self.image, self.title, self.text)
+        return ContentDataset(preprocessor, self.image, self.title, self.text, self.embeddings)
 
 
 def cross_modal_recall(

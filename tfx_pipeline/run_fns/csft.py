@@ -33,7 +33,7 @@ def run_fn(fn_args: Any) -> None:
     set_seed_and_precision(config.training)
     with make_strategy(config.training).scope():
         encoder, preprocessor = load_encoder(Path(fn_args.base_model) / ENCODER_FOLDER)
-    catalogue = Catalogue.read(fn_args.custom_config["catalogue"])
+    catalogue = Catalogue.read(fn_args.custom_config["catalogue"], towers=preprocessor.config.embeddings)
     files = fn_args.train_files, fn_args.eval_files
     train, valid, content = read_pairs(files, catalogue, preprocessor)
     items = len(catalogue.item_id)

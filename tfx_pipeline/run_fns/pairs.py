@@ -155,6 +155,7 @@ class _OwnContent:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._image, self._title, self._text = list(catalogue.image), list(catalogue.title), list(catalogue.text)
+        self._embeddings, self._items = catalogue.embeddings, len(catalogue.image)
         self._rows: dict[tuple[bytes, bytes], int] = {}
 
     def row(self, image: bytes, text: bytes) -> int:
@@ -166,15 +167,17 @@ class _OwnContent:
             self._text.append(b"")
         return self._rows[image, text]
 
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pictures, titles and texts of all rows."""
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Pictures, titles, texts and ready-made embeddings of all rows; queries have none of the last."""
 
         def column(values: list[bytes]) -> np.ndarray:
             array = np.empty(len(values), object)
             array[:] = values
             return array
 
-        return column(self._image), column(self._title), column(self._text)
+        queries = len(self._image) - self._items
+        embeddings = {name: np.pad(values, ((0, queries), (0, 0))) for name, values in self._embeddings.items()}
+        return column(self._image), column(self._title), column(self._text), embeddings
 
 
 def _pairs(columns: Columns, place: dict[bytes, int], own: _OwnContent, length: int, hard: int) -> Pairs:

@@ -26,7 +26,7 @@ def run_fn(fn_args: Any) -> None:
     encoder_config = from_mapping(EncoderConfig, fn_args.custom_config["encoder"])
     config = from_mapping(PretrainConfig, fn_args.custom_config["pretrain"])
     set_seed_and_precision(config.training)
-    catalogue = Catalogue.read(fn_args.custom_config["catalogue"])
+    catalogue = Catalogue.read(fn_args.custom_config["catalogue"], towers=encoder_config.embeddings)
     with make_strategy(config.training).scope():
         encoder, preprocessor = new_encoder(encoder_config, catalogue)
     content = catalogue.dataset(preprocessor)
