@@ -61,7 +61,7 @@ def one(data: Path, out: Path) -> dict[str, Any]:
     from components.history_gen.executor import Executor as History
 
     items, impressions, common, first = impressions_of(data, out)
-    statistics = json.dumps({"attributes": {"category": "list"}})
+    statistics = json.dumps({"attributes": {"category": "list"}, "dates": ["created_at"]})
     properties = {"history_length": 50, "cold_max_clicks": 5, "new_items": 0, "statistics_spec": statistics}
     outputs = {"examples": out / "examples", "statistics_table": out / "statistics_table"}
     inputs = {"impressions": impressions, "items": items}

@@ -13,7 +13,7 @@ LABEL = "clicked"
 # Kept as they are; the ranker turns item ids into rows of its own table.
 PASSED_ON = ("item_id", "history_item_ids", "history_ages", "timestamp", LABEL)
 STATISTICS = "statistics"
-VALUES_OF_COUNTS, SHARE_SCALE = 4, 10_000.0
+VALUES_OF_COUNTS, VALUES_OF_AGES, SHARE_SCALE = 4, 2, 10_000.0
 NUMBER = r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
 
 
@@ -28,7 +28,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         inputs: Raw features.
         custom_config: `categorical_features`; of these `bucketed_features`, which are numbers, cut into `buckets`
             of as many rows each; `vocabulary_min_count`; `oov_buckets`, how many rows share out the values not learned;
-            `statistics`, the names of what the feature `statistics` counts, and `smoothing` of its click rates.
+            `statistics`, the names of what the feature `statistics` counts, `dates`, how many ages follow these counts,
+            and `smoothing` of its click rates.
     """
     floor, others = custom_config["vocabulary_min_count"], custom_config["oov_buckets"]
     outputs = {name: inputs[name] for name in PASSED_ON if name in inputs}
@@ -41,7 +42,7 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         else:
             outputs[f"{name}_index"] = _index(inputs[name], name, floor, others)
     if custom_config["statistics"]:
-        outputs[STATISTICS] = _scaled_statistics(inputs[STATISTICS], custom_config["smoothing"])
+        outputs[STATISTICS] = _scaled_statistics(inputs[STATISTICS], custom_config)
     return outputs
 
 
@@ -57,25 +58,31 @@ def bucket_size(custom_config: dict[str, Any]) -> int:
 
 def statistics_size(custom_config: dict[str, Any]) -> int:
     """How many numbers `_scaled_statistics` makes of a row."""
-    return VALUES_OF_COUNTS * max(len(custom_config["statistics"]) - 1, 0)
+    if not custom_config["statistics"]:
+        return 0
+    return VALUES_OF_COUNTS * (len(custom_config["statistics"]) - 1) + VALUES_OF_AGES * int(custom_config["dates"])
 
 
-def _scaled_statistics(counts: tf.Tensor, smoothing: float) -> tf.Tensor:
+def _scaled_statistics(statistics: tf.Tensor, custom_config: dict[str, Any]) -> tf.Tensor:
     """Counts → numbers that a network reads: impressions and clicks, log-odds of the click rate, recency.
 
     Impressions and clicks are `log(1 + 10,000 · share of all impressions)`: a share does not grow with the log, so
     that a model meets the numbers that it was trained on.  A rate is smoothed by `smoothing` impressions of the overall
-    click rate; the counts of all come first.  Recency is 1/√(1 + days since the last click), 0 for none.  Each number
-    is scaled to a mean of 0 and a variance of 1 in training.
+    click rate; the counts of all come first.  Recency is 1/√(1 + days since the last click), 0 for none.  An age is
+    `log(1 + days)`, 0 where the date is unknown, and whether it is known.  Each number is scaled to a mean of 0 and a
+    variance of 1 in training.
 
     Args:
-        counts: Impressions, clicks, seconds since the last click, for each entity, int64 [B, 3 · entities].
-        smoothing: Impressions.
+        statistics: Impressions, clicks, seconds since the last click, for each entity, then seconds since each date,
+            int64 [B, 3 · entities + dates].
+        custom_config: Settings.
 
     Returns:
-        float32 [B, 4 · (entities - 1)].
+        float32 [B, 4 · (entities - 1) + 2 · dates].
     """
-    counts = tf.reshape(tf.cast(counts, tf.float32), [-1, counts.shape[1] // 3, 3])
+    smoothing, entities = custom_config["smoothing"], len(custom_config["statistics"])
+    numbers = tf.cast(statistics, tf.float32)
+    counts, ages = tf.reshape(numbers[:, : 3 * entities], [-1, entities, 3]), numbers[:, 3 * entities :]
     overall, counts = counts[:, :1], counts[:, 1:]
     impressions, clicks, seconds = counts[..., 0], counts[..., 1], counts[..., 2]
     prior = (overall[..., 1] + 1.0) / (overall[..., 0] + 2.0)
@@ -83,7 +90,8 @@ def _scaled_statistics(counts: tf.Tensor, smoothing: float) -> tf.Tensor:
     rate = tf.clip_by_value((clicks + smoothing * prior) / (impressions + smoothing), 1e-6, 1 - 1e-6)
     recency = tf.where(seconds < 0, 0.0, tf.math.rsqrt(1.0 + tf.maximum(seconds, 0.0) / 86_400.0))
     shares = [tf.math.log1p(SHARE_SCALE * counted / (overall[..., 0] + 1.0)) for counted in (impressions, clicks)]
-    values = [*shares, tf.math.log(rate / (1 - rate)), recency]
+    age = tf.math.log1p(tf.maximum(ages, 0.0) / 86_400.0)
+    values = [*shares, tf.math.log(rate / (1 - rate)), recency, age, tf.cast(ages >= 0, tf.float32)]
     return tft.scale_to_z_score(tf.concat(values, axis=1), elementwise=True, name=STATISTICS)
 
 

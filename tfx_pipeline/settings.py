@@ -97,6 +97,11 @@ class StatisticsConfig:
         return {name: known[name] for name in self.attributes or known}
 
 
+def dates_of(schema: Schema) -> tuple[str, ...]:
+    """Dates of an item whose age is among its statistics."""
+    return ("created_at", *schema.items.dates())
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What is read, and how strictly."""
@@ -136,7 +141,11 @@ class DataConfig:
     def statistics_spec(self, schema: Schema) -> str:
         """What HistoryGen counts, as JSON; empty for nothing."""
         statistics = self.statistics
-        counted = {"attributes": statistics.kinds(schema), "seconds": statistics.span_seconds}
+        counted = {
+            "attributes": statistics.kinds(schema),
+            "seconds": statistics.span_seconds,
+            "dates": dates_of(schema),
+        }
         return json.dumps(counted) if statistics.enabled else ""
 
     def transform(self, schema: Schema) -> dict[str, Any]:
@@ -149,6 +158,7 @@ class DataConfig:
             "oov_buckets": self.oov_buckets,
             "vocabulary_min_count": self.vocabulary_min_count,
             "statistics": list(entity_names(self.statistics.kinds(schema))) if self.statistics.enabled else [],
+            "dates": len(dates_of(schema)),
             "smoothing": self.statistics.smoothing,
         }
 

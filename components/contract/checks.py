@@ -322,6 +322,7 @@ def check_items(
         "category": pc.fill_null(rows.lists("category"), ""),
         "created_at": rows.times("created_at", required=False) // MICROS,
         **rows.features("items"),
+        **{name: rows.times(name, required=False) // MICROS for name in table.dates()},
         **rows.embeddings(),
     }
     paths = rows.text("image_path").to_pylist()

@@ -413,8 +413,8 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
             continue
         feature = _feature(values, limit)
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
-        if table != "items" and feature and feature.get("type") in ("list", "embedding"):
-            feature, why = None, "a list, which only items may have"
+        if table != "items" and feature and feature.get("type") in ("list", "date", "embedding"):
+            feature, why = None, "a list or a date, which only items may have"
         if table in ("impressions", "events") and feature is not None:
             why = _unusable(source, values, sample.columns[columns["clicked"]] if "clicked" in columns else None)
         if feature is None or why:
@@ -462,6 +462,8 @@ def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
         return {"type": "embedding", "dim": dim}
     if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         return None
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        return {"type": "date"}
     if pa.types.is_temporal(values.type) or _share(pc.match_substring_regex(_texts(values), r"^https?://")) > 0.5:
         return None
     distinct = len(pc.unique(values.drop_null()))

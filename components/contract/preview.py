@@ -275,6 +275,11 @@ def _item_lines(items: TablePreview, schema: Schema) -> list[str]:
         f"{'':12s} {_feature_line(name, kind, items.valid[name])}"
         for name, kind in schema.items.features("items").items()
     ]
+    for name in schema.items.dates():
+        seconds = items.valid[name].to_numpy(zero_copy_only=False)
+        known = seconds[seconds > 0]
+        bounds = f"{_date(known.min())} to {_date(known.max())}, " if len(known) else ""
+        lines.append(f"{'':12s} {name}: {bounds}in {len(known) / len(seconds):.0%} of the rows")
     for name, column in schema.items.embeddings().items():
         vectors = items.valid[name].flatten().to_numpy(zero_copy_only=False).reshape(-1, column.dim)
         share = np.any(vectors != 0, axis=1).mean()

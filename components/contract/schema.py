@@ -124,8 +124,8 @@ class Column:
 
     Attributes:
         column: Its name in the shop's file; empty for the same name.
-        type: Of a feature, a column that the contract does not name: `categorical`, `number`, or of items `list` and
-            `embedding`, a ready-made vector that the encoder reads as part of the item's content.
+        type: Of a feature, a column that the contract does not name: `categorical`, `number`, or of items `list`,
+            `date`, whose age the ranker reads, and `embedding`, a ready-made vector that the encoder reads.
         time: Of a time: `auto` (numbers by their size: s, ms, µs or ns; ISO 8601; YYYYMMDD; DD.MM.YYYY), a unit,
             or a format of `datetime.strptime`.
         timezone: Of times without a zone of their own, e.g. `Europe/Berlin`.
@@ -137,7 +137,7 @@ class Column:
     """
 
     column: str = ""
-    type: Literal["", "categorical", "number", "list", "embedding"] = ""
+    type: Literal["", "categorical", "number", "list", "date", "embedding"] = ""
     time: str = "auto"
     timezone: str = "UTC"
     decimal: Literal[".", ","] = "."
@@ -242,7 +242,12 @@ class Table:
     def features(self, table: str) -> dict[str, str]:
         """Features that are not in the contract, by name: `categorical`, `number` or `list`."""
         declared = {name: one for name, one in self.columns.items() if name not in CONTRACT[table]}
-        return {name: one.type or "categorical" for name, one in declared.items() if one.type != "embedding"}
+        kinds = {name: one.type or "categorical" for name, one in declared.items()}
+        return {name: kind for name, kind in kinds.items() if kind not in ("date", "embedding")}
+
+    def dates(self) -> tuple[str, ...]:
+        """Names of the features that are dates."""
+        return tuple(name for name, one in self.columns.items() if one.type == "date")
 
     def embeddings(self) -> dict[str, Column]:
         """Ready-made embeddings, by name."""
@@ -327,11 +332,12 @@ class Schema:
                     "Remove `type`, or give the feature a name of its own.",
                 )
             own = declared.features(table) | dict.fromkeys(declared.embeddings(), "embedding")
+            own |= dict.fromkeys(declared.dates(), "date")
             for name, kind in own.items():
                 _check_feature_name(name, table)
-                fix = "Only items have lists and embeddings."
+                fix = "Only items have lists, dates and embeddings."
                 require(
-                    kind not in ("list", "embedding") or table == "items",
+                    kind not in ("list", "date", "embedding") or table == "items",
                     f"{table}.columns.{name} has one value a row",
                     kind,
                     fix,

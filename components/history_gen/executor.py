@@ -84,7 +84,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             statistics = StatisticsSpec(**json.loads(exec_properties["statistics_spec"]), lag=lag, new_items=new_items)
             catalogue = artifact_utils.get_single_instance(input_dict["items"])
             items = [
-                pipeline | f"Items[{name}]" >> ReadExamples(catalogue, name, only=("item_id", *statistics.attributes))
+                pipeline
+                | f"Items[{name}]"
+                >> ReadExamples(catalogue, name, only=("item_id", *statistics.attributes, *statistics.dates))
                 for name in CATALOGUE_SPLITS
             ] | "AllItems" >> beam.Flatten()
             counted = (impressions, items) | "Statistics" >> CountCatalogue(statistics)

@@ -6,7 +6,7 @@ a table that is exported once a day.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,16 +137,24 @@ class ItemAttributes:
         values: The distinct values of each attribute, by name.
         offsets, codes: Those of item i are `values[name][c]` for c in `codes[name][offsets[name][i]:…[i + 1]]`; the
             last item stands for all that are not known, and has none.
+        dates: Seconds since 1970 by name, int64 [items + 1]; 0 for an unknown date.
     """
 
     item_ids: pa.Array
     values: dict[str, list[str]]
     offsets: dict[str, np.ndarray]
     codes: dict[str, np.ndarray]
+    dates: dict[str, np.ndarray]
 
     @staticmethod
-    def of_items(columns: dict[str, pa.Array], kinds: dict[str, str]) -> ItemAttributes:
-        """From the columns of the catalogue; `kinds` are `categorical`, `number` or `list`, by attribute."""
+    def of_items(columns: dict[str, pa.Array], kinds: dict[str, str], date_names: Sequence[str] = ()) -> ItemAttributes:
+        """From the columns of the catalogue.
+
+        Args:
+            columns: `item_id`, attributes as bytes, dates as int64.
+            kinds: `categorical`, `number` or `list`, by attribute.
+            date_names: Of the dates.
+        """
         order = pc.sort_indices(columns["item_id"])  # whatever the order of arrival
         values, offsets, codes = {}, {}, {}
         for name, kind in kinds.items():
@@ -156,13 +164,17 @@ class ItemAttributes:
             code = {value: place for place, value in enumerate(values[name])}
             offsets[name] = np.concatenate([[0], np.cumsum([*map(len, own), 0])]).astype(np.int64)
             codes[name] = np.array([code[value] for one in own for value in one], np.int64)
-        return ItemAttributes(columns["item_id"].take(order), values, offsets, codes)
+        unknown = np.zeros(len(order), np.int64)
+        dates = {name: columns[name].take(order).to_numpy() if name in columns else unknown for name in date_names}
+        dates = {name: np.append(seconds, 0) for name, seconds in dates.items()}
+        return ItemAttributes(columns["item_id"].take(order), values, offsets, codes, dates)
 
     def with_items(self, item_ids: pa.Array) -> ItemAttributes:
         """And further items, without values."""
         more = item_ids.filter(pc.invert(pc.is_in(item_ids, value_set=self.item_ids)))
         offsets = {name: np.append(one, np.repeat(one[-1], len(more))) for name, one in self.offsets.items()}
-        return ItemAttributes(pa.concat_arrays([self.item_ids, more]), self.values, offsets, self.codes)
+        dates = {name: np.append(one, np.zeros(len(more), np.int64)) for name, one in self.dates.items()}
+        return ItemAttributes(pa.concat_arrays([self.item_ids, more]), self.values, offsets, self.codes, dates)
 
     def rows_of(self, item_ids: pa.Array) -> np.ndarray:
         """Indices of items, int64 [n]."""
@@ -245,14 +257,15 @@ class UserStatistics:
 
     def of_rows(self, user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
         """The feature `statistics`: for each of `entity_names` impressions, clicks, and seconds from the last click to
-        the end of the last completed span, `NO_CLICK` for none.
+        the end of the last completed span, `NO_CLICK` for none; then for each date the seconds from it to then, 0 for
+        a later one and `NO_CLICK` for an unknown one.
 
         Args:
             user, item: Codes, int64 [n].
             timestamp: Seconds, int64 [n].
 
         Returns:
-            int64 [n, 3 · entities].
+            int64 [n, 3 · entities + dates].
         """
         catalogue, attributes = self.catalogue, self.catalogue.attributes
         span = timestamp // catalogue.seconds
@@ -265,7 +278,11 @@ class UserStatistics:
             pair = user[row] * len(values) + codes
             counts.append(sum_counts(self.pairs[name].as_of(pair, span[row]), begins))
         now = (span * catalogue.seconds)[:, None]
-        return np.concatenate([seconds_since(one, now) for one in counts], axis=1)
+        ages = [
+            np.where(one[item] == 0, NO_CLICK, np.maximum(now[:, 0] - one[item], 0))[:, None]
+            for one in attributes.dates.values()
+        ]
+        return np.concatenate([*(seconds_since(one, now) for one in counts), *ages], axis=1)
 
 
 def seconds_since(counts: np.ndarray, now: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from components.new_items import launched_late
 CLICKED_AT = "clicked_at"
 ITEMS, VALUES, USERS = TABLES = ("items", "values", "users")  # splits of the exported table
 ROWS = 4_096
-COUNTS = "counts"
+COUNTS, DATES = "counts", "dates"
 _SUMS: list[Any] = [("impressions", "sum"), ("clicks", "sum"), ("last_click", "max")]
 
 
@@ -40,12 +40,14 @@ class StatisticsSpec:
         seconds: Of a span.
         lag: Seconds until an impression or a click is known.
         new_items: One item in so many is launched only with the test, and is not counted; 0 for none.
+        dates: Names of the dates of items.
     """
 
     attributes: dict[str, str] = field(default_factory=dict)
     seconds: int = 86_400
     lag: int = 0
     new_items: int = 0
+    dates: tuple[str, ...] = ()
 
     def activity(self, columns: Columns) -> Activity:
         """The activity of rows of impressions."""
@@ -124,15 +126,15 @@ class _SumTables(beam.CombineFn):
 
 def _catalogue_statistics(table: pa.Table, items: list[Columns], spec: StatisticsSpec) -> CatalogueStatistics:
     columns = concatenate(items) if items else {"item_id": pa.array([], pa.binary())}
-    columns = {name: values.cast(pa.binary()) for name, values in columns.items()}
-    attributes = ItemAttributes.of_items(columns, spec.attributes)
+    columns = {n: one if pa.types.is_integer(one.type) else one.cast(pa.binary()) for n, one in columns.items()}
+    attributes = ItemAttributes.of_items(columns, spec.attributes, spec.dates)
     return CatalogueStatistics.of_activity(table, attributes, spec.seconds, time.time())
 
 
 class WriteCatalogueStatistics(beam.PTransform):
     """`CatalogueStatistics` → splits `items` and `values` of the exported table.
 
-    `items` has `item_id`, `counts` (impressions, clicks, last click; int64 [3]) and the values of each attribute;
+    `items` has `item_id`, `counts` (impressions, clicks, last click; int64 [3]), `dates` and each attribute's values;
     `values` has `attribute`, `value`, `counts` and `as_of` (seconds, the end of the last completed span), and one row
     without an attribute for the counts of all.
     """
@@ -155,6 +157,8 @@ def _item_rows(statistics: CatalogueStatistics) -> Iterator[list[bytes]]:
             "item_id": attributes.item_ids.take(pa.array(rows)),
             COUNTS: number_lists(statistics.items.as_of(rows, np.full(len(rows), statistics.end))),
         }
+        if attributes.dates:
+            columns[DATES] = number_lists(np.stack([one[rows] for one in attributes.dates.values()], axis=1))
         for name, values in attributes.values.items():
             codes, begins = attributes.lists_of(name, rows)
             columns[f"{name}_values"] = _value_lists(values, codes, begins)

@@ -46,6 +46,7 @@ class StatisticsTable:
         user_ids: bytes [users].
         users: Counts by user, int64 [users + 1, 3]; row 0 is an unknown user.
         attributes: By name, in the order of the ranker's statistics.
+        dates: Of the items, seconds since 1970, int64 [rows, dates]; 0 for an unknown one.
     """
 
     as_of: int
@@ -54,11 +55,13 @@ class StatisticsTable:
     user_ids: np.ndarray
     users: np.ndarray
     attributes: dict[str, AttributeCounts]
+    dates: np.ndarray
 
 
 class StatisticsLookup(tf.Module):
     """A user and candidates → counts of all, of the candidate, of the user, and for each attribute of the candidate's
-    values and of the user with these values, in this order; those of several values are added.
+    values and of the user with these values, in this order; those of several values are added.  Then the ages of the
+    candidate's dates.
 
     Args:
         table: What is looked up.
@@ -69,9 +72,10 @@ class StatisticsLookup(tf.Module):
         >>> empty = (0, 0, NEVER)
         >>> items = np.array([empty, (5, 1, 40)])
         >>> users = np.array([empty, (3, 0, NEVER)])
-        >>> table = StatisticsTable(100, np.array([8, 1, 40]), items, np.array([b"anna"]), users, {})
+        >>> dates = np.array([[0], [70]])
+        >>> table = StatisticsTable(100, np.array([8, 1, 40]), items, np.array([b"anna"]), users, {}, dates)
         >>> StatisticsLookup(table)(tf.constant(["anna"]), tf.constant([1])).numpy().tolist()
-        [[8, 1, 60, 5, 1, 60, 3, 0, -1]]
+        [[8, 1, 60, 5, 1, 60, 3, 0, -1, 30]]
     """
 
     def __init__(self, table: StatisticsTable) -> None:
@@ -85,6 +89,7 @@ class StatisticsLookup(tf.Module):
             return tf.Variable(np.asarray(values, np.int64), trainable=False)
 
         self._overall, self._items, self._users = kept(table.overall), kept(table.items), kept(table.users)
+        self._dates = kept(table.dates)
         self._attributes = [
             {name: kept(values) for name, values in vars(one).items()} for one in table.attributes.values()
         ]
@@ -97,8 +102,8 @@ class StatisticsLookup(tf.Module):
             rows: Of the item table, int [N].
 
         Returns:
-            Impressions, clicks and seconds since the last click (-1 for none) of each, int64 [N, 3 · (3 + 2 ·
-            attributes)].
+            Impressions, clicks and seconds since the last click (-1 for none) of each, and seconds since each date (-1
+            for an unknown one), int64 [N, 3 · (3 + 2 · attributes) + dates].
         """
         count = tf.size(rows)
         user = self._user_row.lookup(user_id)[0]
@@ -109,7 +114,10 @@ class StatisticsLookup(tf.Module):
         counts = tf.stack(parts, axis=1)
         last_click = counts[..., 2]
         age = tf.where(last_click == NEVER, tf.constant(NO_CLICK, tf.int64), self._as_of - last_click)
-        return tf.reshape(tf.stack([counts[..., 0], counts[..., 1], age], axis=-1), [count, 3 * len(parts)])
+        counted = tf.reshape(tf.stack([counts[..., 0], counts[..., 1], age], axis=-1), [count, 3 * len(parts)])
+        dates = tf.gather(self._dates, rows)
+        since = tf.where(dates == 0, tf.constant(NO_CLICK, tf.int64), tf.maximum(self._as_of - dates, 0))
+        return tf.concat([counted, since], axis=1)
 
 
 def _attribute_counts(attribute: dict[str, Any], user: tf.Tensor, rows: tf.Tensor) -> list[tf.Tensor]:

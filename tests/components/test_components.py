@@ -101,13 +101,15 @@ def test_items_launched_with_the_test_are_nowhere_before(shop: Path, made: dict[
         assert split == "test" or {row["launched"] for row in rows} == {"known"}
 
 
-def test_new_items_are_those_of_the_published_rule() -> None:
-    numbers = [str(n) for n in range(1, 400)]
-    expected = [int(n) * 2654435761 % 2**32 % 10 == 0 for n in numbers]
-    assert launched_late(pa.array(numbers), 10).tolist() == expected
-    names = pa.array([f"sku-{n}" for n in range(5000)])
-    assert 0.08 < launched_late(names, 10).mean() < 0.12
-    assert not launched_late(names, 0).any()
+@pytest.mark.parametrize("form", ["{}", "sku-{}", "{}0"])
+def test_new_items_know_no_order_and_no_parity(form: str) -> None:
+    for numbers in (range(5000), range(0, 10_000, 2), range(1, 10_001, 2)):
+        ids = pa.array([form.format(n) for n in numbers])
+        assert 0.08 < launched_late(ids, 10).mean() < 0.12
+        assert 0.46 < launched_late(ids, 2).mean() < 0.54
+    assert launched_late(pa.array(["a", "b", "a"], pa.binary()), 2)[[0, 2]].tolist() in ([True] * 2, [False] * 2)
+    assert (launched_late(ids.cast(pa.binary()), 10) == launched_late(ids, 10)).all()
+    assert not launched_late(ids, 0).any()
 
 
 def test_segments_come_from_training_clicks_alone(made: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from tfx_pipeline.run_fns.statistics import read_statistics
 DAY, START = 86_400, 1_700_006_400  # a midnight
 DAYS, USERS, ITEMS = 6, 30, 40
 KINDS = {"category": "list", "brand": "categorical", "price": "number"}
-SCHEMA = Schema.from_yaml("items: {columns: {brand: brand, price: {column: price, type: number}}}")
-SPEC = json.dumps({"attributes": KINDS, "seconds": DAY})
+SCHEMA = Schema.from_yaml("items: {columns: {brand: brand, price: {type: number}, season: {type: date}}}")
+SPEC = json.dumps({"attributes": KINDS, "seconds": DAY, "dates": ["created_at", "season"]})
 
 
 def write_shop(folder: Path, days: int) -> Path:
@@ -36,6 +36,8 @@ def write_shop(folder: Path, days: int) -> Path:
         "category": [["mug", "cup"] if n % 3 else [] for n in range(ITEMS)],
         "brand": [f"brand {n % 4}" for n in range(ITEMS)],
         "price": [float(n) if n % 5 else None for n in range(ITEMS)],
+        "created_at": [START + n * 20_000 if n % 7 else None for n in range(ITEMS)],
+        "season": [["2023-11-01", "2023-11-15", None][n % 3] for n in range(ITEMS)],
     }
     pq.write_table(pa.table(items), folder / "items.parquet")
     count = 3_000
@@ -95,13 +97,19 @@ def test_the_replayed_day_gives_identical_statistics(last_day: tuple[list[Any], 
         candidates = tf.constant([int(row[1][1:]) + 1 for row in own])
         assert look_up(tf.constant([user]), candidates).numpy().tolist() == [row[3] for row in own]
     counts = np.array([row[3] for row in rows])
-    assert counts.shape[1] == 3 * len(entity_names(KINDS))
+    assert counts.shape[1] == 3 * len(entity_names(KINDS)) + 2
     assert (counts.max(axis=0) > 0).all()
+    for (_, item, _, _), (created, season) in zip(rows, counts[:, -2:].tolist(), strict=True):
+        number = int(item[1:])
+        assert created == (max(table.as_of - START - number * 20_000, 0) if number % 7 else -1)
+        assert season == [table.as_of - 1_698_796_800, table.as_of - 1_700_006_400, -1][number % 3]
 
 
 def test_unknown_users_and_items_have_no_counts(last_day: tuple[list[Any], StatisticsTable]) -> None:
     _, table = last_day
-    padding, last = StatisticsLookup(table)(tf.constant(["nobody"]), tf.constant([0, ITEMS])).numpy().reshape(2, -1, 3)
+    padding, last = (
+        StatisticsLookup(table)(tf.constant(["nobody"]), tf.constant([0, ITEMS])).numpy()[:, :-2].reshape(2, -1, 3)
+    )
     names = entity_names(KINDS)
     for name, counts in zip(names, padding.tolist(), strict=True):
         assert (counts == [0, 0, -1]) == (name != "overall")

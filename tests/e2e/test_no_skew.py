@@ -22,7 +22,7 @@ def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
     whole, before = write_shop(tmp_path / "whole", DAYS), write_shop(tmp_path / "before", DAYS - 1)
     config, root = tmp_path / "tiny.yaml", tmp_path / "run"
     config.write_text(TINY_CONFIG.replace("stages:", "stages:\n  csft: {collapse_threshold: 1}"))
-    (before / "shop.yaml").write_text("items: {columns: {brand: brand, price: {column: price, type: number}}}")
+    (before / "shop.yaml").write_text("items: {columns: {brand: brand, price: {type: number}, season: {type: date}}}")
     words = ["run", "--config", str(config), "--data", str(before), "--root", str(root)]
     words += ["--set", "data.statistics.enabled=true", "--set", "evaluation.ids_only_comparison=false"]
     done = CliRunner().invoke(main, words)

@@ -20,15 +20,16 @@ TOLD = {
     "oov_buckets": 3,
     "vocabulary_min_count": 2,
     "statistics": ["overall", "item"],
+    "dates": 1,
     "smoothing": 20.0,
 }
 SPEC = {name: tf.io.FixedLenFeature([1], tf.string) for name in ("user_id", "page", "price")}
-COUNTS = {"statistics": tf.io.FixedLenFeature([6], tf.int64)}
+COUNTS = {"statistics": tf.io.FixedLenFeature([7], tf.int64)}
 
 
 def counts_of(row: int) -> list[int]:
-    """Overall: 100,000 impressions, 10,000 clicks; the item: some, and a click a day ago or none."""
-    return [100_000, 10_000, 5, 7 * row, row, 86_400 if row % 2 else -1]
+    """Overall: 100,000 impressions, 10,000 clicks; the item: some, and a click a day ago or none; a date."""
+    return [100_000, 10_000, 5, 7 * row, row, 86_400 if row % 2 else -1, 86_400 * row if row % 3 else -1]
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,12 @@ def test_numbers_fall_in_buckets_of_as_many_rows(layer: Any) -> None:
 
 def test_statistics_are_shares_rates_and_recency_on_one_scale(layer: Any) -> None:
     counts = np.array([counts_of(row) for row in range(403)], np.float64)
-    impressions, clicks, seconds = counts[:, 3:].T
+    impressions, clicks, seconds, age = counts[:, 3:].T
     prior = 10_001 / 100_002
     rate = (clicks + 20 * prior) / (impressions + 20)
     shares = [np.log1p(10_000 * one / 100_001) for one in (impressions, clicks)]
     expected = np.stack([*shares, np.log(rate / (1 - rate)), np.where(seconds < 0, 0, 1 / np.sqrt(2))], axis=1)
+    ages = np.stack([np.log1p(np.maximum(age, 0) / 86_400), age >= 0], axis=1)
+    expected = np.concatenate([expected, ages], axis=1)
     found = layer({"statistics": tf.constant([counts_of(row) for row in range(403)], tf.int64)})["statistics"].numpy()
     np.testing.assert_allclose(found, (expected - expected.mean(axis=0)) / expected.std(axis=0), atol=1e-3)

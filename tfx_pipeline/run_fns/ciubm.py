@@ -170,7 +170,7 @@ def raw_examples(
             feature[name].bytes_list.value.append(value)
         if entities := len(transform_config["statistics"]):
             del feature[STATISTICS]
-            feature[STATISTICS].int64_list.value.extend([0] * (len(FIELDS) * entities))
+            feature[STATISTICS].int64_list.value.extend([0] * (len(FIELDS) * entities + transform_config["dates"]))
         raw.append(example.SerializeToString())
     return raw
 

@@ -13,7 +13,7 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from components.columns import Columns, concatenate
 from components.examples import DECODE_ROWS, decode
 from components.history_gen.point_in_time import flat_ranges
-from components.history_gen.statistics_table import COUNTS, ITEMS, USERS, VALUES
+from components.history_gen.statistics_table import COUNTS, DATES, ITEMS, USERS, VALUES
 from mim_keras.serving.statistics_lookup import EMPTY, AttributeCounts, StatisticsTable
 
 
@@ -25,13 +25,16 @@ def read_statistics(folder: str, attributes: Sequence[str], item_ids: np.ndarray
         attributes: Names, in the order of the ranker's statistics.
         item_ids: Of the ranker's item table, without its padding row.
     """
-    lists = [COUNTS, *(f"{name}_{kind}" for name in attributes for kind in ("values", "counts"))]
+    lists = [COUNTS, DATES, *(f"{name}_{kind}" for name in attributes for kind in ("values", "counts"))]
     items, values, users = (_read(folder, split, lists) for split in (ITEMS, VALUES, USERS))
     row = pc.index_in(pa.array([str(item).encode() for item in item_ids], pa.binary()), value_set=items["item_id"])
     known = row.is_valid().to_numpy(zero_copy_only=False)
     item_rows = row.fill_null(0).to_numpy(zero_copy_only=False)
     counts = np.where(known[:, None], _counts(items[COUNTS])[item_rows], np.array(EMPTY))
     by_name = values["attribute"].to_pylist()
+    dates = np.zeros((len(items["item_id"]), 0), np.int64)
+    if DATES in items:
+        dates = items[DATES].flatten().to_numpy(zero_copy_only=False).reshape(len(dates), -1)
 
     def attribute(name: str) -> AttributeCounts:
         own = np.array([one == name.encode() for one in by_name], bool)
@@ -59,6 +62,7 @@ def read_statistics(folder: str, attributes: Sequence[str], item_ids: np.ndarray
         user_ids=np.array([*users["user_id"].to_pylist(), None], object)[:-1],
         users=np.concatenate([[EMPTY], _counts(users[COUNTS])]),
         attributes={name: attribute(name) for name in attributes},
+        dates=np.concatenate([np.zeros((1, dates.shape[1]), np.int64), np.where(known[:, None], dates[item_rows], 0)]),
     )
 
 
@@ -76,7 +80,7 @@ def _read(folder: str, split: str, lists: Sequence[str]) -> Columns:
 
 def _column(batch: Columns, name: str, lists: Sequence[str]) -> pa.Array:
     """A list that no row of a batch has is decoded as nulls."""
-    kind = pa.int64() if name.endswith(COUNTS) or name == "as_of" else pa.binary()
+    kind = pa.int64() if name.endswith((COUNTS, DATES)) else pa.binary()
     if name not in lists:
         return batch[name]
     rows = len(next(iter(batch.values())))
