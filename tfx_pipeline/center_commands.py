@@ -148,7 +148,12 @@ def stats(address: str, as_json: bool) -> None:
 @center.command()
 @_address
 @click.option("--events", required=True, help="A folder into which files are dropped, or redis-stream:KEY.")
-@click.option("--catalogue", default=None, type=click.Path(exists=True, file_okay=False), help="For missed items.")
+@click.option(
+    "--catalogue",
+    default=None,
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of the tables, for missed items.",
+)
 @click.option("--server", default="localhost:8500", show_default=True, metavar="HOST:PORT")
 @click.option("--batch", default=64, show_default=True, help="Contents a call of the encoder.")
 @click.option("--attempts", default=3, show_default=True, help="Failures after which an item is parked.")
@@ -166,8 +171,9 @@ def watch(
 ) -> None:
     """Give new and changed items their vectors, as their events come in, until it is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from components.contract.catalogue_content import CatalogueContent
     from serving.client import MimClient
-    from serving.representation_center.events import CatalogueContent, EventSource, FolderEvents, RedisStreamEvents
+    from serving.representation_center.events import EventSource, FolderEvents, RedisStreamEvents
     from serving.representation_center.watch import WatchConfig, Watcher
 
     stopped = threading.Event()

@@ -1,4 +1,4 @@
-"""Where news of items comes from: a folder into which files are dropped, a Redis stream, the catalogue itself."""
+"""Where news of items comes from: a folder into which files are dropped, a Redis stream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from serving.representation_center.center import CenterUnavailable
@@ -257,47 +256,11 @@ class RedisStreamEvents(EventSource):
         return event_of(row, f"{self._stream}:{number.decode()}", happened, number, None)
 
 
-class CatalogueContent:
-    """Content of items that were asked for and have no vector, from the catalogue itself: table `items` of a folder
-    that meets the data contract.
-
-    The table is looked through only when it changed or another item is asked for.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
-        self._unknown: set[str] = set()
-        self._stamp = 0.0
+class ContentSource(Protocol):
+    """Where content of items that were asked for is looked up."""
 
     def find(self, item_ids: Iterable[str]) -> dict[str, Content]:
-        """Content of those of the items that the catalogue has."""
-        paths = sorted(p for p in self._folder.glob("items*") if p.suffix in (".parquet", ".csv", ".tsv"))
-        if not paths:
-            return {}
-        stamp = max(path.stat().st_mtime for path in paths)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._unknown.clear()
-        wanted = [item_id for item_id in item_ids if item_id not in self._unknown]
-        found: dict[str, Content] = {}
-        for path in paths if wanted else ():
-            table = _dataset(path).to_table(filter=ds.field("item_id").isin(wanted))
-            for row in table.to_pylist():
-                event = event_of(row, path.name, stamp, None, self._folder)
-                if event.content is not None:
-                    found[event.item_id] = event.content
-        self._unknown |= set(wanted) - set(found)
-        return found
-
-
-def _dataset(path: Path) -> ds.Dataset:
-    if path.suffix == ".parquet":
-        return ds.dataset(path)
-    from pyarrow import csv
-
-    ids = csv.ConvertOptions(column_types={"item_id": pa.string()})
-    parse = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
-    return ds.dataset(path, format=ds.CsvFileFormat(parse_options=parse, convert_options=ids))
+        """Content of those of the items that are known."""
 
 
 def _parsed(line: str) -> Mapping[str, Any]:

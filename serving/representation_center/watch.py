@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.client import MimClient, ServerError
 from serving.representation_center.center import CenterError, CenterUnavailable, RepresentationCenter
-from serving.representation_center.events import CatalogueContent, EventSource, ItemEvent
+from serving.representation_center.events import ContentSource, EventSource, ItemEvent
 
 log = logging.getLogger("mim")
 
@@ -64,7 +64,7 @@ class Watcher:
         center: RepresentationCenter,
         client: MimClient,
         source: EventSource,
-        catalogue: CatalogueContent | None = None,
+        catalogue: ContentSource | None = None,
         config: WatchConfig | None = None,
     ) -> None:
         self._center, self._client, self._source, self._catalogue = center, client, source, catalogue

@@ -15,7 +15,6 @@ from PIL import Image
 from benchmarks.redis_server import RedisServer
 from serving.representation_center.center import open_center
 from serving.representation_center.events import (
-    CatalogueContent,
     Content,
     FolderEvents,
     RedisStreamEvents,
@@ -132,24 +131,6 @@ def test_a_stream_gives_again_what_a_dead_consumer_had_taken(redis_server: Redis
     assert fresh[2].content is None
     other.settle([*rest, *fresh])
     assert client.xlen("news") == 0
-
-
-def test_the_catalogue_is_looked_through_again_when_it_changed(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"item_id": ["a"], "title": ["one"], "image": [picture("red")]}), tmp_path / "items.parquet"
-    )
-    catalogue = CatalogueContent(tmp_path)
-    assert catalogue.find(["a", "b"]) == {"a": Content(picture("red"), "one")}
-    assert catalogue.find(["b"]) == {}
-    table = pa.table({"item_id": ["b"], "title": ["two"], "image": pa.array([None], pa.binary())})
-    pq.write_table(table, tmp_path / "items.parquet")
-    import os
-
-    os.utime(tmp_path / "items.parquet", (2e9, 2e9))
-    assert catalogue.find(["b"]) == {"b": Content(title="two")}
-    (tmp_path / "csv").mkdir()
-    (tmp_path / "csv/items.csv").write_text("item_id,title\n007,bond\n")
-    assert CatalogueContent(tmp_path / "csv").find(["007"]) == {"007": Content(title="bond")}
 
 
 def test_content_has_the_hash_the_export_gives_it() -> None:

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.ports import free_port
+from components.contract.catalogue_content import CatalogueContent
 from serving.client import MimClient
 from serving.embedded_server.server import EmbeddedServer
 from serving.representation_center.center import CenterError, RepresentationCenter
-from serving.representation_center.events import CatalogueContent, Content, FolderEvents
+from serving.representation_center.events import Content, FolderEvents
 from serving.representation_center.watch import EncoderAway, WatchConfig, Watcher
 from tests.serving.conftest import version
 from tests.serving.test_events import drop
