@@ -145,6 +145,8 @@ class KeyByBucket(beam.DoFn):
         self._by, self._buckets = by, buckets
 
     def process(self, columns: Columns) -> Iterator[tuple[int, Columns]]:
+        if not len(columns[self._by]):
+            return
         bucket = hash_buckets(columns[self._by], self._buckets)
         order = np.argsort(bucket, kind="stable")
         found, starts = np.unique(bucket[order], return_index=True)

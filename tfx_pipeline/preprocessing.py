@@ -13,7 +13,7 @@ LABEL = "clicked"
 # Kept as they are; the ranker turns item ids into rows of its own table.
 PASSED_ON = ("item_id", "history_item_ids", "history_ages", "timestamp", LABEL)
 STATISTICS = "statistics"
-VALUES_OF_COUNTS, VALUES_OF_AGES, SHARE_SCALE = 4, 2, 10_000.0
+VALUES_OF_COUNTS, VALUES_OF_AGES, SHARE_SCALE, MAX_SCORE = 4, 2, 10_000.0, 5.0
 NUMBER = r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
 
 
@@ -70,7 +70,7 @@ def _scaled_statistics(statistics: tf.Tensor, custom_config: dict[str, Any]) -> 
     that a model meets the numbers that it was trained on.  A rate is smoothed by `smoothing` impressions of the overall
     click rate; the counts of all come first.  Recency is 1/√(1 + days since the last click), 0 for none.  An age is
     `log(1 + days)`, 0 where the date is unknown, and whether it is known.  Each number is scaled to a mean of 0 and a
-    variance of 1 in training.
+    variance of 1 in training and clipped to ±5; the last is 0 or 1.
 
     Args:
         statistics: Impressions, clicks, seconds since the last click, for each entity, then seconds since each date,
@@ -91,8 +91,9 @@ def _scaled_statistics(statistics: tf.Tensor, custom_config: dict[str, Any]) -> 
     recency = tf.where(seconds < 0, 0.0, tf.math.rsqrt(1.0 + tf.maximum(seconds, 0.0) / 86_400.0))
     shares = [tf.math.log1p(SHARE_SCALE * counted / (overall[..., 0] + 1.0)) for counted in (impressions, clicks)]
     age = tf.math.log1p(tf.maximum(ages, 0.0) / 86_400.0)
-    values = [*shares, tf.math.log(rate / (1 - rate)), recency, age, tf.cast(ages >= 0, tf.float32)]
-    return tft.scale_to_z_score(tf.concat(values, axis=1), elementwise=True, name=STATISTICS)
+    values = [*shares, tf.math.log(rate / (1 - rate)), recency, age]
+    scaled = tft.scale_to_z_score(tf.concat(values, axis=1), elementwise=True, name=STATISTICS)
+    return tf.concat([tf.clip_by_value(scaled, -MAX_SCORE, MAX_SCORE), tf.cast(ages >= 0, tf.float32)], axis=1)
 
 
 def _index(values: tf.Tensor, name: str, floor: int, others: int) -> tf.Tensor:

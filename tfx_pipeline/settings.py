@@ -81,7 +81,8 @@ class StatisticsConfig:
     smoothing: float = 20.0  # impressions that the overall click rate counts for in each click rate
 
     def __post_init__(self) -> None:
-        require(self.span_seconds >= 1, "data.statistics.span_seconds is 1 or more", self.span_seconds, "e.g. 86400")
+        rule = "data.statistics.span_seconds is at least 3600: shorter spans count as many rows as the log has"
+        require(self.span_seconds >= 3_600, rule, self.span_seconds, "e.g. 86400")
         require(self.smoothing > 0, "data.statistics.smoothing is positive", self.smoothing, "20 is usual.")
 
     def kinds(self, schema: Schema) -> dict[str, str]:
@@ -93,7 +94,8 @@ class StatisticsConfig:
         known = {"category": "list", **schema.items.features("items")}
         unknown = sorted(set(self.attributes) - set(known))
         rule = f"data.statistics.attributes are among {', '.join(known)}"
-        require(not unknown, rule, unknown, "Declare it in shop.yaml under items.columns.")
+        fix = "Declare it in shop.yaml under items.columns; ages of dates are read without being named."
+        require(not unknown, rule, unknown, fix)
         return {name: known[name] for name in self.attributes or known}
 
 
@@ -141,12 +143,14 @@ class DataConfig:
     def statistics_spec(self, schema: Schema) -> str:
         """What HistoryGen counts, as JSON; empty for nothing."""
         statistics = self.statistics
+        if not statistics.enabled:
+            return ""
         counted = {
             "attributes": statistics.kinds(schema),
             "seconds": statistics.span_seconds,
             "dates": dates_of(schema),
         }
-        return json.dumps(counted) if statistics.enabled else ""
+        return json.dumps(counted)
 
     def transform(self, schema: Schema) -> dict[str, Any]:
         """Settings of `tfx_pipeline.preprocessing`, and of those who must know how large its indices are."""

@@ -48,6 +48,9 @@ FIXES = {
 }
 
 
+UNREADABLE_EMBEDDING = "is not an embedding of"
+
+
 class CheckedRows(NamedTuple):
     """What became of the rows of a batch.
 
@@ -272,7 +275,7 @@ class RowChecker:
             parsed = parse_embeddings(
                 pa.nulls(len(self._batch), pa.string()) if raw is None else raw, column.dim, column.separator
             )
-            self.miss(parsed.bad, f"{name} is not an embedding of {column.dim} numbers")
+            self.miss(parsed.bad, f"{name} {UNREADABLE_EMBEDDING} {column.dim} numbers")
             offsets = np.arange(len(self._batch) + 1, dtype=np.int32) * column.dim
             found[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(parsed.values.reshape(-1)))
         return found

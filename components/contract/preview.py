@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from components.columns import Columns, concatenate, take
 from components.contract import checks
-from components.contract.checks import CheckedRows
+from components.contract.checks import UNREADABLE_EMBEDDING, CheckedRows
 from components.contract.counts import rule_of
 from components.contract.events import check_events, impressions_of_users
 from components.contract.files import ALL_SPANS, Spans, find_table, load_schema
@@ -299,6 +299,11 @@ def _feature_line(name: str, kind: str, values: pa.Array) -> str:
 
 
 def _find_problems(found: Preview, table: TablePreview, max_rejected_fraction: float) -> None:
+    for reason, count in table.missing.items():
+        if UNREADABLE_EMBEDDING in reason and count > table.rows / 2:
+            found.problems.append(
+                f"table `{table.name}`: {reason} in {count:,} of {table.rows:,} rows; mend its dim in shop.yaml"
+            )
     broken = sum(table.rejected.values())
     if table.rows == 0:
         found.problems.append(f"table `{table.name}` has no rows; export it again")

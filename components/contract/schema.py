@@ -112,6 +112,12 @@ RESERVED = frozenset(
         "modalities",
         "user_index",
         "statistics",
+        "clicked_at",
+        "candidate_item_ids",
+        "candidate_vectors",
+        "encoder_version",
+        "examples",
+        "self",
     }
     | {"item_row", "context", "ctr", "content_ctr", "scores", "item_embedding", "similarity", "drop_id"}
 )
@@ -131,7 +137,8 @@ class Column:
         timezone: Of times without a zone of their own, e.g. `Europe/Berlin`.
         decimal: The decimal sign of a number in text.
         html: Whether the text holds HTML, which is removed.
-        separator: Between the values of a list or an embedding in text; `|` or a comma if empty.
+        separator: Between the values of a list in text, `|` if empty; or of an embedding, blanks, commas and semicolons
+            if empty.
         dim: Of an embedding, how many numbers it has.
         modality: Of an embedding, what it was made from: `text` or `image`.
     """
@@ -150,6 +157,8 @@ class Column:
         require_choices(self)
         ok = (self.dim > 0) == (self.type == "embedding") and self.dim >= 0
         require(ok, "an embedding, and nothing else, has a positive dim", self.dim, "e.g. type: embedding, dim: 512")
+        ok = self.type != "embedding" or self.decimal == "."
+        require(ok, "the numbers of an embedding have decimal points", self.decimal, "Remove `decimal`.")
         if self.time not in TIME_FORMATS:
             try:
                 datetime.strptime(datetime(2001, 12, 31).strftime(self.time), self.time)

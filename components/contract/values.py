@@ -400,17 +400,21 @@ def parse_embeddings(values: pa.Array, dim: int, separator: str = "") -> Parsed:
     """Vectors as float32 [n, dim]; zeros for one that is missing, of another length, or with a number that is none.
 
     Args:
-        values: Lists of numbers, or text such as `[0.1, 0.2]` or `0.1;0.2`.
+        values: Lists of numbers, or text such as `[0.1, 0.2]`, `[0.1 0.2]` or `0.1;0.2`.
         dim: Numbers of a vector.
-        separator: Between the numbers in text; a comma if empty.
+        separator: Between the numbers in text; blanks, commas and semicolons if empty.
     """
     kind = values.type
+    between = re.compile(re.escape(separator) if separator.strip() else r"[\s,;]+")
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         missing, rows = _nulls(values), values.to_pylist()
+    elif pa.types.is_nested(kind):
+        missing = _nulls(values)
+        return Parsed(np.zeros((len(values), dim), np.float32), missing, ~missing)
     else:
         text = parse_text(values)
         missing = text.missing
-        rows = [(one or "").strip("[]() ").split(separator or ",") for one in text.values.to_pylist()]
+        rows = [between.split((one or "").strip("[]() ,;\n")) for one in text.values.to_pylist()]
     found, bad = np.zeros((len(values), dim), np.float32), np.zeros(len(values), bool)
     for row, numbers in enumerate(rows):
         if missing[row]:
@@ -421,7 +425,7 @@ def parse_embeddings(values: pa.Array, dim: int, separator: str = "") -> Parsed:
             vector = np.zeros(0, np.float32)
         bad[row] = vector.shape != (dim,) or not (np.abs(vector) <= np.finfo(np.float32).max).all()
         if not bad[row]:
-            found[row] = vector
+            found[row] = vector + 0.0  # no negative zero, which is another content
     return Parsed(found, missing, bad)
 
 

@@ -169,13 +169,6 @@ class ItemAttributes:
         dates = {name: np.append(seconds, 0) for name, seconds in dates.items()}
         return ItemAttributes(columns["item_id"].take(order), values, offsets, codes, dates)
 
-    def with_items(self, item_ids: pa.Array) -> ItemAttributes:
-        """And further items, without values."""
-        more = item_ids.filter(pc.invert(pc.is_in(item_ids, value_set=self.item_ids)))
-        offsets = {name: np.append(one, np.repeat(one[-1], len(more))) for name, one in self.offsets.items()}
-        dates = {name: np.append(one, np.zeros(len(more), np.int64)) for name, one in self.dates.items()}
-        return ItemAttributes(pa.concat_arrays([self.item_ids, more]), self.values, offsets, self.codes, dates)
-
     def rows_of(self, item_ids: pa.Array) -> np.ndarray:
         """Indices of items, int64 [n]."""
         found = pc.index_in(item_ids, value_set=self.item_ids).fill_null(len(self.item_ids))
@@ -216,7 +209,6 @@ class CatalogueStatistics:
             seconds: Of a span.
             now: Seconds since 1970: the span that it lies in is not complete.
         """
-        attributes = attributes.with_items(pc.unique(table["item_id"].combine_chunks()))
         item = attributes.rows_of(table["item_id"].combine_chunks())
         activity = Activity(item, *(table[name].to_numpy() for name in ("span", *FIELDS)))
         by_value = {
@@ -225,7 +217,9 @@ class CatalogueStatistics:
         }
         overall = SpanCounts(activity.take(np.arange(len(item)), np.zeros_like(item)))
         end = min(int(now // seconds), int(activity.span.max(initial=-1)) + 1)
-        return CatalogueStatistics(attributes, overall, SpanCounts(activity), by_value, seconds, end)
+        # An item that the catalogue lacks has no row when it is served, and so no counts of its own.
+        of_known = activity.take(np.flatnonzero(item < len(attributes.item_ids)))
+        return CatalogueStatistics(attributes, overall, SpanCounts(of_known), by_value, seconds, end)
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,11 @@ def test_impressions_of_items_that_are_gone_may_be_kept(tmp_path: Path, catalogu
     of_pairs = [row for split in ("train", "valid") for row in read(pairs, split)]
     assert of_pairs
     assert not any("gone" in (row["item_id"], *row["query_item_ids"]) for row in of_pairs)
+    write_impressions(tmp_path, [impression(n, clicked=1, item_id="gone") for n in range(40)])
+    made = run_impressions(tmp_path, tmp_path / "all", catalogue, schema=schema)
+    for source in ("auto", "impressions"):
+        pairs = run_pairs(tmp_path, tmp_path / "all" / source, catalogue, made, schema=schema, source=source)
+        assert not read(pairs, "train")
 
 
 def test_ids_that_differ_by_spaces_are_one_id(tmp_path: Path) -> None:

@@ -346,3 +346,12 @@ def test_variants_keep_their_first_row(tmp_path: Path) -> None:
     values, _ = guess_schema(tmp_path / "products.csv", tmp_path / "log.csv", tmp_path)
     assert values["policies"]["repeated_ids"] == "first"
     assert "impressions" in values
+
+
+def test_an_embedding_of_another_width_stops_a_run(tmp_path: Path) -> None:
+    export = EXPORTS["nested"](tmp_path / "shop")
+    initialised(export, tmp_path / "shop")
+    written = tmp_path / "shop/shop.yaml"
+    written.write_text(written.read_text().replace("dim: 4", "dim: 5"))
+    (problem,) = preview_folder(str(tmp_path / "shop")).problems
+    assert "embedding is not an embedding of 5 numbers in 59 of 60 rows; mend its dim" in problem

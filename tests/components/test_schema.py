@@ -70,7 +70,13 @@ def test_what_a_shop_declares() -> None:
         ("items: {columns: {clip: {type: embedding}}}", "has a positive dim; received 0"),
         ("items: {columns: {brand: {dim: 3}}}", "an embedding, and nothing else, has a positive dim; received 3"),
         ("users: {columns: {taste: {type: embedding, dim: 3}}}", "users.columns.taste has one value a row"),
+        (
+            "items: {columns: {v: {type: embedding, dim: 3, decimal: ','}}}",
+            "numbers of an embedding have decimal points",
+        ),
         ("items: {columns: {statistics: x}}", "this name belongs to the pipeline"),
+        ("events: {columns: {clicked_at: x}}", "this name belongs to the pipeline"),
+        ("users: {columns: {candidate_item_ids: x}}", "this name belongs to the pipeline"),
         ("items: {columns: {brand: 7}}", "items.columns.brand is a column's name or a mapping; received 7"),
         ("items: {columns: {created_at: {time: yesterday}}}", "time is one of auto, s, ms, us, ns or a format"),
         ("items: {columns: {created_at: {timezone: Mars}}}", "timezone is a name of the IANA database"),

@@ -82,7 +82,7 @@ def naive(table: list[tuple[int, ...]], row: tuple[int, ...], lag: int) -> list[
         found.extend([sums[0], sums[1], NO_CLICK if sums[2] == NEVER else begin - sums[2]])
 
     add(lambda other: 1)
-    add(lambda other: other[1] == row[1])
+    add(lambda other: other[1] == row[1] != 4)  # which the catalogue lacks
     add(lambda other: other[0] == row[0])
     for attribute in KINDS:
         own = values(row[1], attribute)

@@ -238,11 +238,15 @@ def test_embeddings_are_lists_or_text_of_as_many_numbers() -> None:
         pa.array([[1.0, 2.0], None, [1.0], [1.0, None], [float("inf"), 0.0]]),
         pa.array([[1.0, 2.0], None, [1.0], [1.0, None], [1e39, 0.0]]),
         pa.array(["[1, 2.0]", "", "1", "1,x", "nan, 0"]),
+        pa.array(["[1.  2.]", None, "1 2 3", "1;x", "1e39 0"]),
     ):
         parsed = parse_embeddings(values, 2)
         assert parsed.values.tolist() == [[1.0, 2.0]] + [[0.0, 0.0]] * 4
         assert parsed.missing.tolist() == [False, True, False, False, False]
         assert parsed.bad.tolist() == [False, False, True, True, True]
+    records = parse_embeddings(pa.array([{"a": 1.0}, None]), 2)
+    assert (records.missing.tolist(), records.bad.tolist()) == ([False, True], [True, False])
+    assert not np.signbit(parse_embeddings(pa.array([[-0.0, -0.0]]), 2).values).any()
     assert parse_embeddings(pa.array(["0.5;1"]), 2, ";").values.tolist() == [[0.5, 1.0]]
     fixed = pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))
     assert parse_embeddings(fixed, 2).values.tolist() == [[1.0, 2.0]]
