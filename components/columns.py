@@ -41,3 +41,15 @@ def ranks(values: pa.Array) -> np.ndarray:
     rank = np.empty(len(encoded.dictionary), np.int64)
     rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
     return rank[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def matrix_to_lists(matrix: np.ndarray) -> pa.ListArray:
+    """The rows of a matrix as lists."""
+    offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+
+
+def lists_to_matrix(lists: pa.ListArray, width: int) -> np.ndarray:
+    """Lists of `width` numbers each as a matrix [n, width]; the inverse of `matrix_to_lists`."""
+    matrix: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return matrix

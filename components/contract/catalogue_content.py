@@ -23,8 +23,8 @@ log = logging.getLogger("mim")
 class CatalogueContent:
     """Content of items that were asked for and have no vector, from table `items` of a folder of the data contract.
 
-    Text and pictures are those of the pipeline, with the folder's `shop.yaml` where there is one.  The table is looked
-    through only when a file of it changed or another item is asked for.
+    Text and pictures are those of the pipeline, with the folder's `shop.yaml` where there is one.  The table is read
+    again only when a file of it changed or another item is asked for.
 
     Args:
         folder: A local folder.
@@ -42,7 +42,7 @@ class CatalogueContent:
         try:
             return self._find(item_ids)
         except (ContractError, OSError) as error:  # it may be written just now
-            log.warning("the catalogue is looked through again later: %s", error)
+            log.warning("the catalogue is read again later: %s", error)
             return {}
 
     def _find(self, item_ids: Iterable[str]) -> dict[str, Content]:
@@ -52,10 +52,10 @@ class CatalogueContent:
             self._stamp = stamp
             self._unknown.clear()
         wanted = [item_id for item_id in item_ids if item_id not in self._unknown]
-        found: dict[str, Content] = {}
+        ids, found = pa.array(wanted, pa.string()), {}  # type: pa.Array, dict[str, Content]
         for path in files if wanted else ():
             for batch in read_file(path, "items", self._schema.items):
-                for item_id, content in self._contents(batch, pa.array(wanted, pa.string())):
+                for item_id, content in self._contents(batch, ids):
                     if item_id not in found or self._schema.policies.repeated_ids == "latest":
                         found[item_id] = content
         self._unknown |= set(wanted) - set(found)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.columns import matrix_to_lists
 from components.contract.schema import Policies, Table
 from components.contract.tables import MALFORMED, ContractError, TableBatch
 from components.contract.values import (
@@ -24,6 +25,7 @@ from components.contract.values import (
     MICROS,
     Parsed,
     is_binary,
+    is_list,
     parse_embeddings,
     parse_ids,
     parse_integers,
@@ -172,7 +174,7 @@ class RowChecker:
     def lists(self, name: str) -> pa.Array:
         """Column `name` as texts of values divided by `|`."""
         values = self._batch.columns.get(name)
-        if values is not None and _is_list(values.type):
+        if values is not None and is_list(values.type):
             if pa.types.is_nested(values.type.value_type):
                 self._wrong_type(name, values.type, "text or lists of text")
             parsed = parse_lists(values)
@@ -276,8 +278,7 @@ class RowChecker:
                 pa.nulls(len(self._batch), pa.string()) if raw is None else raw, column.dim, column.separator
             )
             self.miss(parsed.bad, f"{name} {UNREADABLE_EMBEDDING} {column.dim} numbers")
-            offsets = np.arange(len(self._batch) + 1, dtype=np.int32) * column.dim
-            found[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(parsed.values.reshape(-1)))
+            found[name] = matrix_to_lists(parsed.values)
         return found
 
     def feature_text(self, name: str) -> pa.Array:
@@ -392,10 +393,6 @@ def check_users(
     user = rows.ids("user_id")
     rows.unique(user, "user_id", others, policies)
     return rows.result({"user_id": user, **rows.features("users")})
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _received(values: pa.Array, row: int) -> object:

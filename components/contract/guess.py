@@ -23,6 +23,7 @@ from components.contract.values import (
     LATEST,
     MICROS,
     Parsed,
+    is_list,
     parse_ids,
     parse_integers,
     parse_numbers,
@@ -479,8 +480,7 @@ def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
 def _embedding_dim(values: pa.Array) -> int:
     """The length of a column's lists of fractions, where all are as long; else 0."""
     kind = values.type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not lists or not pa.types.is_floating(kind.value_type):
+    if not is_list(kind) or not pa.types.is_floating(kind.value_type):
         return 0
     lengths = {len(one) for one in values.to_pylist() if one}
     return lengths.pop() if len(lengths) == 1 else 0

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.columns import Columns, concatenate, take
+from components.columns import Columns, concatenate, lists_to_matrix, take
 from components.contract import checks
 from components.contract.checks import UNREADABLE_EMBEDDING, CheckedRows
 from components.contract.counts import rule_of
@@ -281,8 +281,7 @@ def _item_lines(items: TablePreview, schema: Schema) -> list[str]:
         bounds = f"{_date(known.min())} to {_date(known.max())}, " if len(known) else ""
         lines.append(f"{'':12s} {name}: {bounds}in {len(known) / len(seconds):.0%} of the rows")
     for name, column in schema.items.embeddings().items():
-        vectors = items.valid[name].flatten().to_numpy(zero_copy_only=False).reshape(-1, column.dim)
-        share = np.any(vectors != 0, axis=1).mean()
+        share = np.any(lists_to_matrix(items.valid[name], column.dim) != 0, axis=1).mean()
         lines.append(f"{'':12s} {name}: embeddings of {column.dim} numbers, in {share:.0%} of the rows")
     return lines
 

@@ -250,9 +250,11 @@ class Table:
 
     def features(self, table: str) -> dict[str, str]:
         """Features that are not in the contract, by name: `categorical`, `number` or `list`."""
-        declared = {name: one for name, one in self.columns.items() if name not in CONTRACT[table]}
-        kinds = {name: one.type or "categorical" for name, one in declared.items()}
-        return {name: kind for name, kind in kinds.items() if kind not in ("date", "embedding")}
+        return {name: kind for name, kind in self.declared(table).items() if kind not in ("date", "embedding")}
+
+    def declared(self, table: str) -> dict[str, str]:
+        """All columns that are not in the contract, by name, with their types."""
+        return {name: one.type or "categorical" for name, one in self.columns.items() if name not in CONTRACT[table]}
 
     def dates(self) -> tuple[str, ...]:
         """Names of the features that are dates."""
@@ -340,9 +342,7 @@ class Schema:
                     column.type,
                     "Remove `type`, or give the feature a name of its own.",
                 )
-            own = declared.features(table) | dict.fromkeys(declared.embeddings(), "embedding")
-            own |= dict.fromkeys(declared.dates(), "date")
-            for name, kind in own.items():
+            for name, kind in declared.declared(table).items():
                 _check_feature_name(name, table)
                 fix = "Only items have lists, dates and embeddings."
                 require(

@@ -86,14 +86,14 @@ def wanted_columns(name: str, table: Table) -> tuple[str, ...]:
     """
     used = {column.column for column in table.columns.values()}
     own = [n for n, one in CONTRACT[name].items() if one.required or n in table.columns or n not in used]
-    return (*own, *table.features(name), *table.dates(), *table.embeddings())
+    return (*own, *table.declared(name))
 
 
 def check_columns(name: str, table: Table, path: str, found: list[str]) -> None:
     """Raises `ContractError` where `path` lacks a column that table `name` must have, or has it twice."""
     there = {*found, *partitions(path)}
     required = [n for n, column in CONTRACT[name].items() if column.required or n in table.columns]
-    required += [*table.features(name), *table.dates(), *table.embeddings()]
+    required += table.declared(name)
     sources = {n: table.source(n) for n in required}
     missing = [source if source == n else f"{source} ({n})" for n, source in sources.items() if source not in there]
     if missing:

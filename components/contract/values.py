@@ -406,7 +406,7 @@ def parse_embeddings(values: pa.Array, dim: int, separator: str = "") -> Parsed:
     """
     kind = values.type
     between = re.compile(re.escape(separator) if separator.strip() else r"[\s,;]+")
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         missing, rows = _nulls(values), values.to_pylist()
     elif pa.types.is_nested(kind):
         missing = _nulls(values)
@@ -449,6 +449,11 @@ def _decode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def is_binary(kind: pa.DataType) -> bool:
     """Whether values of this type are bytes."""
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists, of any kind that has offsets or a fixed size."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def decode_utf8(value: bytes) -> str | None:

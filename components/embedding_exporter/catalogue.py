@@ -12,7 +12,7 @@ import pyarrow as pa
 import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-from components.columns import Columns
+from components.columns import Columns, lists_to_matrix
 from components.examples import decode
 from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
 
@@ -184,8 +184,8 @@ def read_contents(
     columns: Columns = decode(decoder, records, names, only=("item_id", *CONTENT, *names))
     vectors = []
     for one in ready_made:
-        found = columns[one["name"]].flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        vectors.append([row.tobytes() for row in found.reshape(-1, one["dim"])])
+        found = lists_to_matrix(columns[one["name"]], one["dim"]).astype(np.float32)
+        vectors.append([row.tobytes() for row in found])
     texts = zip(*(columns[name].to_pylist() for name in ("item_id", *CONTENT)), strict=True)
     for row, (item_id, image, title, text) in enumerate(texts):
         yield item_id.decode(), Content(image, title, text, tuple(own[row] for own in vectors))

@@ -33,6 +33,7 @@ from components.examples import (
     user_buckets,
 )
 from components.history_gen.join import BUSY, SPLIT, EncodePieces, Join
+from components.history_gen.span_statistics import CatalogueStatistics
 from components.history_gen.statistics_table import (
     TABLES,
     USERS,
@@ -83,14 +84,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if exec_properties["statistics_spec"]:
             statistics = StatisticsSpec(**json.loads(exec_properties["statistics_spec"]), lag=lag, new_items=new_items)
             catalogue = artifact_utils.get_single_instance(input_dict["items"])
-            items = [
-                pipeline
-                | f"Items[{name}]"
-                >> ReadExamples(catalogue, name, only=("item_id", *statistics.attributes, *statistics.dates))
-                for name in CATALOGUE_SPLITS
-            ] | "AllItems" >> beam.Flatten()
-            counted = (impressions, items) | "Statistics" >> CountCatalogue(statistics)
-            counted | "WriteStatistics" >> WriteCatalogueStatistics(table)
+            counted = _count_catalogue(pipeline, impressions, catalogue, table, statistics)
             side_inputs.append(beam.pvalue.AsSingleton(counted))
         join = Join(
             exec_properties["history_length"], exec_properties["cold_max_clicks"], profile, new_items, lag, statistics
@@ -151,6 +145,23 @@ class _CheckUsers:
 
     def __call__(self, batch: TableBatch, others: list[tuple[str, int]]) -> CheckedRows:
         return check_users(batch, self._schema.users, self._schema.policies, others)
+
+
+def _count_catalogue(
+    pipeline: beam.Pipeline,
+    impressions: beam.PCollection[Columns],
+    catalogue: types.Artifact,
+    table: types.Artifact,
+    spec: StatisticsSpec,
+) -> beam.PCollection[CatalogueStatistics]:
+    """Counts all but users, and writes these counts into the exported table."""
+    only = ("item_id", *spec.attributes, *spec.dates)
+    items = [
+        pipeline | f"Items[{name}]" >> ReadExamples(catalogue, name, only=only) for name in CATALOGUE_SPLITS
+    ] | "AllItems" >> beam.Flatten()
+    counted: beam.PCollection[CatalogueStatistics] = (impressions, items) | "Statistics" >> CountCatalogue(spec)
+    counted | "WriteStatistics" >> WriteCatalogueStatistics(table)
+    return counted
 
 
 def _mark_split(columns: Columns, code: int) -> Columns:

@@ -10,7 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.columns import Columns, concatenate, ranks, take
+from components.columns import Columns, concatenate, matrix_to_lists, ranks, take
 from components.examples import SPLITS, to_examples
 from components.history_gen.point_in_time import (
     SEGMENTS,
@@ -21,7 +21,7 @@ from components.history_gen.point_in_time import (
     tail_limit,
 )
 from components.history_gen.span_statistics import CatalogueStatistics, UserStatistics
-from components.history_gen.statistics_table import CLICKED_AT, USERS, StatisticsSpec, number_lists, user_rows
+from components.history_gen.statistics_table import CLICKED_AT, USERS, StatisticsSpec, user_rows
 from components.new_items import launched_late
 
 SPLIT, STATISTICS = "__split__", "statistics"
@@ -118,7 +118,7 @@ class Join(beam.DoFn):
         if self._statistics is not None and catalogue is not None:
             codes = catalogue.attributes.rows_of(columns["item_id"])
             counts = UserStatistics.of_activity(catalogue, self._statistics.activity(columns), user, codes)
-            columns[STATISTICS] = number_lists(counts.of_rows(user, codes, timestamp))
+            columns[STATISTICS] = matrix_to_lists(counts.of_rows(user, codes, timestamp))
             for examples in user_rows(counts, encoded_user.dictionary):
                 yield beam.pvalue.TaggedOutput(USERS, examples)
         if self._new_items:

@@ -28,6 +28,11 @@ def entity_names(attributes: Iterable[str]) -> tuple[str, ...]:
     return (OVERALL, ITEM, USER, *(name for one in attributes for name in (one, f"{USER} x {one}")))
 
 
+def attributes_of(entities: Sequence[str]) -> Sequence[str]:
+    """The attributes that `entity_names` was called with."""
+    return entities[3::2]
+
+
 @dataclass(frozen=True)
 class Activity:
     """m entries, each of some impressions and clicks that became known in one span; all int64 [m].

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tfx.types import Artifact
 
-from components.columns import Columns, concatenate
+from components.columns import Columns, concatenate, matrix_to_lists
 from components.examples import WriteExamples, to_examples
 from components.history_gen.span_statistics import (
     FIELDS,
@@ -155,10 +155,10 @@ def _item_rows(statistics: CatalogueStatistics) -> Iterator[list[bytes]]:
         rows = np.arange(begin, min(begin + ROWS, len(attributes.item_ids)))
         columns = {
             "item_id": attributes.item_ids.take(pa.array(rows)),
-            COUNTS: number_lists(statistics.items.as_of(rows, np.full(len(rows), statistics.end))),
+            COUNTS: matrix_to_lists(statistics.items.as_of(rows, np.full(len(rows), statistics.end))),
         }
         if attributes.dates:
-            columns[DATES] = number_lists(np.stack([one[rows] for one in attributes.dates.values()], axis=1))
+            columns[DATES] = matrix_to_lists(np.stack([one[rows] for one in attributes.dates.values()], axis=1))
         for name, values in attributes.values.items():
             codes, begins = attributes.lists_of(name, rows)
             columns[f"{name}_values"] = _value_lists(values, codes, begins)
@@ -173,7 +173,7 @@ def _value_rows(statistics: CatalogueStatistics) -> Iterator[list[bytes]]:
             found = counts.as_of(np.arange(len(values)), np.full(len(values), statistics.end))
             columns = {"attribute": pa.array([name] * len(values)), "value": pa.array(values)}
             as_of = pa.array(np.full(len(values), statistics.end * statistics.seconds))
-            yield to_examples({**columns, COUNTS: number_lists(found), "as_of": as_of})
+            yield to_examples({**columns, COUNTS: matrix_to_lists(found), "as_of": as_of})
 
 
 def user_rows(statistics: UserStatistics, user_ids: pa.Array) -> Iterator[list[bytes]]:
@@ -191,7 +191,7 @@ def user_rows(statistics: UserStatistics, user_ids: pa.Array) -> Iterator[list[b
     users = np.flatnonzero(active)
     if not len(users):
         return
-    columns = {"user_id": user_ids.take(pa.array(users)), COUNTS: number_lists(counts[users])}
+    columns = {"user_id": user_ids.take(pa.array(users)), COUNTS: matrix_to_lists(counts[users])}
     for name, values in catalogue.attributes.values.items():
         pairs, counts_of_pairs = latest(statistics.pairs[name], catalogue.end)
         begins = np.searchsorted(pairs, np.append(users, len(user_ids)) * max(len(values), 1))
@@ -209,12 +209,6 @@ def latest(counts: SpanCounts, end: int) -> tuple[np.ndarray, np.ndarray]:
     found = counts.as_of(keys, np.full(len(keys), end))
     some = found[:, :2].any(axis=1)
     return keys[some], found[some]
-
-
-def number_lists(counts: np.ndarray) -> pa.ListArray:
-    """The rows of a matrix as lists."""
-    offsets = np.arange(len(counts) + 1, dtype=np.int32) * counts.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(counts.reshape(-1)))
 
 
 def _value_lists(values: list[str], codes: np.ndarray, begins: np.ndarray) -> pa.ListArray:

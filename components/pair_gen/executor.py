@@ -19,7 +19,7 @@ from components.columns import Columns, concatenate, hash_buckets, ranks, take
 from components.contract import counts
 from components.contract.checks import CheckedRows, check_intents
 from components.contract.files import Spans, find_table
-from components.contract.schema import Schema
+from components.contract.schema import Policies, Schema
 from components.contract.tables import ContractError, ReadTable, TableBatch
 from components.examples import (
     SPLITS,
@@ -72,14 +72,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             | "WindowEnd" >> beam.CombineGlobally(_smallest)
         )
         pairs = []
-        known_items = pipeline | "KnownItems" >> ReadItemIds(catalogue)
         if not files:
             against_seen = source == "impressions"
-            only = ("user_id", "item_id", "timestamp", "sequence", "clicked")
             pairs.append(
-                pipeline
-                | "Train" >> ReadExamples(impressions, "train", only=only)
-                | "OfKnownItems" >> beam.Map(_of_known_items, known_items)
+                _training_rows(pipeline, impressions, catalogue, schema.policies)
                 | "Needed" >> beam.Map(_needed, against_seen)
                 | "ByUser" >> beam.ParDo(KeyByBucket("user_id", user_buckets(example_files(impressions))))
                 | "Group" >> beam.GroupByKey()
@@ -90,9 +86,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 pipeline
                 | ReadTable(files, "intents", schema.intents)
                 | "Check"
-                >> beam.ParDo(counts.Checked(_CheckIntents(schema)), known_items).with_outputs(
-                    counts.REJECTS, counts.TALLY, main="valid"
-                )
+                >> beam.ParDo(
+                    counts.Checked(_CheckIntents(schema)), pipeline | "KnownItems" >> ReadItemIds(catalogue)
+                ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
             )
             (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteRowCounts("intents", rejected, counts_file)
             pairs.append(
@@ -137,6 +133,20 @@ def _intents(valid: Columns) -> Columns:
         "hard_item_ids": _no_items(rows),
         "user_id": pa.array([b""] * rows, pa.binary()),
     }
+
+
+def _training_rows(
+    pipeline: beam.Pipeline, impressions: types.Artifact, catalogue: types.Artifact, policies: Policies
+) -> beam.PCollection[Columns]:
+    """The training impressions whose item has content."""
+    only = ("user_id", "item_id", "timestamp", "sequence", "clicked")
+    rows: beam.PCollection[Columns] = pipeline | "Train" >> ReadExamples(impressions, "train", only=only)
+    if policies.unknown_items != "keep":  # then ImpressionGen left none of another item
+        return rows
+    known: beam.PCollection[Columns] = rows | "OfKnownItems" >> beam.Map(
+        _of_known_items, pipeline | "KnownItems" >> ReadItemIds(catalogue)
+    )
+    return known
 
 
 def _of_known_items(impressions: Columns, known_items: set[str]) -> Columns:

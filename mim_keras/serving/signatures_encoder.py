@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -51,6 +52,24 @@ def export_encoder(
     module.tables = preprocessor.text.trackables
     digest = weights_digest(encoder.variables)
     version = encoder_version(digest)
+    tf.saved_model.save(module, str(folder), _signatures(encoder, preprocessor, version))
+    encoder.save_to_preset(folder / ENCODER_FOLDER)
+    preprocessor.save_to_preset(folder / ENCODER_FOLDER)
+    metadata = {
+        "kind": "encoder",
+        "digest": digest,
+        "version": version,
+        "dimension": encoder.item_embedding_dim,
+        "embeddings": [to_mapping(tower) for tower in preprocessor.config.embeddings],
+    }
+    write_metadata(folder, metadata)
+    write_batching(folder)
+    if not preprocessor.config.embeddings:  # a request would need real embeddings
+        write_warmup(folder, _warmup_requests(contents))
+    return digest
+
+
+def _signatures(encoder: ItemEncoder, preprocessor: ContentPreprocessor, version: str) -> dict[str, Any]:
     ready_made = {tower.name: tower.dim for tower in preprocessor.config.embeddings}
 
     def embed(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -74,22 +93,7 @@ def export_encoder(
         parsed = tf.io.parse_example(examples, features)
         return {"item_id": parsed["item_id"], **embed(parsed)}
 
-    signatures = {"serving_default": serve.get_concrete_function(**specs), "embed_examples": embed_examples}
-    tf.saved_model.save(module, str(folder), signatures)
-    encoder.save_to_preset(folder / ENCODER_FOLDER)
-    preprocessor.save_to_preset(folder / ENCODER_FOLDER)
-    metadata = {
-        "kind": "encoder",
-        "digest": digest,
-        "version": version,
-        "dimension": encoder.item_embedding_dim,
-        "embeddings": [to_mapping(tower) for tower in preprocessor.config.embeddings],
-    }
-    write_metadata(folder, metadata)
-    write_batching(folder)
-    if not ready_made:  # a request would need real embeddings
-        write_warmup(folder, _warmup_requests(contents))
-    return digest
+    return {"serving_default": serve.get_concrete_function(**specs), "embed_examples": embed_examples}
 
 
 def load_encoder(folder: Path) -> tuple[ItemEncoder, ContentPreprocessor]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
@@ -70,10 +74,10 @@ def naive(table: list[tuple[int, ...]], row: tuple[int, ...], lag: int) -> list[
     def values(item: int, attribute: str) -> list[str]:
         return list(VALUES[attribute].get(f"i{item}", []))
 
-    def add(weight: object) -> None:
+    def add(weight: Callable[[tuple[int, ...]], int]) -> None:
         sums = [0, 0, NEVER]
         for other in table:
-            times = int(weight(other))  # type: ignore[operator]
+            times = int(weight(other))
             if times and (other[2] + lag) // SECONDS * SECONDS < begin:
                 sums[0] += times
             if times and other[3] and (other[2] + other[4] + lag) // SECONDS * SECONDS < begin:
@@ -81,20 +85,25 @@ def naive(table: list[tuple[int, ...]], row: tuple[int, ...], lag: int) -> list[
                 sums[2] = max(sums[2], other[2] + other[4])
         found.extend([sums[0], sums[1], NO_CLICK if sums[2] == NEVER else begin - sums[2]])
 
+    def shared(attribute: str, other: tuple[int, ...]) -> int:
+        return len(set(values(row[1], attribute)) & set(values(other[1], attribute)))
+
+    def shared_by_user(attribute: str, other: tuple[int, ...]) -> int:
+        return shared(attribute, other) if other[0] == row[0] else 0
+
     add(lambda other: 1)
     add(lambda other: other[1] == row[1] != 4)  # which the catalogue lacks
     add(lambda other: other[0] == row[0])
     for attribute in KINDS:
-        own = values(row[1], attribute)
-        add(lambda other: sum(value in own for value in values(other[1], attribute)))  # noqa: B023
-        add(lambda other: other[0] == row[0] and sum(value in own for value in values(other[1], attribute)))  # noqa: B023
+        add(partial(shared, attribute))
+        add(partial(shared_by_user, attribute))
     return found
 
 
 @given(rows, st.integers(0, 12), st.randoms())
 @settings(max_examples=200, deadline=None)
-def test_counts_are_those_of_the_completed_spans(table: list[tuple[int, ...]], lag: int, random: object) -> None:
-    random.shuffle(table)  # type: ignore[attr-defined]
+def test_counts_are_those_of_the_completed_spans(table: list[tuple[int, ...]], lag: int, random: Random) -> None:
+    random.shuffle(table)
     spec = StatisticsSpec(KINDS, SECONDS, lag)
     statistics = counted(table, spec)
     user, _, time = (np.array([row[place] for row in table], np.int64) for place in range(3))

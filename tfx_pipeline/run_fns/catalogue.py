@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
-from components.columns import concatenate
+from components.columns import concatenate, lists_to_matrix
 from components.examples import DECODE_ROWS, decode
 from components.item_attributes import attribute_values
 from mim_keras.config import EmbeddingTowerConfig
@@ -77,10 +77,7 @@ class Catalogue:
             for own, values in zip(categories, attribute_values(kind, column(name)), strict=True):
                 own.extend(f"{name}: {value}" for value in values)
         held = np.array(held_out)
-        embeddings = {
-            tower.name: columns[tower.name].flatten().to_numpy().astype(np.float32).reshape(-1, tower.dim)
-            for tower in towers
-        }
+        embeddings = {one.name: lists_to_matrix(columns[one.name], one.dim).astype(np.float32) for one in towers}
         item_id, title, text, image = (column(name) for name in ("item_id", "title", "text", "image"))
         return Catalogue(item_id, title, text, image, categories, held, embeddings)
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.history_gen.span_statistics import FIELDS
+from components.history_gen.span_statistics import FIELDS, attributes_of
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import gauc, ranking_metrics
@@ -80,7 +80,7 @@ def run_fn(fn_args: Any) -> None:
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
     save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
     layer = transform.transform_features_layer()
-    attributes = transform_config["statistics"][3::2]
+    attributes = attributes_of(transform_config["statistics"])
     statistics_table = fn_args.custom_config.get("statistics_table")
     signatures = RankerSignatureSpec(
         item_ids=snapshot.item_ids,

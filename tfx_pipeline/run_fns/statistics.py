@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-from components.columns import Columns, concatenate
+from components.columns import Columns, concatenate, lists_to_matrix
 from components.examples import DECODE_ROWS, decode
 from components.history_gen.point_in_time import flat_ranges
+from components.history_gen.span_statistics import FIELDS
 from components.history_gen.statistics_table import COUNTS, DATES, ITEMS, USERS, VALUES
 from mim_keras.serving.statistics_lookup import EMPTY, AttributeCounts, StatisticsTable
 
@@ -90,7 +91,7 @@ def _column(batch: Columns, name: str, lists: Sequence[str]) -> pa.Array:
 
 def _counts(lists: pa.ListArray) -> np.ndarray:
     """int64 [n, 3]."""
-    return lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64).reshape(-1, 3)
+    return lists_to_matrix(lists, len(FIELDS)).astype(np.int64)
 
 
 def _codes(columns: Columns, name: str, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
