@@ -39,7 +39,7 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
     root, config = tmp_path / "run", write_config(tmp_path / "tiny.yaml")
     invoke(["init", "--items", str(export.items), f"--{export.kind}", str(export.log)])
     invoke(["run", "--config", str(config), "--data", str(tmp_path / "shop"), "--root", str(root)])
-    with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address) as client:
+    with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address, timeout=20) as client:
         client.wait_until_available("mim_ranker", "mim_encoder")
         if name == "nested":  # the encoder reads the ready-made embedding
             contents = [(b"", "red mug", "")] * 2
@@ -70,7 +70,7 @@ def test_the_guide_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             if words[0] == "serve":
                 server = EmbeddedServer(words[words.index("--models") + 1], port=0)
                 server.__enter__()
-                with MimClient(server.address) as client:
+                with MimClient(server.address, timeout=20) as client:
                     client.wait_until_available("mim_ranker", "mim_retrieval")
                 continue
             address = server.address if server else ""

@@ -16,6 +16,7 @@ from tests.components.runner import run_catalogue, run_histories, run_impression
 from tests.components.test_served_statistics import DAY, DAYS, SCHEMA, SPEC, START, write_shop
 from tests.conftest import TINY_CONFIG
 from tfx_pipeline.cli import main
+from tfx_pipeline.runners.lineage import newest, open_store
 
 
 def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
@@ -27,6 +28,10 @@ def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
     words += ["--set", "data.statistics.enabled=true", "--set", "evaluation.ids_only_comparison=false"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output[-3_000:]
+    store = open_store(str(root / "metadata.sqlite"))
+    for output in ("examples", "statistics_table"):  # both are Examples, and either may be the newer one
+        made = newest(store, "Examples", "HistoryGen", output)
+        assert made is not None and f"/HistoryGen/{output}/" in made.uri
 
     items = run_catalogue(whole, tmp_path / "out", schema=SCHEMA.to_json())
     impressions = run_impressions(whole, tmp_path / "out", items, schema=SCHEMA.to_json())
@@ -42,7 +47,7 @@ def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
                 request = (feature["user_id"].bytes_list.value[0], history, ages)
                 by_request[request].append((feature["item_id"].bytes_list.value[0], record))
     assert len(by_request) > 200
-    with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address) as client:
+    with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address, timeout=20) as client:
         client.wait_until_available("mim_ranker")
         differs = False
         for (user, history, ages), rows in list(by_request.items())[:200]:

@@ -77,7 +77,7 @@ def test_four_ways_to_one_embedding(tiny_run: Run, pictures: dict[str, bytes], t
     ]
     (events / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     by_event = {event.item_id: event.content for event in FolderEvents(events).take(100)}
-    with EmbeddedServer(tiny_run.root / "models", port=0) as server, MimClient(server.address) as client:
+    with EmbeddedServer(tiny_run.root / "models", port=0) as server, MimClient(server.address, timeout=20) as client:
         client.wait_until_available(ENCODER)
 
         def embedded(images: list[bytes]) -> np.ndarray:

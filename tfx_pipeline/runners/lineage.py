@@ -20,17 +20,12 @@ def open_store(metadata_file: str) -> Any:
     return metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(metadata_file))
 
 
-def newest(store: Any, type_name: str, producer: str | None = None) -> Any | None:
-    """The newest live artifact of a type, or None; `producer` is the node's id, where it matters."""
+def newest(store: Any, type_name: str, producer: str, output: str) -> Any | None:
+    """The newest live artifact of a type that the node `producer` made as its `output`, or None."""
     from ml_metadata.proto import metadata_store_pb2 as pb
 
     found = [a for a in store.get_artifacts_by_type(type_name) if a.state == pb.Artifact.LIVE]
-    if producer is not None:
-        found = [
-            a
-            for a in found
-            if a.custom_properties["tfx_component"].string_value == producer or f"/{producer}/" in a.uri
-        ]
+    found = [a for a in found if f"/{producer}/{output}/" in a.uri]
     return max(found, key=lambda a: a.id, default=None)
 
 
@@ -46,7 +41,7 @@ def last_models(metadata_file: str) -> tuple[str, str]:
     if not Path(metadata_file).is_file():
         return "", ""
     store = open_store(metadata_file)
-    encoder = newest(store, "Model", "Trainer.csft")
+    encoder = newest(store, "Model", "Trainer.csft", "model")
     ranker = max(_blessings(store), key=lambda blessing: blessing.id, default=None)
     return (
         "" if encoder is None else encoder.uri,
