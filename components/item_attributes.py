@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-BUCKETS, MAX_VALUES = 10, 1_000
+BUCKETS, MAX_VALUES = 10, 10_000
 
 
 def attribute_values(kind: str, values: np.ndarray) -> list[list[str]]:

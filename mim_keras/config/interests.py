@@ -32,6 +32,10 @@ INTERESTS = {
     "semantic_target_attention": InterestKind(False, True, True, ("heads", "temperature")),
     # a histogram of the cosine similarities of the target and the history
     "sim_tier": InterestKind(False, True, False, ("bins",)),
+    # for each attribute, the share of the history that has a value of the target
+    "attribute_match": InterestKind(False, False, False, ()),
+    # cosine similarities of target and history in a space that is learned from clicks, by content and attributes
+    "learned_similarity": InterestKind(False, True, False, ("hidden_dim",)),
 }
 
 
@@ -48,7 +52,7 @@ class Interest:
     name: str  # one of INTERESTS
     heads: int = 1  # of target_attention and semantic_target_attention
     temperature: float = 0.1  # initial value, which is learned; of modal_attention and semantic_target_attention
-    hidden_dim: int = 64  # of din_attention
+    hidden_dim: int = 64  # of din_attention and learned_similarity
     bins: int = 20  # of sim_tier
 
     @property

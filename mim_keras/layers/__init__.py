@@ -1,5 +1,7 @@
 """Layers of the ranker, of contrastive training and of the item encoder."""
 
+from mim_keras.layers.attribute_embedding import AttributeEmbedding
+from mim_keras.layers.attribute_match import AttributeMatch
 from mim_keras.layers.auxiliary_data import AuxiliaryData
 from mim_keras.layers.content_similarity import Similarity, content_similarity
 from mim_keras.layers.cross_deep_head import CrossDeepHead
@@ -8,6 +10,7 @@ from mim_keras.layers.gated_fusion import GatedFusion
 from mim_keras.layers.history_encoder import EncodedHistory, HistoryEncoder
 from mim_keras.layers.interest_attention import InterestAttention
 from mim_keras.layers.item_table import ItemTable, ItemTableData
+from mim_keras.layers.learned_similarity import LearnedSimilarity
 from mim_keras.layers.mean_pooling import MeanPooling
 from mim_keras.layers.modal_attention import ModalAttention
 from mim_keras.layers.momentum_encoder import MomentumEncoder
@@ -21,6 +24,8 @@ from mim_keras.layers.target_encoder import EncodedTarget, TargetEncoder
 from mim_keras.layers.top_k_search import TopKSearch
 
 __all__ = [
+    "AttributeEmbedding",
+    "AttributeMatch",
     "AuxiliaryData",
     "CrossDeepHead",
     "DINAttention",
@@ -32,6 +37,7 @@ __all__ = [
     "ItemTable",
     "ItemTableData",
     "KnownPositives",
+    "LearnedSimilarity",
     "MeanPooling",
     "ModalAttention",
     "MomentumEncoder",

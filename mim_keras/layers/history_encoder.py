@@ -17,16 +17,17 @@ AGE_BUCKETS = 32
 
 
 class EncodedHistory(NamedTuple):
-    """H encoded histories of L behaviours.  Without content the last four are None, without recency `recency` is.
+    """H encoded histories of L behaviours.  Without content the three of content are None; `recency` may be, too.
 
     Attributes:
-        behaviours: Projected content, id embedding and category embedding, side by side, [H, L, P + D].
+        behaviours: Projected content, id embedding and attribute embedding, side by side, [H, L, P + D].
         mask: bool [H, L], true at behaviours; padding is masked.
-        mean: Mean of id and category embeddings, [H, D].
+        mean: Mean of id and attribute embeddings, [H, D].
         recency: Added to the scores of each attention head, [H, L, heads].
         content_mask: bool [H, L], true at behaviours that have content.
         content_mean: Mean of the projected content, [H, P].
         embedding: Content embeddings before the projection, [H, L, d]; None where similarities are precomputed.
+        attributes: Codes of the attributes, int [H, L, slots].
     """
 
     behaviours: Any
@@ -36,6 +37,7 @@ class EncodedHistory(NamedTuple):
     content_mask: Any = None
     content_mean: Any = None
     embedding: Any = None
+    attributes: Any = None
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -46,7 +48,7 @@ class HistoryEncoder(ItemParts, MaskConsumingLayer):
 
     Args:
         item_table: What is known of the items.
-        category_embedding: Dense layer over the categories.
+        attribute_embedding: `AttributeEmbedding` of the attributes.
         id_embedding: Embedding of the ids of behaviours; None for a ranker without ids.
         content_projection: Dense layer over the content embeddings; None for a ranker without content.
         recency_heads: Attention heads that read the age of a behaviour; 0: ages are not read.
@@ -59,9 +61,9 @@ class HistoryEncoder(ItemParts, MaskConsumingLayer):
 
     Example:
         >>> import keras, numpy as np
-        >>> from mim_keras.layers import HistoryEncoder, ItemTable, ItemTableData
+        >>> from mim_keras.layers import AttributeEmbedding, HistoryEncoder, ItemTable, ItemTableData
         >>> data = ItemTableData.from_items(np.eye(4, dtype="f4"), np.ones(4, bool), [["a"], [], [], []], np.arange(4))
-        >>> encoder = HistoryEncoder(ItemTable.from_data(data), keras.layers.Dense(8), keras.layers.Embedding(5, 16))
+        >>> encoder = HistoryEncoder(ItemTable.from_data(data), AttributeEmbedding(2, 8), keras.layers.Embedding(5, 16))
         >>> encoder(np.array([[1, 2, 0]])).mask.numpy().tolist()
         [[True, True, False]]
     """
@@ -71,14 +73,14 @@ class HistoryEncoder(ItemParts, MaskConsumingLayer):
     def __init__(
         self,
         item_table: ItemTable,
-        category_embedding: Any,
+        attribute_embedding: Any,
         id_embedding: Any = None,
         content_projection: Any = None,
         recency_heads: int = 0,
         needs_embedding: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(item_table, category_embedding, id_embedding, content_projection, **kwargs)
+        super().__init__(item_table, attribute_embedding, id_embedding, content_projection, **kwargs)
         self.recency_heads, self.needs_embedding = recency_heads, needs_embedding
         self.recency_embedding = None
         if recency_heads:
@@ -95,8 +97,10 @@ class HistoryEncoder(ItemParts, MaskConsumingLayer):
         mask = ops.not_equal(rows, PADDING_ROW)
         behaviours = self._embed(rows)  # (H, L, P + D)
         recency = self._recency(ages)
+        attributes = ops.take(self.item_table.attributes, rows, axis=0)
         if self.content_projection is None:
-            return EncodedHistory(behaviours, mask, masked_means([mask], behaviours)[0], recency)
+            mean = masked_means([mask], behaviours)[0]
+            return EncodedHistory(behaviours, mask, mean, recency, attributes=attributes)
         content_mask = ops.logical_and(mask, ops.take(self.item_table.has_embedding, rows, axis=0))
         mean, content_mean = masked_means([mask, content_mask], behaviours)
         embedding = None
@@ -110,6 +114,7 @@ class HistoryEncoder(ItemParts, MaskConsumingLayer):
             content_mask,
             content_mean[:, : self.content_dim],
             embedding,
+            attributes,
         )
 
     def _recency(self, ages: Any) -> Any:
@@ -132,26 +137,33 @@ class HistoryEncoder(ItemParts, MaskConsumingLayer):
         table, (batch, length) = self.item_table, rows.shape
         embed_table = batch is not None and length is not None and table.num_rows <= batch * length
         if embed_table:
-            embeddings, categories = table.all_embeddings(), table.all_categories()
+            embeddings, attributes = table.all_embeddings(), ops.convert_to_tensor(table.attributes)
             id_index = ops.convert_to_tensor(table.id_index)
         else:
-            embeddings, _, categories, id_index = table(rows)
+            embeddings, _, attributes, id_index = table(rows)
         parts = []
         if self.content_projection is not None:
             parts.append(self.content_projection(embeddings))
         if self.id_embedding is not None:
             parts.append(self.id_embedding(id_index))
-        parts.append(self.category_embedding(categories))
+        parts.append(self.attribute_embedding(attributes))
         features = ops.concatenate([ops.cast(part, self.compute_dtype) for part in parts], axis=-1)
         # The barrier: the gradient is summed over all behaviours at once, not for each of the parts.
         return gather_float32(features, rows) if embed_table else fusion_barrier(features)
 
     def compute_output_shape(self, rows_shape: Any) -> EncodedHistory:
         histories, length = rows_shape
-        dim = self.category_embedding.units + (0 if self.id_embedding is None else self.id_embedding.output_dim)
-        absent = [ABSENT] * 4
-        sizes = (histories, length, self.content_dim + dim), (histories, length), (histories, dim)
-        shape = EncodedHistory(*sizes, *absent)
+        dim = self.attribute_embedding.units + (0 if self.id_embedding is None else self.id_embedding.output_dim)
+        shape = EncodedHistory(
+            behaviours=(histories, length, self.content_dim + dim),
+            mask=(histories, length),
+            mean=(histories, dim),
+            recency=ABSENT,
+            content_mask=ABSENT,
+            content_mean=ABSENT,
+            embedding=ABSENT,
+            attributes=(histories, length, sum(self.item_table.slots)),
+        )
         if self.recency_heads:
             shape = shape._replace(recency=(histories, length, self.recency_heads))
         if self.content_projection is None:

@@ -1,8 +1,8 @@
-"""What the ranker knows of every item: its frozen content embedding, its categories, and its id's row."""
+"""What the ranker knows of every item: its frozen content embedding, its attributes, and its id's row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from mim_keras.ops.distribution import is_multi_worker
 
 INT8_SCALE = 127.0
 SPLIT_ROWS = 65_536
+MAX_VALUES = 16  # values of one attribute that an item keeps
+NO_ATTRIBUTES: Mapping[str, Sequence[Sequence[str]]] = {}
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,18 @@ class ItemTableData:
     Attributes:
         embeddings: [items + 1, d], L2-normalised: int8 × 127, float16 or float32.
         has_embedding: bool [items + 1].
-        categories: 0/1 uint8 [items + 1, categories].
+        attributes: int32 [items + 1, slots]: values of the attributes as rows of `values`; 0 where there is none.
         id_index: int32 [items + 1]: row of the id embedding, 0 for an id that is not in the vocabulary.
-        category_names: Of the columns of `categories`.
+        slots: How many columns of `attributes` each attribute has, in order.
+        values: What the codes stand for; the first, "", is no value.
     """
 
     embeddings: np.ndarray
     has_embedding: np.ndarray
-    categories: np.ndarray
+    attributes: np.ndarray
     id_index: np.ndarray
-    category_names: tuple[str, ...] = ()
+    slots: tuple[int, ...] = (1,)
+    values: tuple[str, ...] = ("",)
 
     @property
     def scale(self) -> float:
@@ -66,56 +70,76 @@ class ItemTableData:
 
     @staticmethod
     def from_items(
-        embeddings: np.ndarray, has_embedding: np.ndarray, categories: Sequence[Sequence[str]], id_index: np.ndarray
+        embeddings: np.ndarray,
+        has_embedding: np.ndarray,
+        categories: Sequence[Sequence[str]],
+        id_index: np.ndarray,
+        attributes: Mapping[str, Sequence[Sequence[str]]] = NO_ATTRIBUTES,
     ) -> ItemTableData:
         """A table of n items, without its padding row.
 
         Args:
             embeddings: [n, d]; rows of items without an embedding are set to zero.
             has_embedding: bool [n].
-            categories: Names of each item's categories.
+            categories: Names of each item's categories; the first attribute.
             id_index: int [n].
+            attributes: Values of each item's further attributes, by name; the first 16 of each are kept.
 
         Raises:
-            ValueError: the rows differ in number, an item's categories are a string, or an id index is negative.
+            ValueError: the rows differ in number, an item's values are a string, or an id index is negative.
 
         Example:
             >>> import numpy as np
             >>> from mim_keras.layers import ItemTableData
             >>> data = ItemTableData.from_items(np.eye(2, dtype="float32"), np.ones(2, bool), [["a"], []], np.arange(2))
-            >>> data.embeddings.shape, data.category_names
-            ((3, 2), ('a',))
+            >>> data.embeddings.shape, data.values
+            ((3, 2), ('', 'a'))
         """
-        sizes = {len(embeddings), len(has_embedding), len(categories), len(id_index)}
-        if len(sizes) > 1 or any(isinstance(row, str) for row in categories) or np.min(id_index, initial=0) < 0:
+        columns = [categories, *attributes.values()]
+        sizes = {len(embeddings), len(has_embedding), len(id_index), *map(len, columns)}
+        strings = any(isinstance(row, str) for column in columns for row in column)
+        if len(sizes) > 1 or strings or np.min(id_index, initial=0) < 0:
             raise ValueError(
-                "items have one row in each of embeddings, has_embedding, categories and id_index, lists of names as "
-                f"categories, and id indices of 0 or more; received {len(embeddings)}, {len(has_embedding)}, "
-                f"{len(categories)} and {len(id_index)} rows, categories such as {list(categories[:1])}, a least id "
-                f"index of {np.min(id_index, initial=0)}. Give each item its row."
+                "items have one row in each of embeddings, has_embedding, categories, id_index and attributes, lists "
+                f"of names as categories and attributes, and id indices of 0 or more; received {len(embeddings)}, "
+                f"{len(has_embedding)}, {len(categories)}, {len(id_index)} and {[len(one) for one in columns[1:]]} "
+                f"rows, categories such as {list(categories[:1])}, a least id index of {np.min(id_index, initial=0)}. "
+                "Give each item its row."
             )
         has_embedding = np.asarray(has_embedding, bool)
         embeddings = np.where(has_embedding[:, None], embeddings, np.zeros((), embeddings.dtype))
-        names = sorted({name for row in categories for name in row})
-        column_of = {name: column for column, name in enumerate(names)}
-        multi_hot = np.zeros((len(embeddings) + 1, max(1, len(names))), np.uint8)
-        for row, item_names in enumerate(categories, 1):
-            multi_hot[row, [column_of[name] for name in item_names]] = 1
+        codes, values = [], [""]
+        for name, column in zip(("", *attributes), columns, strict=True):
+            of_items, found = _codes(column, len(values))
+            codes.append(of_items)
+            values += [f"{name}: {value}" if name else value for value in found]
         return ItemTableData(
             embeddings=np.concatenate([np.zeros((1, embeddings.shape[1]), embeddings.dtype), embeddings]),
             has_embedding=np.concatenate([[False], has_embedding]),
-            categories=multi_hot,
+            attributes=np.concatenate(codes, axis=1),
             id_index=np.concatenate([[0], id_index]).astype(np.int32),
-            category_names=tuple(names),
+            slots=tuple(one.shape[1] for one in codes),
+            values=tuple(values),
         )
 
 
+def _codes(column: Sequence[Sequence[str]], first: int) -> tuple[np.ndarray, list[str]]:
+    """Codes of one attribute's values, from `first` on, int32 [items + 1, slots], and the values in this order."""
+    kept = [list(dict.fromkeys(row))[:MAX_VALUES] for row in column]
+    found = sorted({value for row in kept for value in row})
+    code_of = {value: code for code, value in enumerate(found, first)}
+    codes = np.zeros((len(kept) + 1, max(1, *map(len, kept), 1)), np.int32)
+    for row, values in enumerate(kept, 1):
+        codes[row, : len(values)] = [code_of[value] for value in values]
+    return codes, found
+
+
 class ItemFeatures(NamedTuple):
-    """Rows of an `ItemTable`: embedding [..., d], has_embedding bool [...], categories [..., C], id_index [...]."""
+    """Rows of an `ItemTable`: embedding [..., d], has_embedding bool [...], attributes [..., K], id_index [...]."""
 
     embedding: Any
     has_embedding: Any
-    categories: Any
+    attributes: Any
     id_index: Any
 
 
@@ -128,8 +152,9 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
     Args:
         num_rows: Rows, padding included.
         embedding_dim: Width of the content embeddings.
-        num_categories: Columns of the category matrix.
+        num_values: Values of all attributes, the one for none included.
         num_ids: Rows of the id embedding that `id_index` points into.
+        slots: Columns of the attribute codes that each attribute has.
         embedding_dtype: int8 (× 127), float16 or float32.
 
     Call arguments:
@@ -146,7 +171,7 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
         [[0.0, 0.0], [1.0, 0.0]]
     """
 
-    config_names = ("num_rows", "embedding_dim", "num_categories", "num_ids", "embedding_dtype")
+    config_names = ("num_rows", "embedding_dim", "num_values", "num_ids", "slots", "embedding_dtype")
 
     skipped_by_checkpoints = True  # and by warm starts; a `.keras` file holds the values
 
@@ -154,19 +179,20 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
         self,
         num_rows: int,
         embedding_dim: int,
-        num_categories: int,
+        num_values: int,
         num_ids: int,
+        slots: Sequence[int] = (1,),
         embedding_dtype: str = "int8",
         **kwargs: Any,
     ) -> None:
         super().__init__(trainable=False, **{k: v for k, v in kwargs.items() if k != "trainable"})
-        self.num_rows, self.embedding_dim, self.num_categories = num_rows, embedding_dim, num_categories
-        self.num_ids, self.embedding_dtype = num_ids, embedding_dtype
+        self.num_rows, self.embedding_dim, self.num_values = num_rows, embedding_dim, num_values
+        self.num_ids, self.slots, self.embedding_dtype = num_ids, tuple(slots), embedding_dtype
         # TensorFlow sends no int8 between workers.
         stored = "float16" if is_multi_worker() and embedding_dtype == "int8" else embedding_dtype
         self.embeddings = self._add_frozen_weight("embeddings", (num_rows, embedding_dim), stored)
         self.has_embedding = self._add_frozen_weight("has_embedding", (num_rows,), "bool")
-        self.category_matrix = self._add_frozen_weight("categories", (num_rows, num_categories), "bool")
+        self.attributes = self._add_frozen_weight("attributes", (num_rows, sum(self.slots)), "int32")
         self.id_index = self._add_frozen_weight("id_index", (num_rows,), "int32")
 
     def _add_frozen_weight(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
@@ -178,7 +204,7 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
         """A table with the sizes and the values of `data`."""
         rows, dim = data.embeddings.shape
         num_ids = int(data.id_index.max()) + 1
-        table = cls(rows, dim, data.categories.shape[1], num_ids, str(data.embeddings.dtype), **kwargs)
+        table = cls(rows, dim, len(data.values), num_ids, data.slots, str(data.embeddings.dtype), **kwargs)
         table.set_data(data)
         return table
 
@@ -188,25 +214,21 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
         Raises:
             ValueError: they have other sizes than the table.
         """
-        sizes = (*data.embeddings.shape, data.categories.shape[1])
-        expected = (self.num_rows, self.embedding_dim, self.num_categories)
+        sizes = (*data.embeddings.shape, len(data.values), data.slots)
+        expected = (self.num_rows, self.embedding_dim, self.num_values, self.slots)
         if sizes != expected:
             raise ValueError(
-                f"the data of an ItemTable have its (rows, embedding_dim, categories), {expected}; received {sizes}. "
-                "Make a table of these sizes: ItemTable.from_data."
+                f"the data of an ItemTable have its (rows, embedding_dim, values, slots), {expected}; received "
+                f"{sizes}. Make a table of these sizes: ItemTable.from_data."
             )
         self.embeddings.assign(data.embeddings)
         self.has_embedding.assign(data.has_embedding.astype(bool))
-        self.category_matrix.assign(data.categories.astype(bool))
+        self.attributes.assign(data.attributes)
         self.id_index.assign(data.id_index)
 
     def all_embeddings(self) -> Any:
         """The embeddings of all rows, float [num_rows, embedding_dim]."""
         return self._dequantize(ops.convert_to_tensor(self.embeddings))
-
-    def all_categories(self) -> Any:
-        """The categories of all rows, float [num_rows, num_categories]."""
-        return ops.cast(ops.convert_to_tensor(self.category_matrix), self.compute_dtype)
 
     def _dequantize(self, values: Any) -> Any:
         return ops.cast(values, self.compute_dtype) * _scale(self.embedding_dtype)
@@ -218,13 +240,13 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
         return ItemFeatures(
             embedding=self._dequantize(ops.take(self.embeddings, rows, axis=0)),
             has_embedding=ops.take(self.has_embedding, rows, axis=0),
-            categories=ops.cast(ops.take(self.category_matrix, rows, axis=0), self.compute_dtype),
+            attributes=ops.take(self.attributes, rows, axis=0),
             id_index=ops.take(self.id_index, rows, axis=0),
         )
 
     def compute_output_shape(self, rows_shape: Any) -> ItemFeatures:
         shape = tuple(rows_shape)
-        return ItemFeatures((*shape, self.embedding_dim), shape, (*shape, self.num_categories), shape)
+        return ItemFeatures((*shape, self.embedding_dim), shape, (*shape, sum(self.slots)), shape)
 
 
 def _scale(dtype: str) -> float:
@@ -236,29 +258,29 @@ class ItemParts(TracedSpec, Configurable):
 
     Args:
         item_table: What is known of the items.
-        category_embedding: Dense layer over the categories.
+        attribute_embedding: `AttributeEmbedding` of the attributes.
         id_embedding: Embedding of the ids; None for a ranker without ids.
         content_projection: Dense layer over the content embeddings; None for a ranker without content.
     """
 
-    config_parts = ("item_table", "category_embedding", "id_embedding", "content_projection")
+    config_parts = ("item_table", "attribute_embedding", "id_embedding", "content_projection")
 
     def __init__(
         self,
         item_table: ItemTable,
-        category_embedding: Any,
+        attribute_embedding: Any,
         id_embedding: Any = None,
         content_projection: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.item_table, self.category_embedding = item_table, category_embedding
+        self.item_table, self.attribute_embedding = item_table, attribute_embedding
         self.id_embedding, self.content_projection = id_embedding, content_projection
 
     def build_parts(self) -> None:
         """Builds the layers that are not built yet."""
         for layer, shape in (
-            (self.category_embedding, (None, self.item_table.num_categories)),
+            (self.attribute_embedding, (None, sum(self.item_table.slots))),
             (self.id_embedding, (None,)),
             (self.content_projection, (None, self.item_table.embedding_dim)),
         ):

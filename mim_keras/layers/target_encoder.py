@@ -1,4 +1,4 @@
-"""The target item: id embedding, category embedding, projected content embedding."""
+"""The target item: id embedding, attribute embedding, projected content embedding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from mim_keras.layers.item_table import ItemParts
 
 
 class EncodedTarget(NamedTuple):
-    """B encoded targets.  Without ids `id_embedding` is None, without content the last three are.
+    """B encoded targets.  Without ids `id_embedding` is None, without content the three of content are.
 
     Attributes:
-        features: Id embedding and category embedding, [B, D].
+        features: Id embedding and attribute embedding, [B, D].
         id_embedding: [B, id_dim].
         content: Projected content embedding, [B, P]; zeros without content.
         has_content: bool [B].
         embedding: Content embedding before the projection, [B, d].
+        attributes: Codes of the attributes, int [B, slots].
     """
 
     features: Any
@@ -27,6 +28,7 @@ class EncodedTarget(NamedTuple):
     content: Any = None
     has_content: Any = None
     embedding: Any = None
+    attributes: Any = None
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -37,7 +39,7 @@ class TargetEncoder(ItemParts, keras.layers.Layer):
 
     Args:
         item_table: What is known of the items.
-        category_embedding: Dense layer over the categories.
+        attribute_embedding: `AttributeEmbedding` of the attributes.
         id_embedding: Embedding of the ids; None for a ranker without ids.
         content_projection: Dense layer over the content embeddings; None for a ranker without content.
 
@@ -50,9 +52,9 @@ class TargetEncoder(ItemParts, keras.layers.Layer):
 
     Example:
         >>> import keras, numpy as np
-        >>> from mim_keras.layers import ItemTable, ItemTableData, TargetEncoder
+        >>> from mim_keras.layers import AttributeEmbedding, ItemTable, ItemTableData, TargetEncoder
         >>> data = ItemTableData.from_items(np.eye(4, dtype="f4"), np.ones(4, bool), [["a"], [], [], []], np.arange(4))
-        >>> encoder = TargetEncoder(ItemTable.from_data(data), keras.layers.Dense(8), keras.layers.Embedding(5, 16))
+        >>> encoder = TargetEncoder(ItemTable.from_data(data), AttributeEmbedding(2, 8), keras.layers.Embedding(5, 16))
         >>> encoder(np.array([1, 2, 3])).features.shape
         TensorShape([3, 24])
     """
@@ -65,13 +67,13 @@ class TargetEncoder(ItemParts, keras.layers.Layer):
         self, item_row: Any, item_embedding: Any = None, use_item_embedding: Any = None, drop_id: Any = None
     ) -> EncodedTarget:
         item = self.item_table(item_row)
-        categories = ops.cast(self.category_embedding(item.categories), self.compute_dtype)
-        features, id_embedding = [categories], None
+        attributes = ops.cast(self.attribute_embedding(item.attributes), self.compute_dtype)
+        features, id_embedding = [attributes], None
         if self.id_embedding is not None:
             id_index = item.id_index if drop_id is None else ops.where(drop_id, 0, item.id_index)
             id_embedding = ops.cast(self.id_embedding(id_index), self.compute_dtype)
             features.insert(0, id_embedding)
-        target = EncodedTarget(ops.concatenate(features, axis=-1), id_embedding)
+        target = EncodedTarget(ops.concatenate(features, axis=-1), id_embedding, attributes=item.attributes)
         if self.content_projection is None:
             return target
         embedding, has_content = item.embedding, item.has_embedding
@@ -86,8 +88,8 @@ class TargetEncoder(ItemParts, keras.layers.Layer):
         return target._replace(content=content, has_content=has_content, embedding=embedding)
 
     def compute_output_shape(self, item_row_shape: Any) -> EncodedTarget:
-        batch, dim = item_row_shape[0], self.category_embedding.units
-        shape = EncodedTarget((batch, dim), ABSENT, ABSENT, ABSENT, ABSENT)
+        batch, dim = item_row_shape[0], self.attribute_embedding.units
+        shape = EncodedTarget((batch, dim), ABSENT, ABSENT, ABSENT, ABSENT, (batch, sum(self.item_table.slots)))
         if self.id_embedding is not None:
             id_dim = self.id_embedding.output_dim
             shape = shape._replace(features=(batch, dim + id_dim), id_embedding=(batch, id_dim))

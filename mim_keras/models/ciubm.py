@@ -11,6 +11,8 @@ from keras import ops
 
 from mim_keras.config import CiubmConfig
 from mim_keras.layers import (
+    AttributeEmbedding,
+    AttributeMatch,
     CrossDeepHead,
     DINAttention,
     EncodedHistory,
@@ -18,6 +20,7 @@ from mim_keras.layers import (
     HistoryEncoder,
     InterestAttention,
     ItemTable,
+    LearnedSimilarity,
     MeanPooling,
     ModalAttention,
     SemanticTargetAttention,
@@ -33,7 +36,7 @@ from mim_keras.layers.embedding import DotL2, float32_embedding
 from mim_keras.layers.top_k_search import gather_behaviours
 from mim_keras.models.base import StageModel
 
-CATEGORY_DIM = 8
+ATTRIBUTE_DIM = 8
 CONTEXT_DIM = 8
 CONTENT_HEAD_DIM = 32
 SCORE_ARGUMENTS = (
@@ -181,7 +184,7 @@ class CiUBM(Ranker):
 
     def _make_encoders(self) -> None:
         config, item_table = self.config, self.item_table
-        parts: dict[str, Any] = {"category_embedding": keras.layers.Dense(CATEGORY_DIM, use_bias=False)}
+        parts: dict[str, Any] = {"attribute_embedding": AttributeEmbedding(item_table.num_values, ATTRIBUTE_DIM)}
         if config.use_content:
             l2 = config.content_projection_l2 / item_table.embedding_dim  # a random unit vector keeps its mean square
             regularizer = DotL2(l2) if l2 else None
@@ -224,6 +227,8 @@ class CiUBM(Ranker):
         self.mean_pooling = MeanPooling() if config.interest("mean_pooling") else None
         self.sim_tier: Any = None
         self.din_attention: Any = None
+        self.attribute_match: Any = None
+        self.learned_similarity: Any = None
         attentions: list[Any] = []
         for interest in config.interests:
             if interest.name == "target_attention":
@@ -236,6 +241,10 @@ class CiUBM(Ranker):
                 self.din_attention = DINAttention(id_dim, interest.hidden_dim)
             elif interest.name == "sim_tier":
                 self.sim_tier = SimTier(interest.bins)
+            elif interest.name == "attribute_match":
+                self.attribute_match = AttributeMatch(self.item_table.slots)
+            elif interest.name == "learned_similarity":
+                self.learned_similarity = LearnedSimilarity(interest.hidden_dim)
         self.interest_attention = InterestAttention(attentions) if attentions else None
         self.search = TopKSearch(config.search_top_k) if config.search_top_k else None
 
@@ -278,6 +287,9 @@ class CiUBM(Ranker):
         similarity = self._similarity(target, history, options)
         by_content, by_ids = self._attend(target, history, similarity)
         features, logits = [target.features, *by_ids], {}  # type: list[Any], Outputs
+        if self.attribute_match is not None:
+            match = self.attribute_match(target.attributes, history.attributes, history_mask=history.mask)
+            features.append(match)
         if target.id_embedding is not None:
             features += [pooled.ids] if pooled else []
             user_embedding = ops.cast(self.user_embedding(user_index), self.compute_dtype)
@@ -287,6 +299,7 @@ class CiUBM(Ranker):
             content += [pooled.content] if pooled else []
             content += [self.sim_tier(similarity.cosine, similarity.mask)] if self.sim_tier and similarity else []
             content += by_content
+            content += [self._learned_similarity(target, history)] if self.learned_similarity else []
             logits["content_ctr"] = self.content_head(ops.concatenate(content, axis=-1))
             features += content
         features.append(ops.broadcast_to(user, (ops.shape(target.features)[0], user.shape[-1])))
@@ -331,6 +344,12 @@ class CiUBM(Ranker):
             return None
         known = options.get("similarity") if history.embedding is None else None
         return content_similarity(target, history, known)
+
+    def _learned_similarity(self, target: EncodedTarget, history: EncodedHistory) -> Any:
+        width = self.history_encoder.content_dim
+        one = ops.concatenate([target.content, target.features[:, -ATTRIBUTE_DIM:]], axis=-1)
+        parts = [history.behaviours[..., :width], history.behaviours[..., -ATTRIBUTE_DIM:]]
+        return self.learned_similarity(one, ops.concatenate(parts, axis=-1), history_mask=history.mask)
 
     def _attend(
         self, target: EncodedTarget, history: EncodedHistory, similarity: Similarity | None
@@ -396,8 +415,8 @@ class CiUBM(Ranker):
         return [layer for layer in (*layers, *self.context_embeddings) if layer is not None]
 
     def vocabulary_tables(self) -> dict[str, list[Any]]:
-        """Variables with one row for each value of a vocabulary: category, item, user, context 0, …"""
-        tables = {"category": [self.target_encoder.category_embedding.kernel]}
+        """Variables with one row for each value of a vocabulary: attribute, item, user, context 0, …"""
+        tables = {"attribute": [self.target_encoder.attribute_embedding.embeddings]}
         if self.config.use_ids:
             encoders = (self.target_encoder, self.history_encoder)
             tables["item"] = [encoder.id_embedding.embeddings for encoder in encoders]

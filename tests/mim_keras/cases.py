@@ -21,13 +21,19 @@ def uniform(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
 
 
+CODES = np.random.default_rng(3).integers(0, 4, (B, LENGTH, 3))
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
 TOKENS = np.array([[5, 3, 9, 2, 0, 0], [7, 2, 0, 0, 0, 0], [1, 4, 8, 6, 3, 2]], "int32")
 SHOWN = (TOKENS > 0).astype("float32")
 HISTORY = {"history": uniform(B, LENGTH, D, seed=1), "history_mask": MASK}
 SIMILARITY = uniform(B, LENGTH, seed=2)
 TARGET = layers.EncodedTarget(
-    uniform(B, D), uniform(B, 4, seed=3), uniform(B, 3, seed=4), np.array([True, False, True]), uniform(B, 7, seed=5)
+    uniform(B, D),
+    uniform(B, 4, seed=3),
+    uniform(B, 3, seed=4),
+    np.array([True, False, True]),
+    uniform(B, 7, seed=5),
+    CODES[:, 0],
 )
 ENCODED = layers.EncodedHistory(
     uniform(B, LENGTH, 3 + D, seed=6),
@@ -37,6 +43,7 @@ ENCODED = layers.EncodedHistory(
     MASK,
     uniform(B, 3, seed=9),
     uniform(B, LENGTH, 7, seed=10),
+    CODES,
 )
 
 
@@ -61,7 +68,7 @@ def item_table(**options: Any) -> layers.ItemTable:
 def encoder_parts() -> dict[str, Any]:
     return {
         "item_table": item_table(),
-        "category_embedding": keras.layers.Dense(3, use_bias=False),
+        "attribute_embedding": layers.AttributeEmbedding(3, 3),
         "id_embedding": keras.layers.Embedding(tiny.ITEMS, 4, dtype="float32"),
         "content_projection": keras.layers.Dense(5, use_bias=False),
     }
@@ -135,6 +142,17 @@ LAYERS = {
         lambda **k: layers.CrossDeepHead(2, (6, 5), projection_dim=4, **k),
         {"features": uniform(B, D)},
         ("features", uniform(B, LENGTH, D)),
+    ),
+    "AttributeEmbedding": Case(lambda **k: layers.AttributeEmbedding(4, 5, **k), {"codes": ROWS}),
+    "AttributeMatch": Case(
+        lambda **k: layers.AttributeMatch((1, 2), **k),
+        {"target": CODES[:, 0], "history": CODES, "history_mask": MASK},
+        ("target", CODES),
+    ),
+    "LearnedSimilarity": Case(
+        lambda **k: layers.LearnedSimilarity(4, **k),
+        {"target": uniform(B, D), "history": uniform(B, LENGTH, D, seed=1), "history_mask": MASK},
+        ("target", uniform(D)),
     ),
     "MeanPooling": Case(layers.MeanPooling, {"target": TARGET, "history": ENCODED}),
     "InterestAttention": Case(

@@ -29,6 +29,7 @@ class Catalogue:
         categories: Names of each item's categories; `|` divides several.
         held_out: True for items of split `valid`.
         embeddings: Ready-made ones, float32 [items, dim] by name.
+        attributes: Values of each item's further attributes, by name.
     """
 
     item_id: np.ndarray
@@ -38,6 +39,7 @@ class Catalogue:
     categories: list[list[str]]
     held_out: np.ndarray
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
+    attributes: dict[str, list[list[str]]] = field(default_factory=dict)
 
     @staticmethod
     def read(
@@ -51,7 +53,7 @@ class Catalogue:
         Args:
             folder: Of the artifact.
             content: Whether titles, texts and images are read.
-            attributes: Item attributes that count as categories, by name: `categorical` or `number`.
+            attributes: Kinds of the attributes that are read, by name: `categorical`, `number` or `list`.
             towers: Of the ready-made embeddings that are read.
         """
         lists = tuple(tower.name for tower in towers)
@@ -73,13 +75,11 @@ class Catalogue:
             return array
 
         categories = [value.decode().split("|") if value else [] for value in column("category")]
-        for name, kind in attributes.items():
-            for own, values in zip(categories, attribute_values(kind, column(name)), strict=True):
-                own.extend(f"{name}: {value}" for value in values)
+        of_items = {name: attribute_values(kind, column(name)) for name, kind in attributes.items()}
         held = np.array(held_out)
         embeddings = {one.name: lists_to_matrix(columns[one.name], one.dim).astype(np.float32) for one in towers}
         item_id, title, text, image = (column(name) for name in ("item_id", "title", "text", "image"))
-        return Catalogue(item_id, title, text, image, categories, held, embeddings)
+        return Catalogue(item_id, title, text, image, categories, held, embeddings, of_items)
 
     def words(self) -> list[str]:
         """Title and text of each item, joined as `ContentPreprocessor` does, for a vocabulary; "" without either."""

@@ -128,7 +128,7 @@ def row_keys(
         return learned(name, transform_config["oov_buckets"])
 
     return {
-        "category": list(data.category_names),
+        "attribute": ["(none)", *data.values[1:]],
         "item": learned(ITEM_VOCABULARY, 1)[: int(data.id_index.max()) + 1],
         "user": learned(USER_VOCABULARY, transform_config["oov_buckets"]),
         **{f"context {place}": context(name) for place, name in enumerate(transform_config["categorical_features"])},
@@ -141,12 +141,17 @@ def of_rows(known: dict[str, int], keys: dict[str, list[str]]) -> str:
 
 
 def item_table_data(snapshot: Snapshot, catalogue: Catalogue, transform: tft.TFTransformOutput) -> ItemTableData:
-    """The ranker's item table: vectors of the snapshot, categories of the catalogue, ids learned in training."""
+    """The ranker's item table: vectors of the snapshot, attributes of the catalogue, ids learned in training."""
     learned = {item_id: index for index, item_id in enumerate(transform.vocabulary_by_name(ITEM_VOCABULARY), 1)}
     id_index = np.array([learned.get(item_id.encode(), 0) for item_id in snapshot.item_ids], np.int32)
-    own = dict(zip((item_id.decode() for item_id in catalogue.item_id), catalogue.categories, strict=True))
-    categories = [own.get(item_id, []) for item_id in snapshot.item_ids]
-    return ItemTableData.from_items(snapshot.vectors, snapshot.modalities > 0, categories, id_index)
+    row_of = {item_id.decode(): row for row, item_id in enumerate(catalogue.item_id)}
+    rows = [row_of.get(item_id) for item_id in snapshot.item_ids]
+    categories, *attributes = (
+        [[] if row is None else column[row] for row in rows]
+        for column in (catalogue.categories, *catalogue.attributes.values())
+    )
+    named = dict(zip(catalogue.attributes, attributes, strict=True))
+    return ItemTableData.from_items(snapshot.vectors, snapshot.modalities > 0, categories, id_index, named)
 
 
 def raw_examples(

@@ -22,7 +22,9 @@ def reference(layer: HistoryEncoder, rows: np.ndarray) -> np.ndarray:
         [
             data.embeddings[rows] / 127.0 @ numbers(layer.content_projection.kernel),
             numbers(layer.id_embedding.embeddings)[data.id_index[rows]],
-            data.categories[rows] @ numbers(layer.category_embedding.kernel),
+            (numbers(layer.attribute_embedding.embeddings) * (np.arange(3) > 0)[:, None])[
+                data.attributes[rows][..., 0]
+            ],
         ],
         axis=-1,
     )
@@ -73,6 +75,6 @@ def test_an_age_falls_in_the_bucket_of_its_logarithm() -> None:
 
 def test_without_content_and_ids() -> None:
     parts = encoder_parts()
-    found = HistoryEncoder(parts["item_table"], parts["category_embedding"])(ROWS)
+    found = HistoryEncoder(parts["item_table"], parts["attribute_embedding"])(ROWS)
     assert found.behaviours.shape == (3, 3, 3)
     assert (found.recency, found.content_mask, found.content_mean, found.embedding) == (None,) * 4

@@ -60,5 +60,5 @@ def test_the_parts_of_an_embedding_are_l2_normalized(dtype: str) -> None:
 
 def test_data_of_another_size_are_refused() -> None:
     table = ItemTable.from_data(tiny.item_data())
-    with pytest.raises(ValueError, match=r"\(13, 16, 2\); received \(13, 6, 2\)\. Make a table"):
+    with pytest.raises(ValueError, match=r"\(13, 16, 3, \(1,\)\); received \(13, 6, 3, \(1,\)\)\. Make a table"):
         table.set_data(tiny.item_data().split_dims(SPLIT)[0])

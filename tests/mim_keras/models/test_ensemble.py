@@ -81,9 +81,9 @@ def test_a_history_is_shared_and_an_embedding_given() -> None:
 def test_a_warm_start_knows_the_tables_of_both(tmp_path: Path) -> None:
     old, new, x = ensemble(), ensemble(seed=4), ranker_inputs()
     assert not np.allclose(numbers(old(x)["ctr"]), numbers(new(x)["ctr"]))
-    keys = {"category": item_data().category_names, "item": ["", *map(str, range(8))], "user": ["", *"abcd"]}
+    keys = {"attribute": ["(none)", "a", "b"], "item": ["", *map(str, range(8))], "user": ["", *"abcd"]}
     save_weights(old, keys, tmp_path)
-    assert load_weights(new, keys, tmp_path) == {"category": 2, "item": 9, "user": 5}
+    assert load_weights(new, keys, tmp_path) == {"attribute": 3, "item": 9, "user": 5}
     np.testing.assert_array_equal(numbers(new(x)["ctr"]), numbers(old(x)["ctr"]))
     with pytest.raises(ConfigError, match="weights of the same model"):
         load_weights(ranker(), keys, tmp_path)

@@ -27,22 +27,22 @@ def ranker(users: list[str], items: list[str], categories: list[str], seed: int,
     data = ItemTableData.from_items(embeddings, np.ones(len(items), bool), names, np.arange(1, len(items) + 1))
     sizes = VocabularySizes(len(users) + 1)
     model = CiUBM(tiny.ranker_config(**changes), sizes, ItemTable.from_data(data))
-    return model, {"category": list(data.category_names), "item": ["", *items], "user": ["", *users]}
+    return model, {"attribute": ["(none)", *data.values[1:]], "item": ["", *items], "user": ["", *users]}
 
 
 def test_rows_follow_their_keys(tmp_path: Path) -> None:
     old, old_keys = ranker(["a", "b", "c"], ["x", "y", "z"], ["mug", "lamp"], seed=1)
     new, new_keys = ranker(["c", "new", "a"], ["z", "y", "new"], ["lamp", "rug"], seed=2)
-    fresh = numbers(new.target_encoder.category_embedding.kernel)
+    fresh = numbers(new.target_encoder.attribute_embedding.embeddings)
     save_weights(old, old_keys, tmp_path)
-    assert load_weights(new, new_keys, tmp_path) == {"category": 1, "item": 3, "user": 3}
+    assert load_weights(new, new_keys, tmp_path) == {"attribute": 2, "item": 3, "user": 3}
     before, after = (numbers(model.user_embedding.embeddings) for model in (old, new))
     np.testing.assert_array_equal(after, before[[0, 3, 0, 1]])  # a new user starts as the unknown ones
     for encoder in ("target_encoder", "history_encoder"):
         before, after = (numbers(getattr(model, encoder).id_embedding.embeddings) for model in (old, new))
         np.testing.assert_array_equal(after, before[[0, 3, 2, 0]])
-    before, after = (numbers(model.target_encoder.category_embedding.kernel) for model in (old, new))
-    np.testing.assert_array_equal(after, [before[old_keys["category"].index("lamp")], fresh[1]])
+    before, after = (numbers(model.target_encoder.attribute_embedding.embeddings) for model in (old, new))
+    np.testing.assert_array_equal(after, [*before[[0, old_keys["attribute"].index("lamp")]], fresh[2]])
     for path in ("logit", "denses"):
         one, other = getattr(old.head, path), getattr(new.head, path)
         one, other = (one[0], other[0]) if path == "denses" else (one, other)

@@ -1,0 +1,60 @@
+"""Embeddings of the attributes of items: a sum over the values that an item has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from mim_keras.layers.base import Configurable
+
+NO_VALUE = 0  # code of an attribute that an item lacks
+ONE_HOT_VALUES = 256  # up to so many values a matrix product is faster than a lookup
+
+
+@keras.saving.register_keras_serializable("mim")
+class AttributeEmbedding(Configurable, keras.layers.Layer):
+    """Codes of an item's attributes → the sum of their embeddings.
+
+    The sums are computed in float32 under every dtype policy, as the gradient of a row is one over a whole batch.
+
+    Args:
+        num_values: Rows; row 0 stands for no value and adds nothing.
+        units: Width.
+
+    Call arguments:
+        codes: int [..., slots].
+
+    Returns:
+        float [..., units].
+
+    Example:
+        >>> import numpy as np
+        >>> from mim_keras.layers import AttributeEmbedding
+        >>> AttributeEmbedding(5, 8)(np.array([[1, 3], [2, 0]])).shape
+        TensorShape([2, 8])
+    """
+
+    config_names = ("num_values", "units")
+
+    def __init__(self, num_values: int, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_values, self.units = num_values, units
+
+    def build(self, codes_shape: Any) -> None:
+        self.embeddings = self.add_weight(
+            shape=(self.num_values, self.units), initializer="glorot_uniform", name="embeddings", autocast=False
+        )
+
+    def call(self, codes: Any) -> Any:
+        if self.num_values <= ONE_HOT_VALUES:
+            absent_as_none = ops.where(ops.equal(codes, NO_VALUE), -1, codes)  # one_hot of -1 is zero
+            multi_hot = ops.sum(ops.one_hot(absent_as_none, self.num_values, dtype="float32"), axis=-2)
+            return ops.cast(ops.matmul(multi_hot, self.embeddings), self.compute_dtype)
+        present = ops.cast(ops.not_equal(codes, NO_VALUE), "float32")
+        summed = ops.sum(ops.take(self.embeddings, codes, axis=0) * present[..., None], axis=-2)
+        return ops.cast(summed, self.compute_dtype)
+
+    def compute_output_shape(self, codes_shape: Any) -> tuple:
+        return (*codes_shape[:-1], self.units)
