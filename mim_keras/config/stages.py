@@ -144,12 +144,21 @@ class CsftConfig(_TrainableTowers):
     modality_dropout: float = 0.15  # probability that one modality of an item is masked in training
     max_steps_per_epoch: int = 0  # 0: every pair, every epoch
     collapse_threshold: float = 0.9  # mean cosine of two items above which training stops; 1: never
+    # trainings after one that collapsed, each at a third of the learning rate and with twice the align_weight; if all
+    # collapse, the encoder of stage 1 is kept
+    collapse_retries: int = 2
+    keep_if_better: bool = True  # keep the encoder of stage 1 where stage 2 finds fewer of the held-out pairs
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3, batch_size=256))
 
     @property
     def all_terms(self) -> tuple[InfoNCETerm, ...]:
         """The terms of the loss."""
         return self.terms or LOSS_PRESETS[self.loss_preset]
+
+    def milder(self) -> CsftConfig:
+        """A third of the learning rate, and twice the weight of the alignment loss: against collapse."""
+        training = replace(self.training, learning_rate=self.training.learning_rate / 3)
+        return replace(self, training=training, align_weight=2 * self.align_weight or 0.5)
 
     def uses(self, negatives: str) -> bool:
         """Whether a term has this pool of negatives."""
@@ -162,7 +171,13 @@ class CsftConfig(_TrainableTowers):
         require(self.temperature > MIN_TEMPERATURE, rule, self.temperature, "0.1 is usual.")
         threshold = self.collapse_threshold
         require(0 < threshold <= 1, "csft.collapse_threshold is in (0, 1]", threshold, "0.9 is usual.")
-        counts = ("queue_size", "num_hard_negatives", "num_same_category_negatives", "num_hardest_negatives")
+        counts = (
+            "collapse_retries",
+            "queue_size",
+            "num_hard_negatives",
+            "num_same_category_negatives",
+            "num_hardest_negatives",
+        )
         for name in (*counts, "align_weight", "max_steps_per_epoch"):
             value = getattr(self, name)
             require(value >= 0, f"csft.{name} must be 0 or more", value, "0 switches it off.")
@@ -250,7 +265,8 @@ class CiubmConfig:
     @property
     def needs_similarity(self) -> bool:
         """Whether an interest needs the cosine similarity of the target and each behaviour."""
-        return any(interest.kind.reads_content for interest in self.interests) or self.search_top_k > 0
+        compared = ("modal_attention", "semantic_target_attention", "sim_tier")
+        return any(self.interest(name) for name in compared) or self.search_top_k > 0
 
     @property
     def can_precompute_similarity(self) -> bool:

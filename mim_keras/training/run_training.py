@@ -19,6 +19,7 @@ from mim_keras.training.epoch_dataset import EpochDataset
 
 log = logging.getLogger("mim")
 History = dict[str, list[float]]
+NOT_DECAYED = ["bias", "embeddings", "gamma", "beta", "temperature"]  # names of variables
 
 
 def make_optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimizers.Optimizer:
@@ -39,7 +40,11 @@ def make_optimizer(config: TrainingConfig, steps: int | None = None) -> keras.op
         )
     elif config.warmup_steps:
         rate = keras.optimizers.schedules.PolynomialDecay(1e-9, config.warmup_steps, end_learning_rate=rate)
-    return keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
+    decay = config.weight_decay or None
+    optimizer = keras.optimizers.Adam(rate, weight_decay=decay, global_clipnorm=config.clip_norm or None)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer
 
 
 def set_seed_and_precision(config: TrainingConfig) -> None:
@@ -77,7 +82,7 @@ class EarlyStopping:
     """Stops after `patience` epochs without a better validation metric, and restores the best weights.
 
     Attributes:
-        monitor: Name of a validation metric; higher is better.
+        monitor: Name of a validation metric; higher is better, but for `logloss`.
         patience: Epochs.
     """
 
@@ -87,7 +92,10 @@ class EarlyStopping:
     def callback(self) -> keras.callbacks.EarlyStopping:
         """As a Keras callback."""
         return keras.callbacks.EarlyStopping(
-            f"val_{self.monitor}", mode="max", patience=self.patience, restore_best_weights=True
+            f"val_{self.monitor}",
+            mode="min" if self.monitor == "logloss" else "max",
+            patience=self.patience,
+            restore_best_weights=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""The training of a ranker: content warm-up, early stopping on validation GAUC."""
+"""The training of a ranker: content warm-up, early stopping on a validation metric."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def train_ranker(
     Args:
         model: From `compile_ranker`.
         train: E.g. from `ranking_dataset`.
-        evaluate: Returns validation metrics, `gauc` among them where the settings have a patience.
+        evaluate: Returns validation metrics, `training.monitor` among them where the settings have a patience.
         log_folder, checkpoint: See `TrainingRun`.
     """
     config = model.config
@@ -49,6 +49,7 @@ def train_ranker(
         own = None if checkpoint is None else (checkpoint[0] / "content", checkpoint[1])
         run_training(branch, train, TrainingRun("ciubm content", warmup, checkpoint=own))
         branch.release()
-    early_stopping = EarlyStopping("gauc", training.patience) if training.patience and evaluate is not None else None
+    stops = training.patience and evaluate is not None
+    early_stopping = EarlyStopping(training.monitor, training.patience) if stops else None
     run = TrainingRun("ciubm", training.epochs - warmup, evaluate, early_stopping, (), log_folder, checkpoint)
     return run_training(model, train, run)

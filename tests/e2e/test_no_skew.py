@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,16 +23,23 @@ from tfx_pipeline.runners.lineage import newest, open_store
 def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
     whole, before = write_shop(tmp_path / "whole", DAYS), write_shop(tmp_path / "before", DAYS - 1)
     config, root = tmp_path / "tiny.yaml", tmp_path / "run"
-    config.write_text(TINY_CONFIG.replace("stages:", "stages:\n  csft: {collapse_threshold: 1}"))
+    # A rate at which every item ends in one direction.
+    collapsing = "stages:\n  csft: {collapse_retries: 1, training: {learning_rate: 3, batch_size: 32}}"
+    config.write_text(TINY_CONFIG.replace("stages:", collapsing))
     (before / "shop.yaml").write_text("items: {columns: {brand: brand, price: {type: number}, season: {type: date}}}")
     words = ["run", "--config", str(config), "--data", str(before), "--root", str(root)]
     words += ["--set", "data.statistics.enabled=true", "--set", "evaluation.ids_only_comparison=false"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output[-3_000:]
+    (outcome,) = root.glob("artifacts/Trainer.csft/model_run/*/logs/recall.json")
+    assert json.loads(outcome.read_text())["rejected"].startswith("stage 2 must keep the mean cosine")
+    assert "the encoder of stage 1 is kept" in done.output
+    assert "training 2 of 2" in done.output
     store = open_store(str(root / "metadata.sqlite"))
     for output in ("examples", "statistics_table"):  # both are Examples, and either may be the newer one
         made = newest(store, "Examples", "HistoryGen", output)
-        assert made is not None and f"/HistoryGen/{output}/" in made.uri
+        assert made is not None
+        assert f"/HistoryGen/{output}/" in made.uri
 
     items = run_catalogue(whole, tmp_path / "out", schema=SCHEMA.to_json())
     impressions = run_impressions(whole, tmp_path / "out", items, schema=SCHEMA.to_json())

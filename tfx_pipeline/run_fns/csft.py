@@ -14,14 +14,14 @@ from mim_keras.config import ConfigError, CsftConfig, from_mapping
 from mim_keras.layers import KnownPositives
 from mim_keras.layers.base import PADDING_ROW
 from mim_keras.models import Csft, ItemEncoder
-from mim_keras.preprocessing.content import ContentDataset
+from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor
 from mim_keras.serving.signatures_encoder import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder, load_encoder
-from mim_keras.training.callbacks import TerminateOnCollapse, delete_checkpoint
+from mim_keras.training.callbacks import CollapseError, TerminateOnCollapse, delete_checkpoint
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch, zip_seeds
 from mim_keras.training.run_training import TrainingRun, compile_model, log, run_training, set_seed_and_precision
 from mim_keras.training.strategy import global_batch_size, make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue
-from tfx_pipeline.run_fns.pair_figures import pair_figures
+from tfx_pipeline.run_fns.pair_figures import overall_recall, pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
 from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
 from tfx_pipeline.run_fns.pretrain import encode_joint
@@ -30,9 +30,13 @@ from tfx_pipeline.run_fns.pretrain import encode_joint
 def run_fn(fn_args: Any) -> None:
     """Called by the Trainer; `custom_config` holds `csft` settings and the catalogue's folder."""
     config = from_mapping(CsftConfig, fn_args.custom_config["csft"])
-    set_seed_and_precision(config.training)
-    with make_strategy(config.training).scope():
-        encoder, preprocessor = load_encoder(Path(fn_args.base_model) / ENCODER_FOLDER)
+
+    def load() -> tuple[ItemEncoder, ContentPreprocessor]:
+        set_seed_and_precision(config.training)
+        with make_strategy(config.training).scope():
+            return load_encoder(Path(fn_args.base_model) / ENCODER_FOLDER)
+
+    encoder, preprocessor = load()
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"], towers=preprocessor.config.embeddings)
     files = fn_args.train_files, fn_args.eval_files
     train, valid, content = read_pairs(files, catalogue, preprocessor)
@@ -43,11 +47,32 @@ def run_fn(fn_args: Any) -> None:
     before = pair_figures(encode_joint(encoder, features), valid, train, items)
     logs = model_run_folder(fn_args.model_run_dir)
     checkpoints = checkpoints_of(fn_args, "csft")
-    tune(encoder, config, train, content, features, catalogue.categories, logs, checkpoints)
-    tuned = features if config.frozen_towers else content.map(encoder.towers)
-    after = pair_figures(encode_joint(encoder, tuned), valid, train, items)
+    rejected = ""
+    for attempt in range(config.collapse_retries + 1):
+        own_checkpoints = checkpoints[0] / f"attempt-{attempt}", checkpoints[1]
+        try:
+            tune(encoder, config, train, content, features, catalogue.categories, logs, own_checkpoints)
+            rejected = ""
+            break
+        except CollapseError as error:
+            rejected = str(error)
+            log.warning("csft: training %d of %d: %s", attempt + 1, config.collapse_retries + 1, error)
+            config, (encoder, preprocessor) = config.milder(), load()
+    after = before
+    if not rejected:
+        tuned = features if config.frozen_towers else content.map(encoder.towers)
+        after = pair_figures(encode_joint(encoder, tuned), valid, train, items)
+        if config.keep_if_better and overall_recall(after) < overall_recall(before):
+            rejected = (
+                f"of the held-out pairs it finds {overall_recall(after):.4f} (Recall@10), the encoder of stage 1 "
+                f"{overall_recall(before):.4f}"
+            )
+            encoder, preprocessor = load()
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
-    (logs / "recall.json").write_text(json.dumps({"trained": after, "stage_1": before}, indent=2))
+    if rejected:
+        log.warning("csft: the encoder of stage 1 is kept, since stage 2 does not improve it: %s", rejected)
+    outcome = {"trained": after, "stage_1": before, "rejected": rejected}
+    (logs / "recall.json").write_text(json.dumps(outcome, indent=2))
     export_encoder(encoder, preprocessor, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
     delete_checkpoint(checkpoints[0])
 
@@ -75,6 +100,7 @@ def tune(
         checkpoints: See `TrainingRun`.
 
     Raises:
+        CollapseError: the embeddings no longer separate items.
         ConfigError: no two pairs are of `config.min_signal`, or a term has hard negatives only and there are none.
     """
     training, frozen = config.training, config.frozen_towers

@@ -56,3 +56,10 @@ def pair_figures(joint: np.ndarray, pairs: Pairs, trained: Pairs, items: int) ->
         "recall_at_10": recall,
         "pairs": count,
     }
+
+
+def overall_recall(figures: dict[str, Any]) -> float:
+    """Recall@10 of all held-out pairs, from `pair_figures`; 0 where there are none."""
+    kinds = [kind for kind in ("intents", "histories") if kind in figures["recall_at_10"]]
+    pairs = sum(figures["pairs"][kind] for kind in kinds)
+    return sum(figures["recall_at_10"][kind] * figures["pairs"][kind] for kind in kinds) / max(pairs, 1)
