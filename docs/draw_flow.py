@@ -21,9 +21,9 @@ BOXES = {
     "ciubm": (3, 1, "3 · CiUBM\nids + content → click", TRAIN),
     "index": (4, 3, "retrieval index", SERVE),
     "encoder": (4, 2, "encoder", SERVE),
-    "evaluate": (4, 1, "Evaluator\nGAUC, cold · tail · rest", BEAM),
+    "evaluate": (4, 1, "Evaluator, baselines\nGAUC, cold · tail · rest", BEAM),
     "serving": (5, 2, "TF Serving\nrank · similar · embed", SERVE),
-    "ranker": (5, 1, "blessed ranker", SERVE),
+    "ranker": (5, 1, "released ranker", SERVE),
 }
 ARROWS = [
     ("items", "catalogue"), ("intents", "pairs"), ("impressions", "history"), ("catalogue", "pretrain"),

@@ -27,7 +27,7 @@ preset: tiny
 name: tiny
 stages:
   ciubm: {training: {epochs: 1, batch_size: 256, jit_compile: false}}
-evaluation: {min_auc: 0.3, max_auc_drop: 0.2, min_examples: 10}
+evaluation: {min_auc: 0.3, max_auc_drop: 0.2, min_examples: 10, must_beat_baselines: false}
 """
 
 

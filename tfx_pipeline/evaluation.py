@@ -122,7 +122,7 @@ def eval_config(
     Args:
         settings: Thresholds.
         gated: Whether the thresholds are set, and so a blessing is given.
-        has_baseline: Whether the ranker is also held against the last blessed one.
+        has_baseline: Whether the ranker is also held against the last released one.
         by_launch: Whether items are held back for the test, so that there are slices new and known.
     """
     everything = [config_pb2.SlicingSpec()]

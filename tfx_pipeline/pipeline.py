@@ -11,6 +11,7 @@ from tfx import v1 as tfx
 from tfx.proto import pusher_pb2, transform_pb2
 from tfx.types import standard_artifacts
 
+from components.baseline_check.component import BaselineCheck
 from components.catalogue_gen.component import CatalogueGen
 from components.contract.files import Spans
 from components.contract.schema import Schema
@@ -40,14 +41,14 @@ class Places:
     Attributes:
         data: Folder that meets the data contract.
         root: Everything a run writes: artifacts, metadata, pushed models, rejected rows, the report.
-        has_baseline: Whether a blessed ranker of an earlier run is there to be held against.
+        released_ranker: Folder of the last released ranker, which a new one is held against; empty where there is none.
         data_version: Stands for the data in the cache, where the folder cannot be looked at (a compiled spec).
         last_encoder, last_ranker: Folders of an earlier run's models, for a warm start; empty where there are none.
     """
 
     data: str
     root: str
-    has_baseline: bool = False
+    released_ranker: str = ""
     data_version: str = ""
     last_encoder: str = ""
     last_ranker: str = ""
@@ -255,22 +256,27 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
         )
 
     ciubm = ranker(stages.ciubm, *(last.outputs["result"] for last in last_ranker)).with_id("Trainer.ciubm")
-    baseline = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
-        model=tfx.dsl.Channel(type=standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=standard_artifacts.ModelBlessing),
-    ).with_id("LatestBlessedRanker")
+    released = [_model_of(places.released_ranker, "ReleasedRanker")] if places.released_ranker else []
     by_launch = data.split.new_items > 0
     evaluator = tfx.components.Evaluator(
         examples=examples,
         example_splits=["test"],
         model=ciubm.outputs["model"],
-        baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(settings.evaluation, has_baseline=places.has_baseline, by_launch=by_launch),
+        baseline_model=released[0].outputs["result"] if released else None,
+        eval_config=eval_config(settings.evaluation, has_baseline=bool(released), by_launch=by_launch),
     )
-    push_ranker = _pusher(
-        "mim_ranker", places, model=ciubm.outputs["model"], model_blessing=evaluator.outputs["blessing"]
+    baseline_check = BaselineCheck(
+        examples=examples,
+        items=items,
+        embeddings=embeddings,
+        model=ciubm.outputs["model"],
+        evaluated=evaluator.outputs["blessing"],
+        features=data.baseline_features(schema),
+        must_beat=settings.evaluation.must_beat_baselines,
+        code_fingerprint=code("baseline_check"),
     )
+    blessing = baseline_check.outputs["blessing"]
+    push_ranker = _pusher("mim_ranker", places, model=ciubm.outputs["model"], model_blessing=blessing)
 
     # -- what the content is worth: the same ranker with ids alone -----------------------------------------
     comparison: list[Any] = []
@@ -286,7 +292,8 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
 
     report = ReportGen(
         evaluation=evaluator.outputs["evaluation"],
-        blessing=evaluator.outputs["blessing"],
+        blessing=blessing,
+        comparison=baseline_check.outputs["comparison"],
         ids_only_evaluation=comparison[1].outputs["evaluation"] if comparison else None,
         pretrain_run=None if places.last_encoder else pretrain.outputs["model_run"],
         csft_run=None if places.last_encoder else csft.outputs["model_run"],
@@ -321,8 +328,9 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
         transform,
         *last_ranker,
         ciubm,
-        baseline,
+        *released,
         evaluator,
+        baseline_check,
         push_ranker,
         *comparison,
         report,

@@ -8,6 +8,7 @@ from tfx.types import artifact, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.artifacts import ItemEmbeddings
+from components.baseline_check.component import BaselineComparison
 from components.report_gen.executor import Executor
 
 
@@ -30,6 +31,7 @@ class ReportGenSpec(ComponentSpec):
     INPUTS = {
         "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "comparison": ChannelParameter(type=BaselineComparison),
         "ids_only_evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation, optional=True),
         "pretrain_run": ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
         "csft_run": ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
@@ -60,6 +62,7 @@ class ReportGen(base_component.BaseComponent):
         self,
         evaluation: types.BaseChannel,
         blessing: types.BaseChannel,
+        comparison: types.BaseChannel,
         ids_only_evaluation: types.BaseChannel | None,
         pretrain_run: types.BaseChannel | None,
         csft_run: types.BaseChannel | None,
@@ -78,6 +81,7 @@ class ReportGen(base_component.BaseComponent):
         spec = ReportGenSpec(
             evaluation=evaluation,
             blessing=blessing,
+            comparison=comparison,
             ids_only_evaluation=ids_only_evaluation,
             pretrain_run=pretrain_run,
             csft_run=csft_run,

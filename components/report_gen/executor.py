@@ -17,6 +17,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
+from components.baseline_check.executor import FILE, sentence
 from components.catalogue_gen.executor import SPLITS
 from components.examples import DECODE_ROWS, decode
 from components.metrics import PROPERTY as METRICS
@@ -47,6 +48,7 @@ class Executor(base_executor.BaseExecutor):
         ids_only = (
             read_evaluation(str(folder("ids_only_evaluation"))) if input_dict.get("ids_only_evaluation") else None
         )
+        comparison = json.loads((folder("comparison") / FILE).read_text())
         oracle_file = Path(exec_properties["data"]) / "oracle.json"
         oracle = json.loads(oracle_file.read_text()) if oracle_file.is_file() else None
 
@@ -58,19 +60,21 @@ class Executor(base_executor.BaseExecutor):
             "mim": mim,
             "ids_only": ids_only,
             "oracle": oracle,
+            "baselines": comparison,
             "blessed": is_blessed(str(folder("blessing"))),
             "pretrain": log("pretrain", "recall"),
             "csft": log("csft", "recall"),
             "accounts": kept("counts", "items", "impressions", "pairs"),
             "metrics": kept(METRICS, "items", "impressions", "examples", "pairs", "embeddings"),
         }
+        said = [*sentences(mim, ids_only, oracle), f"Against the best baseline: {sentence(comparison)}."]
         curves = {stage: log(stage, "history") for stage in ("pretrain", "csft", "ciubm")}
         snapshot = Snapshot.load(folder("embeddings"))
         page = _template().render(
             name=exec_properties["name"],
             settings=exec_properties["settings"],
             figures=figures,
-            sentences=sentences(mim, ids_only, oracle),
+            sentences=said,
             quality=plots.quality(mim, ids_only, oracle),
             curves=plots.curves(curves),
             neighbours=_neighbours(snapshot, str(folder("items"))),
@@ -80,7 +84,7 @@ class Executor(base_executor.BaseExecutor):
         (out / "report.html").write_text(page)
         (out / "figures.json").write_text(json.dumps(figures, indent=2))
         Path(exec_properties["page"]).write_text(page)
-        logging.info("table of quality: %s", "; ".join(sentences(mim, ids_only, oracle)))
+        logging.info("table of quality: %s", "; ".join(said))
 
 
 def sentences(mim: Metrics, ids_only: Metrics | None, oracle: dict[str, float] | None) -> list[str]:

@@ -52,7 +52,7 @@ def _number(value: Any) -> float | None:
 
 
 def is_blessed(folder: str) -> bool:
-    """Whether the Evaluator blessed the ranker."""
+    """Whether the ranker was blessed, as the blessing in `folder` says."""
     return os.path.exists(os.path.join(folder, "BLESSED"))
 
 

@@ -90,9 +90,10 @@ def test_metrics_command(tiny_run: Run) -> None:
     done = CliRunner().invoke(main, ["metrics", "--root", str(tiny_run.root), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert set(found) == {"auc", "gauc", "logloss", "calibration", "rows", "slices", "blessed"}
-    assert found["blessed"] is True
-    assert "blessed" in CliRunner().invoke(main, ["metrics", "--root", str(tiny_run.root)]).stdout
+    assert set(found) == {"auc", "gauc", "logloss", "calibration", "rows", "slices", "baselines", "released"}
+    assert found["released"] is True
+    assert set(found["baselines"]["baselines"]) >= {"item click rate", "gradient boosting"}
+    assert "\nreleased" in CliRunner().invoke(main, ["metrics", "--root", str(tiny_run.root)]).stdout
     empty = CliRunner().invoke(main, ["metrics", "--root", str(tiny_run.data)])
     assert empty.exit_code == 1
     assert "nothing was run there yet; start with `mim run`" in empty.stderr
@@ -237,9 +238,9 @@ def test_a_second_run_reuses_everything_that_did_not_change(tiny_run: Run) -> No
     second = executions(str(tiny_run.root / "metadata.sqlite"))[before:]
     cached = {node for node, state in second if state == "CACHED"}
     ran = {node for node, state in second if state == "COMPLETE"}
-    # Now there is a blessed ranker to be held against, so the ranker is judged anew, and what follows from it.
+    # Now there is a released ranker to be held against, so the ranker is judged anew, and what follows from it.
     assert {node.split(".", 1)[-1] for node in ran} <= {
-        "LatestBlessedRanker", "Evaluator", "Pusher.mim_ranker", "mim_ranker", "ReportGen"
+        "ReleasedRanker", "Evaluator", "BaselineCheck", "Pusher.mim_ranker", "mim_ranker", "ReportGen"
     }  # fmt: skip
     assert len(cached) >= 19
     assert set(times.reused) <= set(times.seconds)

@@ -29,29 +29,22 @@ def newest(store: Any, type_name: str, producer: str, output: str) -> Any | None
     return max(found, key=lambda a: a.id, default=None)
 
 
-def has_blessed_ranker(metadata_file: str) -> bool:
-    """Whether an earlier run's ranker was blessed."""
-    if not Path(metadata_file).is_file():
-        return False
-    return bool(_blessings(open_store(metadata_file)))
-
-
 def last_models(metadata_file: str) -> tuple[str, str]:
-    """Folders of the newest encoder and of the newest ranker that was blessed; empty where there is none."""
+    """Folders of the newest encoder and of the newest ranker that was released; empty where there is none."""
     if not Path(metadata_file).is_file():
         return "", ""
     store = open_store(metadata_file)
     encoder = newest(store, "Model", "Trainer.csft", "model")
-    ranker = max(_blessings(store), key=lambda blessing: blessing.id, default=None)
+    released = [
+        blessing
+        for blessing in store.get_artifacts_by_type("ModelBlessing")
+        if "/BaselineCheck/" in blessing.uri and blessing.custom_properties["blessed"].int_value == 1
+    ]
+    ranker = max(released, key=lambda blessing: blessing.id, default=None)
     return (
         "" if encoder is None else encoder.uri,
         "" if ranker is None else ranker.custom_properties["current_model"].string_value,
     )
-
-
-def _blessings(store: Any) -> list[Any]:
-    found = store.get_artifacts_by_type("ModelBlessing")
-    return [blessing for blessing in found if blessing.custom_properties["blessed"].int_value == 1]
 
 
 def executions(metadata_file: str) -> list[tuple[str, str]]:

@@ -111,13 +111,13 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
 
     from components.contract.files import load_schema
     from tfx_pipeline.pipeline import Places, create_pipeline
-    from tfx_pipeline.runners.lineage import has_blessed_ranker, last_models
+    from tfx_pipeline.runners.lineage import last_models
 
     places = Places(str(Path(data).resolve()), str(Path(root).resolve()))
     Path(places.root).mkdir(parents=True, exist_ok=True)
-    places = replace(places, has_baseline=has_blessed_ranker(places.metadata))
+    encoder, ranker = last_models(places.metadata)
+    places = replace(places, released_ranker=ranker)
     if settings.warm_start:
-        encoder, ranker = last_models(places.metadata)
         places = replace(places, last_encoder=encoder, last_ranker=ranker)
         say(f"warm start: {f'encoder {encoder}, ranker {ranker}' if encoder else 'no earlier run, so from the first'}")
     pipeline = create_pipeline(settings, places, load_schema(places.data), data_only)

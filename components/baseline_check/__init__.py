@@ -1,0 +1,1 @@
+"""The ranker against click rates and gradient boosting on the same rows."""
