@@ -80,6 +80,9 @@ WORDS: dict[str, tuple[str, ...]] = {
 VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
 CLICKS = ("click", "klick", "open", "select", "tap")
 LEAK = 0.9  # AUC of one column alone
+CODE = re.compile(
+    r"(^|[_\W])(code|id|key|nr|no|number|nummer|sku|class|type|typ|group|gruppe)$"
+)  # ends of names of codes
 OUTCOMES = (
     "bought",
     "conversion",
@@ -413,6 +416,8 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
         if source in columns.values():
             continue
         feature = _feature(values, limit)
+        if table == "items" and _is_code(source, values):
+            feature = {"type": "categorical"}
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
         if table != "items" and feature and feature.get("type") in ("list", "date", "embedding"):
             feature, why = None, "a list or a date, which only items may have"
@@ -490,6 +495,8 @@ def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
     """Why a column of the log is no context: it names the request, or is known only after the click; else empty."""
     if max(_fit(name, role) for role in ("request_id", "event_id", "user_id", "item_id")) > 0.5:
         return "an id, which is not known again at serving"
+    if _counts_up(values):
+        return "it counts up with the rows, as the number of a request does"
     plain = name.lower()
     if any(word in plain for word in (*OTHERS, *OUTCOMES)):
         return "an outcome, which is not known when the item is shown"
@@ -531,6 +538,21 @@ def _auc(score: np.ndarray, label: np.ndarray) -> float:
 
 def _looks_like_id(values: pa.Array, distinct: int) -> bool:
     return pa.types.is_integer(values.type) and distinct > 0.95 * len(values)
+
+
+def _is_code(name: str, values: pa.Array) -> bool:
+    """Whether whole numbers name things, of which several items are one: `product_code`, `brand_id`."""
+    if not pa.types.is_integer(values.type) or CODE.search(name.lower()) is None:
+        return False
+    return 2 <= len(pc.unique(values.drop_null())) <= 0.9 * len(values)
+
+
+def _counts_up(values: pa.Array) -> bool:
+    """Whether whole numbers grow with the rows, in many steps."""
+    if not pa.types.is_integer(values.type) or values.null_count or len(values) < 100:
+        return False
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.int64)
+    return bool(np.all(np.diff(numbers) >= 0)) and len(np.unique(numbers)) > len(numbers) / 50
 
 
 def _decimal(values: pa.Array) -> str:

@@ -106,7 +106,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert checked.exit_code == 0
     assert "3,000 rows of impressions.tsv.gz: 3,000 used" in checked.output
     assert "split by time: train 2,400, valid 300, test 300" in checked.output
-    assert "next: mim run --config shop" in checked.output
+    assert "next: mim run" in checked.output
 
 
 def test_a_wrong_folder_is_told_at_once(tmp_path: Path) -> None:
@@ -355,3 +355,24 @@ def test_an_embedding_of_another_width_stops_a_run(tmp_path: Path) -> None:
     written.write_text(written.read_text().replace("dim: 4", "dim: 5"))
     (problem,) = preview_folder(str(tmp_path / "shop")).problems
     assert "embedding is not an embedding of 5 numbers in 59 of 60 rows; mend its dim" in problem
+
+
+def test_numbers_that_name_things_are_categories_and_those_that_count_rows_are_no_context(tmp_path: Path) -> None:
+    count = 400
+    items = {"item_id": [f"i{n}" for n in range(count)], "title": [f"thing {n} of many" for n in range(count)]}
+    items |= {"product_code": [500_000 + 13 * (n // 3) for n in range(count)], "price": [n % 97 for n in range(count)]}
+    rows = 2_000
+    log = {"user_id": [f"u{n % 90}" for n in range(rows)], "item_id": [f"i{n * 7 % count}" for n in range(rows)]}
+    log |= {
+        "timestamp": [1_700_000_000 + 60 * n for n in range(rows)],
+        "clicked": [int(n % 5 == 0) for n in range(rows)],
+    }
+    log |= {"slate": [n // 5 for n in range(rows)], "depth": [n % 40 for n in range(rows)]}
+    pq.write_table(pa.table(items), tmp_path / "items.parquet")
+    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    values, guesses = guess_schema(tmp_path / "items.parquet", tmp_path / "log.parquet", tmp_path, "impressions", None)
+    assert values["items"]["columns"]["product_code"] == {"column": "product_code", "type": "categorical"}
+    assert values["items"]["columns"]["price"] == {"column": "price", "type": "number"}
+    assert "slate" not in values["impressions"]["columns"]
+    assert values["impressions"]["columns"]["depth"] == {"column": "depth", "type": "number"}
+    assert any("counts up with the rows" in guess.value + guess.why for guess in guesses)
