@@ -107,7 +107,11 @@ main.add_command(check)
 # -- pipeline ----------------------------------------------------------------------------------------------
 
 _config = click.option(
-    "--config", "config", required=True, help="A YAML file, or the name of a shipped one: shop, sample, ml1m, …"
+    "--config",
+    "config",
+    default="shop",
+    show_default=True,
+    help="A YAML file, or the name of a shipped one: shop, sample, ml1m, …",
 )
 _data = click.option("--data", required=True, help="Folder of the tables, with a shop.yaml (`mim init`) or not.")
 _root = click.option("--root", required=True, type=click.Path(), help="Folder for everything a run writes.")
@@ -134,7 +138,7 @@ def run(
     from tfx_pipeline.settings import Settings
 
     settings = Settings.load(config, overrides)
-    settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
+    from tfx_pipeline.auto_settings import DataCounts, auto_values
     from tfx_pipeline.data_commands import preview
     from tfx_pipeline.runners import local
 
@@ -142,6 +146,11 @@ def run(
     click.echo(found.text, err=True)
     if found.problems:
         raise click.exceptions.Exit(1)
+    if Settings.is_auto(config):
+        counts = DataCounts.of_preview(found)
+        click.echo("\n".join(auto_values(counts)[1]), err=True)
+        settings = Settings.load(config, overrides, counts)
+    settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
     times = local.run(settings, data, root)
     click.echo(
         f"done in {times.total:.0f} s; {len(times.reused)} of {len(times.seconds)} steps reused\n"
@@ -245,6 +254,7 @@ def submit(spec: Path, host: str, root: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def metrics(root: Path, as_json: bool) -> None:
     """Show what the newest evaluation measured."""
+    from components.baseline_check.executor import sentence
     from tfx_pipeline.runners.newest import newest_metrics
 
     found = newest_metrics(root)
@@ -255,7 +265,8 @@ def metrics(root: Path, as_json: bool) -> None:
     rows = [["all", *(found[name] for name in columns)]]
     rows += [[name, *(values[c] for c in columns)] for name, values in found["slices"].items()]
     table(["rows of", *columns], rows)
-    click.echo("blessed" if found["blessed"] else "not blessed")
+    click.echo(f"baselines: {sentence(found['baselines'])}")
+    click.echo("released" if found["released"] else "not released")
 
 
 # -- serving -----------------------------------------------------------------------------------------------

@@ -94,4 +94,5 @@ def check(data: str, config: str, rows: int, overrides: tuple[str, ...]) -> None
     click.echo(found.text)
     if found.problems:
         raise click.exceptions.Exit(1)
-    click.echo(f"next: mim run --config {config} --data {data} --root ROOT")
+    with_config = "" if config == "shop" else f" --config {config}"
+    click.echo(f"next: mim run{with_config} --data {data} --root ROOT")

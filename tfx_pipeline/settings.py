@@ -14,6 +14,7 @@ import yaml
 from components.contract.schema import Schema
 from components.history_gen.span_statistics import entity_names
 from mim_keras.config import PRESETS, ConfigError, EmbeddingTowerConfig, StagesConfig, from_mapping, require
+from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 
 CONFIGS = Path(__file__).parent / "configs"
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -152,6 +153,16 @@ class DataConfig:
         }
         return json.dumps(counted)
 
+    def baseline_features(self, schema: Schema) -> str:
+        """What the baselines read, as JSON."""
+        entities = entity_names(self.statistics.kinds(schema)) if self.statistics.enabled else ()
+        read = {
+            "attributes": schema.items.features("items"),
+            "context": schema.ranker_features,
+            "entities": len(entities),
+        }
+        return json.dumps(read)
+
     def transform(self, schema: Schema) -> dict[str, Any]:
         """Settings of `tfx_pipeline.preprocessing`, and of those who must know how large its indices are."""
         features = schema.ranker_features
@@ -184,9 +195,12 @@ class EvaluationConfig:
     """What a new ranker must reach to be pushed."""
 
     min_auc: float = 0.5  # lowest AUC on the test rows
-    max_auc_drop: float = 0.005  # against the last blessed ranker
+    max_auc_drop: float = 0.005  # against the last released ranker
     min_examples: int = 100  # fewest test rows that a verdict needs
     ids_only_comparison: bool = True  # also train the same ranker without content, and report both
+    # a ranker is pushed only if its AUC on the test rows is above that of click rates and of gradient boosting, by a
+    # 95 % interval over users
+    must_beat_baselines: bool = True
 
 
 @dataclass(frozen=True)
@@ -213,19 +227,31 @@ class Settings:
             )
 
     @staticmethod
-    def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    def load(path: str | Path, overrides: Sequence[str] = (), counts: DataCounts = ASSUMED) -> Settings:
         """Reads a YAML file, lays what it `extends:` and `preset:` under it and `key.path=value` overrides over it.
+
+        Args:
+            path: Of the file, or the name of a shipped one.
+            overrides: `key.path=value`.
+            counts: Of the data, for `preset: auto`.
 
         Raises:
             ConfigError: the file is missing or not YAML, or a setting breaks its rule.
         """
         values = _read(path)
         size = values.pop("preset", "base")
-        require(size in PRESETS, f"preset is one of {', '.join(PRESETS)}", size, "Choose one.")
-        merged = _merge({"stages": copy.deepcopy(PRESETS[size])}, values)
+        known = ("auto", *PRESETS)
+        require(size in known, f"preset is one of {', '.join(known)}", size, "Choose one.")
+        below = auto_values(counts)[0] if size == "auto" else {"stages": copy.deepcopy(PRESETS[size])}
+        merged = _merge(below, values)
         for override in overrides:
             _apply_override(merged, override)
         return from_mapping(Settings, merged)
+
+    @staticmethod
+    def is_auto(path: str | Path) -> bool:
+        """Whether a settings file has `preset: auto`."""
+        return _read(path).get("preset") == "auto"
 
     def for_schema(self, schema: Schema) -> Settings:
         """These settings, with a tower for each ready-made embedding that the schema declares.

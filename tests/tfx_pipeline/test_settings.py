@@ -49,7 +49,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Settings.load(tmp_path / "broken.yaml")
     (tmp_path / "size.yaml").write_text("preset: huge")
-    with pytest.raises(ConfigError, match="preset is one of tiny, base, large; received 'huge'"):
+    with pytest.raises(ConfigError, match="preset is one of auto, tiny, base, large; received 'huge'"):
         Settings.load(tmp_path / "size.yaml")
 
 
