@@ -2,106 +2,120 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.contract.tables import unpacked
+
 if TYPE_CHECKING:
     from components.contract.preview import Preview, TablePreview
+    from mim_keras.config import StagesConfig
 
-SAMPLE_BYTES, GZIP_RATIO = 1 << 20, 6.0
+SAMPLE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class DataCounts:
-    """What a data folder holds, as far as a glance tells.
+    """What a data folder holds.
 
     Attributes:
         items: Rows of the catalogue.
-        impressions: Impressions of the log.
-        has_pictures: Whether items have pictures.
+        impressions: Rows of the log.
     """
 
     items: int
     impressions: int
-    has_pictures: bool
 
     @staticmethod
     def of_preview(found: Preview) -> DataCounts:
-        """Counts from the rows that were tried, and the sizes of the files."""
+        """Counts of the rows in the files that a preview found; an estimate where only a text's size is known."""
         items = found.tables["items"]
         log = next(found.tables[name] for name in ("impressions", "events") if name in found.tables)
-        impressions = _rows(log) * log.used / max(log.rows, 1)
-        has_pictures = items.images_tried > sum(
-            count for reason, count in items.missing.items() if reason.startswith(("image", "picture"))
-        )
-        return DataCounts(_rows(items), round(impressions), has_pictures)
+        return DataCounts(_rows(items, ASSUMED.items), _rows(log, ASSUMED.impressions))
 
 
-ASSUMED = DataCounts(items=20_000, impressions=1_000_000, has_pictures=True)
+ASSUMED = DataCounts(items=20_000, impressions=1_000_000)  # where no data are looked at
 
 
-def auto_values(counts: DataCounts) -> tuple[dict[str, Any], list[str]]:
-    """Settings that suit the data, as a settings file would hold them, and a line a choice that says why.
+def auto_values(counts: DataCounts) -> dict[str, Any]:
+    """Settings that suit the data, as a settings file would hold them.
 
     Args:
         counts: Of the data.
     """
     items, rows = max(counts.items, 1), max(counts.impressions, 1)
     small, large = rows < 100_000, rows >= 3_000_000
-    batch = 256 if small else 4_096 if large else 1_024
     epochs = 8 if rows < 1_000_000 else 6 if rows < 3_000_000 else 2
-    pretrain_epochs = min(20, max(3, round(200_000 / items)))
-    vocabulary = 4_000 if items < 10_000 else 16_000
     interests = ["mean_pooling", "target_attention", "modal_attention", "semantic_target_attention", "sim_tier"]
     interests += ["attribute_match", *([] if small else ["learned_similarity"])]
-    training = {"jit_compile": True, "steps_per_execution": 10}
-    values = {
+    return {
         "data": {"statistics": {"enabled": True}},
         "stages": {
             "encoder": {
                 "embedding_dim": 64,
-                "text": {"vocabulary_size": vocabulary, "max_tokens": 48},
+                "text": {"vocabulary_size": 4_000 if items < 10_000 else 16_000, "max_tokens": 48},
                 "image": {"image_size": 48, "filters": [32, 64, 96]},
             },
-            "pretrain": {"training": {"epochs": pretrain_epochs, "batch_size": 128, "learning_rate": 0.002}},
+            "pretrain": {
+                "training": {
+                    "epochs": min(20, max(3, round(200_000 / items))),
+                    "batch_size": 128,
+                    "learning_rate": 0.002,
+                }
+            },
             "csft": {"trainable": "head", "training": {"epochs": 6, "batch_size": 256, "learning_rate": 0.001}},
             "ciubm": {
                 "id_dim": 32 if large else 16,
                 "interests": interests,
                 "id_embedding_l2": 2e-3 if small else 2e-4,
                 "training": {
-                    **training,
+                    "jit_compile": True,
+                    "steps_per_execution": 10,
                     "epochs": epochs,
                     "patience": min(2, epochs - 1),
                     "monitor": "logloss",
-                    "batch_size": batch,
+                    "batch_size": 256 if small else 4_096 if large else 1_024,
                     "learning_rate": 0.002 if large else 0.001,
                 },
             },
         },
     }
+
+
+def describe(counts: DataCounts, stages: StagesConfig) -> str:
+    """What a run with `preset: auto` uses, and why, a line a choice.
+
+    Args:
+        counts: Of the data.
+        stages: The settings of the run, with what was set by hand.
+    """
+    ciubm, pretrain = stages.ciubm, stages.pretrain.training
+    interests = ", ".join(interest.name for interest in ciubm.interests)
     lines = [
-        f"auto: about {items:,} items and {rows:,} impressions{'' if counts.has_pictures else ', no pictures'}",
-        f"auto: stage 1 {pretrain_epochs} epochs, of some 200,000 items in all; a vocabulary of {vocabulary:,} words",
-        f"auto: stage 3 batches of {batch:,}, at most {epochs} epochs, the one of the least validation LogLoss is kept",
-        f"auto: interests {', '.join(interests)}" + ("; learned_similarity needs 100,000 impressions" if small else ""),
+        f"about {counts.items:,} items and {counts.impressions:,} impressions",
+        f"stage 1: {pretrain.epochs} epochs (the fewer the more items), {stages.encoder.text.vocabulary_size:,} tokens",
+        f"stage 3: batches of {ciubm.training.batch_size:,}, learning rate {ciubm.training.learning_rate:g}, at most "
+        f"{ciubm.training.epochs} epochs (the fewer the more impressions), best epoch by {ciubm.training.monitor}",
+        f"interests: {interests} (learned_similarity from 100,000 impressions on)",
+        f"id embeddings: width {ciubm.id_dim}, L2 {ciubm.id_embedding_l2:g} (stronger below 100,000 impressions)",
     ]
-    return values, lines
+    return "\n".join(f"auto: {line}" for line in lines)
 
 
-def _rows(table: TablePreview) -> int:
-    """Rows of a table; an estimate where neither the preview nor the files tell."""
-    if table.whole:
-        return table.rows
-    return table.total or sum(_rows_of_text(Path(file)) for file in table.files)
+def _rows(table: TablePreview, assumed: int) -> int:
+    """Rows of a table by its files alone, so that the same data always give the same settings."""
+    if table.total:
+        return table.total
+    try:
+        return sum(_rows_of_text(Path(file)) for file in table.files)
+    except OSError:  # not on this machine
+        return assumed
 
 
 def _rows_of_text(file: Path) -> int:
-    """Lines of a text file, from its size and its first mebibyte."""
-    is_gzip = file.suffix == ".gz"
-    with gzip.open(file) if is_gzip else file.open("rb") as handle:
+    """Lines of a text file, from its size and its first mebibytes."""
+    with file.open("rb") as packed, unpacked(packed, file.name) as handle:
         head = handle.read(SAMPLE_BYTES)
-    size = file.stat().st_size * (GZIP_RATIO if is_gzip else 1.0)
-    return round(max(size / max(len(head), 1), 1.0) * head.count(b"\n"))
+        share = packed.tell() / max(file.stat().st_size, 1)
+    return round(head.count(b"\n") / max(share, 1e-9)) if head else 0

@@ -107,11 +107,7 @@ main.add_command(check)
 # -- pipeline ----------------------------------------------------------------------------------------------
 
 _config = click.option(
-    "--config",
-    "config",
-    default="shop",
-    show_default=True,
-    help="A YAML file, or the name of a shipped one: shop, sample, ml1m, …",
+    "--config", "config", required=True, help="A YAML file, or the name of a shipped one: shop, sample, ml1m, …"
 )
 _data = click.option("--data", required=True, help="Folder of the tables, with a shop.yaml (`mim init`) or not.")
 _root = click.option("--root", required=True, type=click.Path(), help="Folder for everything a run writes.")
@@ -121,7 +117,13 @@ _set = click.option(
 
 
 @main.command()
-@_config
+@click.option(
+    "--config",
+    "config",
+    default="shop",
+    show_default=True,
+    help="A YAML file, or the name of a shipped one: shop (sizes follow the data), sample, ml1m, …",
+)
 @_data
 @_root
 @_set
@@ -138,7 +140,7 @@ def run(
     from tfx_pipeline.settings import Settings
 
     settings = Settings.load(config, overrides)
-    from tfx_pipeline.auto_settings import DataCounts, auto_values
+    from tfx_pipeline.auto_settings import DataCounts, describe
     from tfx_pipeline.data_commands import preview
     from tfx_pipeline.runners import local
 
@@ -148,10 +150,17 @@ def run(
         raise click.exceptions.Exit(1)
     if Settings.is_auto(config):
         counts = DataCounts.of_preview(found)
-        click.echo("\n".join(auto_values(counts)[1]), err=True)
         settings = Settings.load(config, overrides, counts)
+        click.echo(describe(counts, settings.stages), err=True)
     settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
     times = local.run(settings, data, root)
+    from tfx_pipeline.runners.newest import newest_metrics
+
+    if not newest_metrics(Path(root))["released"]:
+        click.echo(
+            "not released: no new mim_ranker was pushed, an earlier one stays (`mim metrics` and the report say why)",
+            err=True,
+        )
     click.echo(
         f"done in {times.total:.0f} s; {len(times.reused)} of {len(times.seconds)} steps reused\n"
         f"models: {Path(root) / 'models'}\nreport: {Path(root) / 'report.html'}",
@@ -198,7 +207,13 @@ def ablate(
     wanted = chosen(variants)
     if reference not in wanted:
         reference = next(iter(wanted))
-    found = run_ablation(Settings.load(config, overrides), data, root, wanted, seeds, reference)
+    settings = Settings.load(config, overrides)
+    if Settings.is_auto(config):
+        from tfx_pipeline.auto_settings import DataCounts
+        from tfx_pipeline.data_commands import preview
+
+        settings = Settings.load(config, overrides, DataCounts.of_preview(preview(data, settings, rows=1_000)))
+    found = run_ablation(settings, data, root, wanted, seeds, reference)
     click.echo(json.dumps(found) if as_json else (Path(root) / PAGE).read_text())
 
 

@@ -273,7 +273,7 @@ def create_pipeline(settings: Settings, places: Places, schema: Schema, data_onl
         evaluated=evaluator.outputs["blessing"],
         features=data.baseline_features(schema),
         must_beat=settings.evaluation.must_beat_baselines,
-        code_fingerprint=code("baseline_check"),
+        code_fingerprint=code_fingerprint("components", "mim_keras/metrics", "mim_keras/layers/item_table.py"),
     )
     blessing = baseline_check.outputs["blessing"]
     push_ranker = _pusher("mim_ranker", places, model=ciubm.outputs["model"], model_blessing=blessing)

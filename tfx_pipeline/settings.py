@@ -242,7 +242,7 @@ class Settings:
         size = values.pop("preset", "base")
         known = ("auto", *PRESETS)
         require(size in known, f"preset is one of {', '.join(known)}", size, "Choose one.")
-        below = auto_values(counts)[0] if size == "auto" else {"stages": copy.deepcopy(PRESETS[size])}
+        below = auto_values(counts) if size == "auto" else {"stages": copy.deepcopy(PRESETS[size])}
         merged = _merge(below, values)
         for override in overrides:
             _apply_override(merged, override)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from components.contract.schema import CONTRACT, Column, EventTable, Policies, Table
 from mim_keras.config import INTERESTS
+from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 from tfx_pipeline.settings import Settings
 
 
@@ -168,9 +169,17 @@ def reference() -> str:
         "",
         "Made from the source by `python -m tfx_pipeline.settings_reference`. A YAML file sets any of these keys, and",
         "`--set KEY=VALUE` one of them. `extends: NAME` lays another file under it; `preset: auto` sets sizes by",
-        "the data, `preset: tiny`, `base` or `large` fixed ones.",
+        "the data (see the end), `preset: tiny`, `base` or `large` fixed ones. The defaults below are those of `base`.",
         "",
         *_table(list(keys())),
+        "",
+        "## preset: auto",
+        "",
+        "Settings for the data that `mim run` finds; other commands assume "
+        f"{ASSUMED.items:,} items and {ASSUMED.impressions:,} impressions. Statistics",
+        "are on, and stage 2 trains heads alone.",
+        "",
+        *_auto_table(),
         "",
         "## shop.yaml",
         "",
@@ -186,6 +195,29 @@ def reference() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _auto_table() -> list[str]:
+    """What `preset: auto` sets for shops of some sizes."""
+    shops = [DataCounts(1_000, 20_000), DataCounts(20_000, 300_000), DataCounts(50_000, 2_000_000)]
+    shops.append(DataCounts(200_000, 10_000_000))
+    rows: dict[str, list[object]] = {}
+    for counts in shops:
+        for path, value in _flat(auto_values(counts)):
+            shown = f"{len(value)} interests" if isinstance(value, list) and len(value) > 4 else value
+            rows.setdefault(path, []).append(shown)
+    header = " | ".join(f"{counts.items:,} items, {counts.impressions:,} impressions" for counts in shops)
+    lines = [f"| setting | {header} |", "|---" * (len(shops) + 1) + "|"]
+    varying = {path: values for path, values in rows.items() if len({str(value) for value in values}) > 1}
+    return lines + [f"| `{path}` | {' | '.join(str(value) for value in values)} |" for path, values in varying.items()]
+
+
+def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.baseline_check.rows import ItemContent, RowReader, Rows, log_odds, read_columns
+from components.baseline_check.rows import ItemContent, RowReader, Rows, read_columns
 from components.item_attributes import attribute_values
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import auc, gauc, log_loss, paired_auc_difference
 from serving.representation_center.snapshot import Snapshot, restore_vectors
 
 FILE = "comparison.json"
-TRAIN_ROWS = 400_000  # that the trees are fitted on
-SCORED_ROWS = 4_096
+TRAIN_ROWS, TEST_ROWS = 400_000, 1_000_000  # the most that the trees are fitted on, and that are compared
+FEWEST_OF_A_LABEL = 20  # training rows, for trees
 TREES = ({"learning_rate": 0.1, "max_leaf_nodes": 31}, {"learning_rate": 0.05, "max_leaf_nodes": 15})
 ROUNDS, PATIENCE, FEWEST_IN_A_LEAF = 300, 20, 50
 BLESSED = "blessed"
@@ -47,9 +47,10 @@ class Executor(base_executor.BaseExecutor):
         reader = RowReader(folder("examples"), content, spec["context"], spec["entities"])
         train, _ = reader.read("train", TRAIN_ROWS)
         valid, _ = reader.read("valid", TRAIN_ROWS)
-        test, serialised = reader.read("test")
         model = tf.saved_model.load(path_utils.serving_model_path(folder("model")))
-        comparison = compare(train, valid, test, served_scores(model, serialised), reader.categorical)
+        signature = model.signatures["serve_examples"]
+        test, scores = reader.read("test", TEST_ROWS, lambda rows: signature(examples=tf.constant(rows))["ctr"].numpy())
+        comparison = compare(train, valid, test, scores, reader.categorical)
         accepted = accept(comparison, bool(exec_properties["must_beat"]))
         (evaluated,) = input_dict["evaluated"]
         blessed = accepted and evaluated.get_int_custom_property(BLESSED) == 1
@@ -58,9 +59,9 @@ class Executor(base_executor.BaseExecutor):
         out = Path(artifact_utils.get_single_uri(output_dict["comparison"]))
         out.mkdir(parents=True, exist_ok=True)
         (out / FILE).write_text(json.dumps(comparison | {"accepted": accepted}, indent=2))
-        logging.info("table of baselines: %s", sentence(comparison))
+        logging.info("baselines: %s", sentence(comparison))
         if not blessed:
-            logging.warning("table of releases: the ranker is not released: %s", why_not(comparison, accepted))
+            logging.warning("baselines: the ranker is not released: %s", why_not(comparison, accepted))
 
 
 def item_content(items: str, snapshot: Snapshot, kinds: dict[str, str]) -> ItemContent:
@@ -93,13 +94,6 @@ def item_content(items: str, snapshot: Snapshot, kinds: dict[str, str]) -> ItemC
     return ItemContent(ids, table.embeddings, table.attributes, table.slots)
 
 
-def served_scores(model: Any, serialised: list[bytes]) -> np.ndarray:
-    """The click probabilities that a ranker's SavedModel gives ranking examples, float32 [n]."""
-    score = model.signatures["serve_examples"]
-    parts = [serialised[begin : begin + SCORED_ROWS] for begin in range(0, len(serialised), SCORED_ROWS)]
-    return np.concatenate([score(examples=tf.constant(part))["ctr"].numpy() for part in parts] or [np.zeros(0)])
-
-
 def compare(train: Rows, valid: Rows, test: Rows, scores: np.ndarray, categorical: list[bool]) -> dict[str, Any]:
     """The ranker and the baselines on the test rows.
 
@@ -108,14 +102,16 @@ def compare(train: Rows, valid: Rows, test: Rows, scores: np.ndarray, categorica
         baseline of the largest AUC; and `difference` of the ranker's AUC and its, `low`, `high`: a 95 % interval over
         users.  Figures that cannot be computed are None.
     """
-    item, user = (log_odds(getattr(train, name), train.label, getattr(test, name)) for name in ("item", "user"))
-    baselines = {"item click rate": item, "item and user click rates": item + user}
-    if len(np.unique(train.label)) == 2:
+    item, user, overall = test.rates.T
+    log_odds = {"item click rate": item, "item and user click rates": item + user - overall}
+    baselines = {name: 1 / (1 + np.exp(-value)) for name, value in log_odds.items()}
+    clicks = int(train.label.sum())
+    if min(clicks, len(train.label) - clicks) >= FEWEST_OF_A_LABEL and len(test.label):
         baselines["gradient boosting"] = boosted_scores(train, valid, test, categorical)
     found = {name: figures(test, score) for name, score in baselines.items()}
     best = max(found, key=lambda name: found[name]["auc"] or 0.0)
     comparison = {"rows": len(test.label), "ranker": figures(test, scores), "baselines": found, "best": best}
-    if len(np.unique(test.label)) < 2:
+    if len(np.unique(test.label)) < 2 or not np.isfinite(scores).all():
         return comparison | {"difference": None, "low": None, "high": None}
     found_difference = paired_auc_difference(test.user, test.label, scores, baselines[best])
     return comparison | {name: _figure(value) for name, value in found_difference._asdict().items()}
@@ -129,13 +125,11 @@ def boosted_scores(train: Rows, valid: Rows, test: Rows, categorical: list[bool]
     two settings the better one on the validation rows is taken.
     """
 
-    def table(rows: Rows, out_of_fold: bool) -> np.ndarray:
-        rates = [
-            log_odds(getattr(train, name), train.label, getattr(rows, name), out_of_fold) for name in ("item", "user")
-        ]
-        return np.concatenate([rows.features, np.stack(rates, axis=1)], axis=1).astype(np.float32)
-
-    known, held, asked = table(train, True), table(valid, False), table(test, False)
+    known, held, asked = (
+        np.concatenate([rows.features, rows.rates[:, :2]], axis=1).astype(np.float32) if len(rows.label) else None
+        for rows in (train, valid, test)
+    )
+    assert known is not None
     mask = np.array([*categorical, *([False] * (known.shape[1] - len(categorical)))])
     best, best_scores = -1.0, np.zeros(len(test.label))
     for settings in TREES:
@@ -148,7 +142,7 @@ def boosted_scores(train: Rows, valid: Rows, test: Rows, categorical: list[bool]
             random_state=0,
             **settings,
         ).fit(known, train.label)
-        reached = auc(valid.label, trees.predict_proba(held)[:, 1]) if len(valid.label) else 0.0
+        reached = 0.0 if held is None else auc(valid.label, trees.predict_proba(held)[:, 1])
         if not reached <= best:  # a NaN too, of one label
             best, best_scores = reached, trees.predict_proba(asked)[:, 1]
     return best_scores
@@ -156,12 +150,14 @@ def boosted_scores(train: Rows, valid: Rows, test: Rows, categorical: list[bool]
 
 def figures(rows: Rows, score: np.ndarray) -> dict[str, float | None]:
     """AUC, GAUC, LogLoss and the AUC on cold items."""
+    score = score if np.isfinite(score).all() else np.full(len(score), np.nan)
+    if np.isnan(score).any() or not len(score):
+        return dict.fromkeys(("auc", "gauc", "logloss", "cold_auc"))
     cold = rows.segment == b"cold"
-    probability = 1 / (1 + np.exp(-score)) if np.any((score < 0) | (score > 1)) else score
     return {
         "auc": _figure(auc(rows.label, score)),
         "gauc": _figure(gauc(rows.user, rows.label, score)),
-        "logloss": _figure(log_loss(rows.label, probability)),
+        "logloss": _figure(log_loss(rows.label, score)),
         "cold_auc": _figure(auc(rows.label[cold], score[cold])),
     }
 
@@ -175,17 +171,21 @@ def sentence(comparison: dict[str, Any]) -> str:
     """The comparison in words."""
     own, best = comparison["ranker"]["auc"], comparison["baselines"][comparison["best"]]["auc"]
     if comparison["difference"] is None or own is None or best is None:
-        return "no comparison: the test rows have one label only"
+        return "no comparison: the test rows have one label only, or the ranker's scores are not finite"
+    word = "above" if comparison["difference"] >= 0 else "below"
     return (
-        f"the ranker's AUC of {own:.4f} less that of {comparison['best']}, {best:.4f}: "
-        f"{comparison['difference']:+.4f}, 95% interval [{comparison['low']:+.4f}, {comparison['high']:+.4f}]"
+        f"the ranker's AUC of {own:.4f} is {abs(comparison['difference']):.4f} {word} that of {comparison['best']} "
+        f"({best:.4f}), the best baseline; 95% interval of the difference [{comparison['low']:+.4f}, "
+        f"{comparison['high']:+.4f}]"
     )
 
 
 def why_not(comparison: dict[str, Any], accepted: bool) -> str:
     """Why a ranker is not released, and what to do."""
+    if comparison["difference"] is None:
+        return sentence(comparison)
     if accepted:
-        return "the Evaluator found it below a limit of the settings `evaluation` (see the report)"
+        return "it failed evaluation.min_auc, evaluation.max_auc_drop or evaluation.min_examples (see the report)"
     return (
         f"it is not better than {comparison['best']} by a 95% interval of the AUC. See the report; more epochs, more "
         "data or richer content may help; evaluation.must_beat_baselines=false releases it all the same"

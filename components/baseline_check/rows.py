@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import tensorflow as tf
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
-from components.columns import Columns, lists_to_matrix
+from components.columns import Columns, lists_to_matrix, take
 from components.examples import DECODE_ROWS, decode
 from components.history_gen.span_statistics import FIELDS
 
@@ -21,6 +21,7 @@ COMPARED_ROWS = 1_024  # at a time, with their histories' vectors
 SMOOTHING = 20.0  # impressions that the overall click rate counts for in each click rate
 CATEGORIES = 254  # values of a context feature; scikit-learn's limit
 FOLDS = 5
+Score = Callable[[list[bytes]], np.ndarray]
 
 
 @dataclass
@@ -28,14 +29,16 @@ class Rows:
     """n rows.
 
     Attributes:
-        user, item: Codes, int [n].
+        user: Codes, int [n].
+        rates: Log-odds of the click rate of the item and of the user in training, without the row's own fold, and of
+            all together, float [n, 3].
         label: 0 or 1, float [n].
         segment: bytes [n].
         features: float32 [n, features], NaN where unknown.
     """
 
     user: np.ndarray
-    item: np.ndarray
+    rates: np.ndarray
     label: np.ndarray
     segment: np.ndarray
     features: np.ndarray
@@ -81,61 +84,78 @@ class RowReader:
         self._folder, self._content, self._context, self._entities = folder, content, context, entities
         self._users: pa.Array = pa.array([], pa.binary())
         self._codes: dict[str, pa.Array] = {}
+        self._trained = np.zeros((3, 0), np.int64)  # user, item and label of all training rows
 
     @property
     def categorical(self) -> list[bool]:
         """Which of the features are codes of categories."""
         return [kind == "categorical" for kind in self._context.values()]
 
-    def read(self, split: str, sample: int = 0) -> tuple[Rows, list[bytes]]:
-        """A split's rows, and each serialised.
+    def read(self, split: str, sample: int, score: Score | None = None) -> tuple[Rows, np.ndarray]:
+        """A split's rows, and the score of each.
 
         Args:
             split: `train` first: it sets the codes of the categories.
-            sample: At most so many rows, drawn at random; 0: all.  The serialised rows are left out then.
+            sample: About so many rows at most, drawn at random.
+            score: Serialised rows → scores, float [n]; None: there are none.
         """
         names = ("user_id", "item_id", "clicked", "segment", *LISTS, *self._context)
-        total = sum(len(c["item_id"]) for _, c in read_columns(self._folder, split, ("item_id",))) if sample else 0
+        total = sum(len(columns["item_id"]) for _, columns in read_columns(self._folder, split, ("item_id",)))
         share, rng = sample / max(total, 1), np.random.default_rng(0)
         kept: list[Columns] = []
         features: list[np.ndarray] = []
-        serialised: list[bytes] = []
+        scores: list[np.ndarray] = [np.zeros(0)]
+        places: list[np.ndarray] = []
+        begin = 0
         if split == "train":
             self._learn_codes(split)
         for records, columns in read_columns(self._folder, split, names):
-            if sample and share < 1:
-                mask = pa.array(rng.random(len(records)) < share)
-                columns = {name: values.filter(mask) for name, values in columns.items()}
-            if not sample:
-                serialised += records
-            if len(columns["item_id"]):
-                features.append(self._features(columns))
-                kept.append({name: columns[name] for name in ("user_id", "item_id", "clicked", "segment")})
+            chosen = np.flatnonzero(rng.random(len(records)) < share)
+            places.append(chosen + begin)
+            begin += len(records)
+            if not len(chosen):
+                continue
+            columns = take(columns, chosen)
+            features.append(self._features(columns))
+            kept.append({name: columns[name] for name in ("user_id", "item_id", "clicked", "segment")})
+            if score is not None:
+                scores.append(score([records[row] for row in chosen]))
         if not kept:
             none = np.zeros(0, np.int64)
-            return Rows(none, none, none, none, np.zeros((0, 1), np.float32)), serialised
+            return Rows(none, np.zeros((0, 3)), none, none, np.zeros((0, 1), np.float32)), scores[0]
         joined = {name: pa.concat_arrays([one[name] for one in kept]) for name in kept[0]}
+        user, item = self._user_codes(joined["user_id"]), self._item_rows(joined["item_id"])
         rows = Rows(
-            user=self._user_codes(joined["user_id"]),
-            item=self._item_rows(joined["item_id"]),
+            user=user,
+            rates=self._rates(user, item, np.concatenate(places) if split == "train" else None),
             label=joined["clicked"].to_numpy(zero_copy_only=False).astype(np.float64),
             segment=np.array(joined["segment"].to_pylist()),
             features=np.concatenate(features),
         )
-        return rows, serialised
+        return rows, np.concatenate(scores)
 
     def _learn_codes(self, split: str) -> None:
-        counts: dict[str, pa.Array] = {}
         names = ("user_id", *(name for name, kind in self._context.items() if kind == "categorical"))
-        for _, columns in read_columns(self._folder, split, names):
-            for name in names:
-                counts[name] = pa.concat_arrays([counts[name], columns[name]]) if name in counts else columns[name]
+        batches = [columns for _, columns in read_columns(self._folder, split, (*names, "item_id", "clicked"))]
+        if not batches:
+            return
         for name in names:
-            found = pc.value_counts(counts[name])
+            found = pc.value_counts(pa.concat_arrays([columns[name] for columns in batches]))
             order = pc.sort_indices(found.field("counts"), sort_keys=[("", "descending")])
             values = found.field("values").take(order)
             self._codes[name] = values if name == "user_id" else values[:CATEGORIES]
         self._users = self._codes["user_id"]
+        joined = {name: pa.concat_arrays([columns[name] for columns in batches]) for name in ("item_id", "clicked")}
+        users = self._user_codes(pa.concat_arrays([columns["user_id"] for columns in batches]))
+        label = joined["clicked"].to_numpy(zero_copy_only=False)
+        self._trained = np.stack([users, self._item_rows(joined["item_id"]), label])
+
+    def _rates(self, user: np.ndarray, item: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        """`Rows.rates`; `places` are those of the rows among the training rows, None for other splits."""
+        users, items, label = self._trained
+        found = [log_odds(code, label, of, places) for code, of in ((items, item), (users, user))]
+        everything = log_odds(np.zeros_like(users), label, np.zeros_like(user))
+        return np.stack([*found, everything], axis=1)
 
     def _user_codes(self, values: pa.Array) -> np.ndarray:
         """Codes from 1; users who are not in training have their own, behind them."""
@@ -212,23 +232,22 @@ def rates_of(statistics: np.ndarray, entities: int) -> np.ndarray:
     return np.concatenate([np.log(rate / (1 - rate)), impressions / (overall[..., 0] + 1), *days], axis=1)
 
 
-def log_odds(code: np.ndarray, label: np.ndarray, of: np.ndarray, out_of_fold: bool = False) -> np.ndarray:
+def log_odds(code: np.ndarray, label: np.ndarray, of: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
     """Smoothed log-odds of the click rate of each code of `of`, from the rows (`code`, `label`).
 
     Args:
         code: int [n].
         label: [n].
         of: Codes, int [m]; one that is not among `code` has the overall rate.
-        out_of_fold: `of` is `code`, and a row does not count itself or the others of its fold.
+        places: Where `of` are rows of `code`: which; then a row counts neither itself nor the others of its fold.
     """
     size = int(max(code.max(initial=0), of.max(initial=0))) + 1
     shown, clicked = np.bincount(code, minlength=size), np.bincount(code, label, size)
     impressions, clicks = shown[of].astype(np.float64), clicked[of].astype(np.float64)
-    if out_of_fold:
-        cell = code * FOLDS + np.arange(len(code)) % FOLDS
-        _, place = np.unique(cell, return_inverse=True)
-        impressions -= np.bincount(place)[place]
-        clicks -= np.bincount(place, label)[place]
+    if places is not None:
+        _, cell = np.unique(code * FOLDS + np.arange(len(code)) % FOLDS, return_inverse=True)
+        impressions -= np.bincount(cell)[cell[places]]
+        clicks -= np.bincount(cell, label)[cell[places]]
     prior = (label.sum() + 1) / (len(label) + 2)
     rate = (clicks + SMOOTHING * prior) / (impressions + SMOOTHING)
     found: np.ndarray = np.log(rate / (1 - rate))

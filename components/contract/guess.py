@@ -540,18 +540,29 @@ def _looks_like_id(values: pa.Array, distinct: int) -> bool:
     return pa.types.is_integer(values.type) and distinct > 0.95 * len(values)
 
 
+def _integers(values: pa.Array) -> np.ndarray | None:
+    """The values of a column of whole numbers, as numbers or as text, without gaps; else None."""
+    if not (
+        pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    ):
+        return None
+    parsed = parse_integers(values)
+    return None if _readable(parsed) < 1.0 else parsed.values
+
+
 def _is_code(name: str, values: pa.Array) -> bool:
     """Whether whole numbers name things, of which several items are one: `product_code`, `brand_id`."""
-    if not pa.types.is_integer(values.type) or CODE.search(name.lower()) is None:
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    if CODE.search(snake) is None or _integers(values) is None:
         return False
     return 2 <= len(pc.unique(values.drop_null())) <= 0.9 * len(values)
 
 
 def _counts_up(values: pa.Array) -> bool:
     """Whether whole numbers grow with the rows, in many steps."""
-    if not pa.types.is_integer(values.type) or values.null_count or len(values) < 100:
+    numbers = _integers(values)
+    if numbers is None or len(numbers) < 100:
         return False
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.int64)
     return bool(np.all(np.diff(numbers) >= 0)) and len(np.unique(numbers)) > len(numbers) / 50
 
 

@@ -67,7 +67,7 @@ class Executor(base_executor.BaseExecutor):
             "accounts": kept("counts", "items", "impressions", "pairs"),
             "metrics": kept(METRICS, "items", "impressions", "examples", "pairs", "embeddings"),
         }
-        said = [*sentences(mim, ids_only, oracle), f"Against the best baseline: {sentence(comparison)}."]
+        said = [*sentences(mim, ids_only, oracle), f"Baselines: {sentence(comparison)}."]
         curves = {stage: log(stage, "history") for stage in ("pretrain", "csft", "ciubm")}
         snapshot = Snapshot.load(folder("embeddings"))
         page = _template().render(

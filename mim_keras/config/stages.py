@@ -158,7 +158,7 @@ class CsftConfig(_TrainableTowers):
     def milder(self) -> CsftConfig:
         """A third of the learning rate, and twice the weight of the alignment loss: against collapse."""
         training = replace(self.training, learning_rate=self.training.learning_rate / 3)
-        return replace(self, training=training, align_weight=2 * self.align_weight or 0.5)
+        return replace(self, training=training, align_weight=2 * self.align_weight)
 
     def uses(self, negatives: str) -> bool:
         """Whether a term has this pool of negatives."""

@@ -10,7 +10,7 @@ from keras import ops
 from mim_keras.layers.base import Configurable
 
 NO_VALUE = 0  # code of an attribute that an item lacks
-ONE_HOT_VALUES = 256  # up to so many values a matrix product is faster than a lookup
+ONE_HOT_SIZE = 512  # slots × values up to which a matrix product is faster than a lookup
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -48,7 +48,7 @@ class AttributeEmbedding(Configurable, keras.layers.Layer):
         )
 
     def call(self, codes: Any) -> Any:
-        if self.num_values <= ONE_HOT_VALUES:
+        if codes.shape[-1] * self.num_values <= ONE_HOT_SIZE:
             absent_as_none = ops.where(ops.equal(codes, NO_VALUE), -1, codes)  # one_hot of -1 is zero
             multi_hot = ops.sum(ops.one_hot(absent_as_none, self.num_values, dtype="float32"), axis=-2)
             return ops.cast(ops.matmul(multi_hot, self.embeddings), self.compute_dtype)

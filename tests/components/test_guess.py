@@ -357,7 +357,10 @@ def test_an_embedding_of_another_width_stops_a_run(tmp_path: Path) -> None:
     assert "embedding is not an embedding of 5 numbers in 59 of 60 rows; mend its dim" in problem
 
 
-def test_numbers_that_name_things_are_categories_and_those_that_count_rows_are_no_context(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_numbers_that_name_things_are_categories_and_those_that_count_rows_are_no_context(
+    tmp_path: Path, form: str
+) -> None:
     count = 400
     items = {"item_id": [f"i{n}" for n in range(count)], "title": [f"thing {n} of many" for n in range(count)]}
     items |= {"product_code": [500_000 + 13 * (n // 3) for n in range(count)], "price": [n % 97 for n in range(count)]}
@@ -368,9 +371,11 @@ def test_numbers_that_name_things_are_categories_and_those_that_count_rows_are_n
         "clicked": [int(n % 5 == 0) for n in range(rows)],
     }
     log |= {"slate": [n // 5 for n in range(rows)], "depth": [n % 40 for n in range(rows)]}
-    pq.write_table(pa.table(items), tmp_path / "items.parquet")
-    pq.write_table(pa.table(log), tmp_path / "log.parquet")
-    values, guesses = guess_schema(tmp_path / "items.parquet", tmp_path / "log.parquet", tmp_path, "impressions", None)
+    write = pq.write_table if form == "parquet" else pyarrow.csv.write_csv
+    files = [tmp_path / f"{name}.{form}" for name in ("items", "log")]
+    for file, columns in zip(files, (items, log), strict=True):
+        write(pa.table(columns), file)
+    values, guesses = guess_schema(*files, tmp_path, "impressions", None)
     assert values["items"]["columns"]["product_code"] == {"column": "product_code", "type": "categorical"}
     assert values["items"]["columns"]["price"] == {"column": "price", "type": "number"}
     assert "slate" not in values["impressions"]["columns"]

@@ -58,10 +58,12 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
 
 
 def test_the_guide_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of docs/shop.md, with smaller settings; the server in this process."""
+    """Every command of docs/shop.md, with less training; the server in this process."""
     german_shop(tmp_path / "export", users=60, impressions=4_000)
     monkeypatch.chdir(tmp_path)
-    config = write_config(tmp_path / "tiny.yaml")
+    less = ["evaluation.must_beat_baselines=false", "evaluation.ids_only_comparison=false"]
+    less += [f"stages.{stage}.training.epochs=2" for stage in ("pretrain", "csft", "ciubm")]
+    less += ["stages.ciubm.training.patience=1", "stages.encoder.image.image_size=16"]
     commands = [shlex.split(line)[1:] for line in GUIDE.read_text().splitlines() if re.match(r"mim \w+ ", line)]
     ran, server = [], None
     try:
@@ -73,10 +75,14 @@ def test_the_guide_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 with MimClient(server.address, timeout=20) as client:
                     client.wait_until_available("mim_ranker", "mim_retrieval")
                 continue
+            if words[0] == "run":
+                words += [word for one in less for word in ("--set", one)]
             address = server.address if server else ""
-            done = invoke([{"shop": str(config), "localhost:8500": address}.get(word, word) for word in words])
+            done = invoke([{"localhost:8500": address}.get(word, word) for word in words])
             if words[0] == "check":
                 assert "a run would take this" in done.output
+            if words[0] == "run":
+                assert "auto: stage 3: batches of 256" in done.output
             if words[0] == "rank":
                 assert all(item in done.output for item in ("A-3", "A-4", "A-5"))
     finally:

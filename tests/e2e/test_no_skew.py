@@ -34,7 +34,7 @@ def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
     (outcome,) = root.glob("artifacts/Trainer.csft/model_run/*/logs/recall.json")
     assert json.loads(outcome.read_text())["rejected"].startswith("stage 2 must keep the mean cosine")
     assert "the encoder of stage 1 is kept" in done.output
-    assert "training 2 of 2" in done.output
+    assert "attempt 2 of 2" in done.output
     store = open_store(str(root / "metadata.sqlite"))
     for output in ("examples", "statistics_table"):  # both are Examples, and either may be the newer one
         made = newest(store, "Examples", "HistoryGen", output)

@@ -56,7 +56,7 @@ def run_fn(fn_args: Any) -> None:
             break
         except CollapseError as error:
             rejected = str(error)
-            log.warning("csft: training %d of %d: %s", attempt + 1, config.collapse_retries + 1, error)
+            log.warning("csft: attempt %d of %d: %s", attempt + 1, config.collapse_retries + 1, error)
             config, (encoder, preprocessor) = config.milder(), load()
     after = before
     if not rejected:

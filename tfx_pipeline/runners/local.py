@@ -17,7 +17,7 @@ from tfx_pipeline.settings import Settings
 
 _RUNNING = re.compile(r"Component (\S+) is running\.")
 _FINISHED = re.compile(r"Component (\S+) is finished\.")
-_TOLD = re.compile(r"^(table |snapshot of |beam )")
+_TOLD = re.compile(r"^(table |baselines: |snapshot of |beam )")
 
 
 @dataclass

@@ -26,15 +26,16 @@ class TerminateOnCollapse(keras.callbacks.Callback):
     Args:
         embeddings: Returns L2-normalised embeddings [n, d]; a sample of `SAMPLE` is used.
         threshold: Mean cosine of two different items above which they may have collapsed; 1 never raises.
+
+    The beginning is the moment at which the callback is made, so that a training that resumes from a checkpoint is
+    judged as one that was never stopped.
     """
 
     def __init__(self, embeddings: Callable[[], np.ndarray], threshold: float) -> None:
         super().__init__()
-        self._embeddings, self._threshold, self._first = embeddings, threshold, -1.0
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        embeddings = self._sample()
-        self._first = mean_pairwise_cosine(embeddings) if len(embeddings) > 1 else -1.0
+        self._embeddings, self._threshold = embeddings, threshold
+        first = self._sample()
+        self._first = mean_pairwise_cosine(first) if len(first) > 1 else -1.0
 
     def _sample(self) -> np.ndarray:
         embeddings = self._embeddings()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mim_keras.layers import AttributeEmbedding, AttributeMatch
-from mim_keras.layers.attribute_embedding import ONE_HOT_VALUES
+from mim_keras.layers.attribute_embedding import ONE_HOT_SIZE
 from tests.mim_keras.backend import numbers
 
 pytestmark = pytest.mark.any_backend
@@ -34,7 +34,7 @@ def test_shares_and_counts_equal_loops(rng: np.random.Generator, histories: int)
             np.testing.assert_allclose(found[row, 2 + place], np.log1p(count), atol=1e-6)
 
 
-@pytest.mark.parametrize("values", [7, ONE_HOT_VALUES + 1])
+@pytest.mark.parametrize("values", [7, ONE_HOT_SIZE])
 def test_the_embeddings_of_an_items_values_are_summed(rng: np.random.Generator, values: int) -> None:
     codes, layer = codes_of(rng, 5), AttributeEmbedding(values, 4)
     found, table = numbers(layer(codes)), numbers(layer.embeddings)
