@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.contract.tables import unpacked
-
 if TYPE_CHECKING:
     from components.contract.preview import Preview, TablePreview
     from mim_keras.config import StagesConfig
@@ -115,6 +113,8 @@ def _rows(table: TablePreview, assumed: int) -> int:
 
 def _rows_of_text(file: Path) -> int:
     """Lines of a text file, from its size and its first mebibytes."""
+    from components.contract.tables import unpacked  # imports Beam
+
     with file.open("rb") as packed, unpacked(packed, file.name) as handle:
         head = handle.read(SAMPLE_BYTES)
         share = packed.tell() / max(file.stat().st_size, 1)

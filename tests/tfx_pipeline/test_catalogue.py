@@ -37,7 +37,7 @@ def test_values_that_one_item_alone_has_are_left_out() -> None:
     assert attribute_values("list", bytes_of("x|y", "y", "z")) == [["y"], ["y"], []]
 
 
-def test_attributes_count_as_categories(tmp_path: Path) -> None:
+def test_attributes_stand_beside_categories(tmp_path: Path) -> None:
     table = {
         "item_id": [f"i{n}" for n in range(20)],
         "category": ["mug"] * 20,
@@ -49,7 +49,9 @@ def test_attributes_count_as_categories(tmp_path: Path) -> None:
     schema = Schema.from_yaml("items: {columns: {brand: brand, tags: {type: list}, price: {type: number}}}")
     made = run_catalogue(tmp_path, tmp_path / "out", schema=schema.to_json())
     found = Catalogue.read(made.uri, content=False, attributes=schema.items.features("items"))
-    own = dict(zip((item.decode() for item in found.item_id), found.categories, strict=True))
-    assert set(own["i1"]) == {"mug", "brand: b1", "tags: red", "tags: new", "price: bucket 0"}
-    assert "price: bucket 9" in own["i19"]
-    assert {name for names in Catalogue.read(made.uri, content=False).categories for name in names} == {"mug"}
+    row_of = {item.decode(): row for row, item in enumerate(found.item_id)}
+    own = {name: values[row_of["i1"]] for name, values in found.attributes.items()}
+    assert own == {"brand": ["b1"], "tags": ["red", "new"], "price": ["bucket 0"]}
+    assert found.attributes["price"][row_of["i19"]] == ["bucket 9"]
+    assert found.categories == [["mug"]] * 20
+    assert not Catalogue.read(made.uri, content=False).attributes
