@@ -74,6 +74,18 @@ def decode(
     return columns
 
 
+def read_split(
+    folder: str, split: str, lists: tuple[str, ...] = (), only: tuple[str, ...] = ()
+) -> Iterator[tuple[list[bytes], Columns]]:
+    """One split of the Examples artifact in `folder`, outside Beam: serialised rows and their columns, a batch at a
+    time; see `FromExamples`."""
+    decoder = ExamplesToRecordBatchDecoder()
+    files = sorted(tf.io.gfile.glob(f"{folder}/Split-{split}/*"))
+    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
+        serialised = list(batch)
+        yield serialised, decode(decoder, serialised, lists, only)
+
+
 class ReadExamples(beam.PTransform):
     """One split of an Examples artifact → columns."""
 

@@ -16,7 +16,8 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.baseline_check.rows import ItemContent, RowReader, Rows, read_columns
+from components.baseline_check.rows import ItemContent, RowReader, Rows
+from components.examples import read_split
 from components.item_attributes import attribute_values
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import auc, gauc, log_loss, paired_auc_difference
@@ -74,7 +75,7 @@ def item_content(items: str, snapshot: Snapshot, kinds: dict[str, str]) -> ItemC
     """
     columns: dict[str, list[bytes]] = {name: [] for name in ("item_id", "category", *kinds)}
     for split in ("train", "valid"):
-        for _, found in read_columns(items, split, tuple(columns)):
+        for _, found in read_split(items, split, only=tuple(columns)):
             for name, values in columns.items():
                 values += found[name].to_pylist() if name in found else [b""] * len(found["item_id"])
     row_of = {item_id.decode(): row for row, item_id in enumerate(columns["item_id"])}
@@ -150,8 +151,7 @@ def boosted_scores(train: Rows, valid: Rows, test: Rows, categorical: list[bool]
 
 def figures(rows: Rows, score: np.ndarray) -> dict[str, float | None]:
     """AUC, GAUC, LogLoss and the AUC on cold items."""
-    score = score if np.isfinite(score).all() else np.full(len(score), np.nan)
-    if np.isnan(score).any() or not len(score):
+    if not len(score) or not np.isfinite(score).all():
         return dict.fromkeys(("auc", "gauc", "logloss", "cold_auc"))
     cold = rows.segment == b"cold"
     return {

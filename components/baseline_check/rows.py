@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import tensorflow as tf
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.columns import Columns, lists_to_matrix, take
-from components.examples import DECODE_ROWS, decode
+from components.examples import read_split
 from components.history_gen.span_statistics import FIELDS
 
 LISTS = ("history_item_ids", "history_ages", "statistics")
@@ -61,15 +59,6 @@ class ItemContent:
     slots: tuple[int, ...]
 
 
-def read_columns(folder: str, split: str, names: tuple[str, ...]) -> Iterator[tuple[list[bytes], Columns]]:
-    """The serialised rows of a split and their columns, a batch at a time."""
-    decoder = ExamplesToRecordBatchDecoder()
-    files = sorted(tf.io.gfile.glob(f"{folder}/Split-{split}/*"))
-    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
-        serialised = list(batch)
-        yield serialised, decode(decoder, serialised, LISTS, names)
-
-
 class RowReader:
     """Reads splits of the ranking examples in `folder`.
 
@@ -100,16 +89,18 @@ class RowReader:
             score: Serialised rows → scores, float [n]; None: there are none.
         """
         names = ("user_id", "item_id", "clicked", "segment", *LISTS, *self._context)
-        total = sum(len(columns["item_id"]) for _, columns in read_columns(self._folder, split, ("item_id",)))
+        if split == "train":
+            self._learn_codes(split)
+            total = self._trained.shape[1]
+        else:
+            total = sum(len(records) for records, _ in read_split(self._folder, split, LISTS, ("item_id",)))
         share, rng = sample / max(total, 1), np.random.default_rng(0)
         kept: list[Columns] = []
         features: list[np.ndarray] = []
         scores: list[np.ndarray] = [np.zeros(0)]
         places: list[np.ndarray] = []
         begin = 0
-        if split == "train":
-            self._learn_codes(split)
-        for records, columns in read_columns(self._folder, split, names):
+        for records, columns in read_split(self._folder, split, LISTS, names):
             chosen = np.flatnonzero(rng.random(len(records)) < share)
             places.append(chosen + begin)
             begin += len(records)
@@ -136,7 +127,7 @@ class RowReader:
 
     def _learn_codes(self, split: str) -> None:
         names = ("user_id", *(name for name, kind in self._context.items() if kind == "categorical"))
-        batches = [columns for _, columns in read_columns(self._folder, split, (*names, "item_id", "clicked"))]
+        batches = [columns for _, columns in read_split(self._folder, split, LISTS, (*names, "item_id", "clicked"))]
         if not batches:
             return
         for name in names:

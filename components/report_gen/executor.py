@@ -10,16 +10,14 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.baseline_check.executor import FILE, sentence
 from components.catalogue_gen.executor import SPLITS
-from components.examples import DECODE_ROWS, decode
+from components.examples import read_split
 from components.metrics import PROPERTY as METRICS
 from components.report_gen import plots
 from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
@@ -147,12 +145,9 @@ def _neighbours(snapshot: Snapshot, items_folder: str) -> list[list[dict[str, st
 
 
 def _read_looks(items_folder: str, wanted: set[bytes]) -> dict[bytes, dict[str, str]]:
-    decoder = ExamplesToRecordBatchDecoder()
     looks = {}
     for split in SPLITS:
-        files = sorted(tf.io.gfile.glob(f"{items_folder}/Split-{split}/*"))
-        for batch in tf.data.TFRecordDataset(files, "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
-            columns = decode(decoder, list(batch), only=("item_id", "title", "image"))
+        for _, columns in read_split(items_folder, split, only=("item_id", "title", "image")):
             lists = (columns[name].to_pylist() for name in ("item_id", "title", "image"))
             for item_id, title, image in zip(*lists, strict=True):
                 if item_id in wanted:

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.columns import Columns, concatenate
-from components.examples import DECODE_ROWS, SPLITS, decode
+from components.examples import DECODE_ROWS, SPLITS, read_split
 from tfx_pipeline.ablation.views import by_age, by_popularity
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.runners.lineage import newest, open_store
@@ -124,7 +123,7 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
             raise FileNotFoundError(f"{root} holds nothing that {node} made; the data components must run there first")
         folders[node] = artifact.uri
     catalogue = Catalogue.read(folders["CatalogueGen"])
-    columns = {split: _read(f"{folders['HistoryGen']}/Split-{split}/*") for split in SPLITS}
+    columns = {split: _read(folders["HistoryGen"], split) for split in SPLITS}
     items = pa.array(list(catalogue.item_id), pa.binary())
     train = columns["train"]
     learned = _index_of(items, _learned(train["item_id"], data.vocabulary_min_count)) + 1
@@ -167,11 +166,9 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
     )
 
 
-def _read(pattern: str) -> Columns:
-    decoder = ExamplesToRecordBatchDecoder()
+def _read(folder: str, split: str) -> Columns:
     only = ("user_id", "item_id", "timestamp", "clicked", "segment", "launched", *LISTS)
-    files = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP").batch(DECODE_ROWS)
-    return concatenate([decode(decoder, list(batch), LISTS, only) for batch in files.as_numpy_iterator()])
+    return concatenate(columns for _, columns in read_split(folder, split, LISTS, only))
 
 
 def _learned(values: pa.Array, min_count: int) -> pa.Array:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
 from components.columns import concatenate, lists_to_matrix
-from components.examples import DECODE_ROWS, decode
+from components.examples import read_split
 from components.item_attributes import attribute_values
 from mim_keras.config import EmbeddingTowerConfig
 from mim_keras.metrics.catalogue_recall import catalogue_recall
@@ -58,12 +57,9 @@ class Catalogue:
         """
         lists = tuple(tower.name for tower in towers)
         names = (*lists, "item_id", "category", *(("title", "text", "image") if content else ()), *attributes)
-        decoder = ExamplesToRecordBatchDecoder()
         batches, held_out = [], []
         for split in SPLITS:
-            files = tf.io.gfile.glob(f"{folder}/Split-{split}/*")
-            for batch in tf.data.TFRecordDataset(sorted(files), "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
-                columns = decode(decoder, list(batch), lists, only=names)
+            for _, columns in read_split(folder, split, lists, names):
                 batches.append(columns)
                 held_out += [split == "valid"] * len(columns["item_id"])
         columns = concatenate(batches)

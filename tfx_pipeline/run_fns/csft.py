@@ -62,11 +62,9 @@ def run_fn(fn_args: Any) -> None:
     if not rejected:
         tuned = features if config.frozen_towers else content.map(encoder.towers)
         after = pair_figures(encode_joint(encoder, tuned), valid, train, items)
-        if config.keep_if_better and overall_recall(after) < overall_recall(before):
-            rejected = (
-                f"of the held-out pairs it finds {overall_recall(after):.4f} (Recall@10), the encoder of stage 1 "
-                f"{overall_recall(before):.4f}"
-            )
+        reached, earlier = overall_recall(after), overall_recall(before)
+        if config.keep_if_better and reached < earlier:
+            rejected = f"of the held-out pairs it finds {reached:.4f} (Recall@10), the encoder of stage 1 {earlier:.4f}"
             encoder, preprocessor = load()
     log.info("csft: held-out pairs %s, stage 1 %s", after, before)
     if rejected:
