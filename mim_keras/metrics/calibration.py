@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from mim_keras.metrics.gauc import check_scores
+
 
 def calibration_error(label: np.ndarray, score: np.ndarray, bins: int = 20) -> float:
     """Expected calibration error: the mean over rows of |clicks − predicted clicks| of the bin of each score.
@@ -17,8 +19,12 @@ def calibration_error(label: np.ndarray, score: np.ndarray, bins: int = 20) -> f
         score: Probabilities, [n].
         bins: Bins of equal width.
 
+    Raises:
+        ValueError: the lengths differ, or a score is NaN.
+
     Source: Naeini et al. 2015, Obtaining well calibrated probabilities using Bayesian binning.
     """
+    check_scores(score, label, score)
     bin_index = np.minimum((np.asarray(score) * bins).astype(np.int64), bins - 1)
     bin_residuals = np.bincount(bin_index, np.asarray(label, np.float64) - score, bins)
     return float(np.abs(bin_residuals).sum() / max(len(bin_index), 1))
@@ -51,13 +57,14 @@ class CalibrationError(keras.metrics.Metric):
         weight = (
             ops.ones_like(label) if sample_weight is None else ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         )
-        bin_index = ops.cast(ops.clip(ops.floor(score * self.bins), 0, self.bins - 1), "int32")
+        bins = ops.clip(ops.floor(score * self.bins), 0, self.bins - 1)
+        bin_index = ops.cast(ops.where(ops.isnan(score), 0.0, bins), "int32")
         residuals = ops.segment_sum((label - score) * weight, bin_index, num_segments=self.bins)
         self.bin_residuals.assign_add(residuals)
         self.total_weight.assign_add(ops.sum(weight))
 
     def result(self) -> Any:
-        return ops.sum(ops.abs(self.bin_residuals)) / ops.maximum(self.total_weight, 1.0)
+        return ops.sum(ops.abs(self.bin_residuals)) / ops.where(self.total_weight > 0, self.total_weight, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bins": self.bins}

@@ -22,7 +22,7 @@ def catalogue_hits(query: np.ndarray, items: np.ndarray, positive: np.ndarray, k
     for begin in range(0, len(query), 1024):
         similarity = query[begin : begin + 1024] @ items.T
         of_positive = np.take_along_axis(similarity, positive[begin : begin + 1024, None], axis=1)
-        hits[begin : begin + 1024] = (similarity >= of_positive).sum(axis=1) <= k
+        hits[begin : begin + 1024] = (~(similarity < of_positive)).sum(axis=1) <= k  # NaN ranks last
     return hits
 
 

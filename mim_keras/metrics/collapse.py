@@ -13,11 +13,14 @@ def mean_pairwise_cosine(embeddings: np.ndarray) -> float:
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
-    """Number of directions that embeddings [n, d] use: exp of the entropy of their singular values' shares, 1 to d.
+    """Number of directions that embeddings [n, d] use: exp of the entropy of their singular values' shares, 1 to d; NaN
+    where an embedding is not finite.
 
     Source: Roy and Vetterli 2007, The effective rank; as a measure of collapse RankMe (2210.02885).
     """
     centred = np.asarray(embeddings, np.float64) - np.mean(embeddings, axis=0)
+    if not np.isfinite(centred).all():
+        return float("nan")
     singular_values = np.linalg.svd(centred, compute_uv=False)
     total = singular_values.sum()
     if total < 1e-9:

@@ -5,6 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 
+def check_scores(group: np.ndarray, label: np.ndarray, *scores: np.ndarray) -> None:
+    """Checks rows that a metric is computed of.
+
+    Raises:
+        ValueError: the lengths differ, or a score is NaN.
+    """
+    lengths = [len(values) for values in (group, label, *scores)]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"groups, labels and scores must have one length; received {lengths}. Give one of each a row.")
+    for score in scores:
+        rows = np.flatnonzero(np.isnan(np.asarray(score, np.float64)))
+        if len(rows):
+            raise ValueError(
+                f"scores must be numbers; received NaN in {len(rows)} of {len(score)} rows, the first of them "
+                f"{rows[:5].tolist()}. The model has diverged: lower its learning rate."
+            )
+
+
 def per_group_auc(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUC of each group that has both labels, and its number of rows.
 
@@ -16,6 +34,9 @@ def per_group_auc(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tu
     Returns:
         AUC float [groups] and rows int [groups]; groups with one label are left out.
 
+    Raises:
+        ValueError: the lengths differ, or a score is NaN.
+
     Example:
         >>> import numpy as np
         >>> from mim_keras.metrics import per_group_auc
@@ -23,6 +44,7 @@ def per_group_auc(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tu
         >>> area.tolist(), rows.tolist()
         ([1.0], [2])
     """
+    check_scores(group, label, score)
     if not len(label):
         return np.zeros(0), np.zeros(0, np.int64)
     _, code = np.unique(np.asarray(group), return_inverse=True)

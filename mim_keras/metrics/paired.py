@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mim_keras.metrics.gauc import check_scores
+
 
 class PairedDifference(NamedTuple):
     """AUC of the first model less that of the second, and a 95 % interval of it."""
@@ -33,7 +35,7 @@ def weighted_auc(tie: np.ndarray, label: np.ndarray, weight: np.ndarray) -> floa
 def paired_auc_difference(
     user: np.ndarray, label: np.ndarray, first: np.ndarray, second: np.ndarray, resamples: int = 200, seed: int = 0
 ) -> PairedDifference:
-    """Bootstrap over users: the rows of a user are drawn together, for both models.
+    """Bootstrap over users: the rows of a user are drawn together, for both models.  Of a single user, rows are drawn.
 
     Args:
         user: Any values that can be sorted, [n].
@@ -42,6 +44,9 @@ def paired_auc_difference(
         resamples: Draws of as many users as there are.
         seed: Of the draws.
 
+    Raises:
+        ValueError: the lengths differ, or a score is NaN.
+
     Example:
         >>> import numpy as np
         >>> from mim_keras.metrics import paired_auc_difference
@@ -49,7 +54,10 @@ def paired_auc_difference(
         >>> paired_auc_difference(user, label, label, 1 - label).low
         1.0
     """
+    check_scores(user, label, first, second)
     users, code = np.unique(np.asarray(user), return_inverse=True)
+    if len(users) == 1:
+        users, code = np.arange(len(label)), np.arange(len(label))
     label = np.asarray(label, np.float64)
     ties = [np.unique(np.asarray(score), return_inverse=True)[1] for score in (first, second)]
 

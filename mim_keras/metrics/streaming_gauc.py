@@ -50,11 +50,13 @@ class StreamingGAUC(keras.metrics.Metric):
             sample_weight: [B]; a weight of zero leaves a row out.
         """
         label, score = (ops.reshape(ops.cast(values, "float32"), (-1,)) for values in (y_true, y_pred))
-        bin_index = ops.cast(ops.round(ops.clip(score, 0.0, 1.0) * (self.bins - 1)), "int32")
+        bins = ops.round(ops.clip(score, 0.0, 1.0) * (self.bins - 1))
+        bin_index = ops.cast(ops.where(ops.isnan(score), 0.0, bins), "int32")
         indices = ops.stack([ops.reshape(ops.cast(user, "int32"), (-1,)), bin_index], axis=1)  # (B, 2)
         weight = (
             ops.ones_like(label) if sample_weight is None else ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         )
+        weight = ops.where(ops.isnan(score), float("nan"), weight)  # a NaN score makes the result NaN
         shape = (self.users, self.bins)
         self.positives.assign_add(ops.cast(ops.scatter(indices, label * weight, shape), self.positives.dtype))
         self.negatives.assign_add(ops.cast(ops.scatter(indices, (1 - label) * weight, shape), self.negatives.dtype))
@@ -66,10 +68,10 @@ class StreamingGAUC(keras.metrics.Metric):
         concordant_pairs = ops.sum(positives * (negatives_below + 0.5 * negatives), axis=1)  # ties count half
         num_positives, num_negatives = ops.sum(positives, axis=1), ops.sum(negatives, axis=1)
         has_both = ops.cast((num_positives > 0) & (num_negatives > 0), concordant_pairs.dtype)
-        area = concordant_pairs / ops.maximum(num_positives * num_negatives, 1e-9)
+        area = concordant_pairs / ops.where(has_both > 0, num_positives * num_negatives, 1.0)
         rows = (num_positives + num_negatives) * has_both
         total = ops.sum(rows)
-        return ops.where(total > 0, ops.sum(area * rows) / ops.maximum(total, 1e-9), float("nan"))
+        return ops.where(total > 0, ops.sum(area * rows) / ops.where(total > 0, total, 1.0), float("nan"))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "users": self.users, "bins": self.bins}

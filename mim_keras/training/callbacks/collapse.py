@@ -51,7 +51,8 @@ class TerminateOnCollapse(keras.callbacks.Callback):
         cosine, rank = mean_pairwise_cosine(embeddings), effective_rank(embeddings)
         if logs is not None:
             logs |= {"mean_cosine": cosine, "effective_rank": rank}
-        if cosine > max(self._threshold, (1 + self._first) / 2):
+        # Written so that NaN, of a training that diverged, is a collapse.
+        if not cosine <= max(self._threshold, (1 + self._first) / 2) and self._threshold < 1:
             raise CollapseError(
                 f"stage 2 must keep the mean cosine of two items at or below csft.collapse_threshold = "
                 f"{self._threshold}; received {cosine:.3f} after epoch {epoch + 1}, {self._first:.3f} before the "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -102,3 +104,28 @@ def test_scores_that_are_the_rates_are_calibrated(rng: np.random.Generator) -> N
     label = (rng.random(200_000) < score).astype(int)
     assert calibration_error(label, score) < 0.005
     assert calibration_error(label, score**2) > 0.1
+
+
+@pytest.mark.parametrize("metric", [auc, lambda label, score: gauc(label * 0, label, score), calibration_error])
+def test_nan_scores_are_an_error_that_names_the_rows(metric: Any) -> None:
+    label, score = np.array([0, 1, 0, 1]), np.array([0.1, np.nan, 0.2, np.nan])
+    with pytest.raises(ValueError, match=r"received NaN in 2 of 4 rows, the first of them \[1, 3\]"):
+        metric(label, score)
+    with pytest.raises(ValueError, match=r"one length; received \[4, 4, 3\]"):
+        metric(label, score[:3]) if metric is not calibration_error else gauc(label, label, score[:3])
+
+
+def test_nan_embeddings_find_nothing() -> None:
+    nan, positive = np.full((3, 2), np.nan), np.array([0, 1, 0])
+    assert catalogue_recall(nan, np.eye(2), positive, 1) == 0
+    assert catalogue_recall(np.eye(2)[positive], np.eye(2), positive, 1) == 1
+
+
+def test_the_calibration_metric_takes_small_weights_and_shows_nan() -> None:
+    label, score = [1.0] * 10, [0.7] * 10
+    for weight in (1.0, 0.01):
+        metric = CalibrationError()
+        metric.update_state(label, score, sample_weight=[weight] * 10)
+        assert float(metric.result()) == pytest.approx(0.3, abs=1e-5)
+    metric.update_state([1.0], [np.nan])
+    assert np.isnan(float(metric.result()))

@@ -36,3 +36,11 @@ def test_users_are_drawn_with_all_their_rows(rng: np.random.Generator) -> None:
     once = paired_auc_difference(user, label, first, second)
     often = paired_auc_difference(*(np.repeat(values, 20) for values in (user, label, first, second)))
     assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.3)
+
+
+def test_a_single_user_has_an_interval_over_rows(rng: np.random.Generator) -> None:
+    label = rng.integers(0, 2, 60)
+    found = paired_auc_difference(np.zeros(60), label, label + rng.normal(size=60), rng.normal(size=60))
+    assert found.low < found.difference < found.high
+    with pytest.raises(ValueError, match="received NaN in 60 of 60 rows"):
+        paired_auc_difference(np.zeros(60), label, np.full(60, np.nan), label)

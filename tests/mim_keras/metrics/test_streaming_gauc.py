@@ -51,3 +51,11 @@ def test_fine_steps_come_close(rng: np.random.Generator) -> None:
 def test_bad_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="received users=0, bins=256"):
         StreamingGAUC(users=0)
+
+
+def test_a_nan_score_makes_the_result_nan_and_small_weights_count() -> None:
+    metric = StreamingGAUC(users=2, bins=10)
+    metric.update_state([1, 0], [0.9, 0.1], user=[0, 0], sample_weight=[1e-6, 1e-6])
+    assert float(metric.result()) == pytest.approx(1.0)
+    metric.update_state([1, 0], [0.9, float("nan")], user=[1, 1])
+    assert np.isnan(float(metric.result()))

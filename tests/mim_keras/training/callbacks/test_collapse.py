@@ -60,3 +60,11 @@ def test_items_that_are_alike_from_the_first_have_not_collapsed(first: float, th
             callback.on_epoch_end(0, {})
     else:
         callback.on_epoch_end(0, {})
+
+
+def test_embeddings_that_are_not_numbers_are_a_collapse() -> None:
+    state = {"embeddings": np.eye(4, dtype="float32")}
+    callback = TerminateOnCollapse(lambda: state["embeddings"], 0.9)
+    state["embeddings"] = np.full((20, 4), np.nan, "float32")
+    with pytest.raises(CollapseError, match="received nan after epoch 1"):
+        callback.on_epoch_end(0, {})
