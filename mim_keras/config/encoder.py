@@ -28,7 +28,8 @@ class TextTowerConfig:
     def __post_init__(self) -> None:
         require(self.layers >= 0, "text.layers must be 0 or more", self.layers, "Raise it.")
         require(self.max_tokens >= 4, "text.max_tokens must be at least 4", self.max_tokens, "Raise it.")
-        require(self.heads >= 1, "text.heads must be at least 1", self.heads, "Raise it.")
+        for name in ("heads", "hidden_dim", "vocabulary_size"):
+            require(getattr(self, name) >= 1, f"text.{name} must be at least 1", getattr(self, name), "Raise it.")
         sizes = (self.hidden_dim, self.heads)
         rule = "text.hidden_dim must be a multiple of text.heads"
         require(self.hidden_dim % self.heads == 0, rule, sizes, "Change one of them.")

@@ -189,7 +189,7 @@ class CsftConfig(_TrainableTowers):
         self._check_negatives()
 
     def _check_negatives(self) -> None:
-        only = [term.negatives[0] for term in self.all_terms if len(term.negatives) == 1]
+        only = [term.negatives[0] for term in self.all_terms if len(set(term.negatives)) == 1]
         hard, queue = self.num_hard_negatives, self.queue_size
         rule = "a term with hard negatives only needs csft.num_hard_negatives"
         require(hard > 0 or "hard" not in only, rule, hard, "4 is usual; or choose another csft.loss_preset.")
@@ -282,13 +282,20 @@ class CiubmConfig:
     def without_ids(self) -> CiubmConfig:
         """The same ranker on content alone."""
         kept = tuple(interest for interest in self.interests if not interest.kind.reads_ids)
-        return replace(self, interests=kept, use_ids=False, use_content=True)
+        return replace(self._with_interests(kept), use_ids=False, use_content=True)
 
     def without_interest(self, name: str) -> CiubmConfig:
         """The same ranker without one interest."""
-        return replace(self, interests=tuple(interest for interest in self.interests if interest.name != name))
+        return self._with_interests(tuple(interest for interest in self.interests if interest.name != name))
+
+    def _with_interests(self, interests: tuple[Interest, ...]) -> CiubmConfig:
+        """Without the search where no attention is left to read what it finds."""
+        attends = any(interest.kind.attends or interest.name == "din_attention" for interest in interests)
+        return replace(self, interests=interests, search_top_k=self.search_top_k if attends else 0)
 
     def __post_init__(self) -> None:
+        interests = (Interest.from_plain(one, "each of ciubm.interests") for one in self.interests)
+        object.__setattr__(self, "interests", tuple(interests))
         for name in ("history_length", "id_dim", "content_dim"):
             value = getattr(self, name)
             require(value >= 1, f"ciubm.{name} must be at least 1", value, "Raise it.")

@@ -24,7 +24,7 @@ class AttributeEmbedding(Configurable, keras.layers.Layer):
         units: Width.
 
     Call arguments:
-        codes: int [..., slots].
+        codes: int [..., slots]; one out of range is no value.
 
     Returns:
         float [..., units].
@@ -44,16 +44,22 @@ class AttributeEmbedding(Configurable, keras.layers.Layer):
 
     def build(self, codes_shape: Any) -> None:
         self.embeddings = self.add_weight(
-            shape=(self.num_values, self.units), initializer="glorot_uniform", name="embeddings", autocast=False
+            shape=(self.num_values, self.units),
+            initializer="glorot_uniform",
+            name="embeddings",
+            dtype="float32",
+            autocast=False,
         )
 
     def call(self, codes: Any) -> Any:
+        codes = ops.cast(codes, "int32")
+        known = ops.logical_and(codes > NO_VALUE, codes < self.num_values)
         if codes.shape[-1] * self.num_values <= ONE_HOT_SIZE:
-            absent_as_none = ops.where(ops.equal(codes, NO_VALUE), -1, codes)  # one_hot of -1 is zero
+            absent_as_none = ops.where(known, codes, -1)  # one_hot of -1 is zero
             multi_hot = ops.sum(ops.one_hot(absent_as_none, self.num_values, dtype="float32"), axis=-2)
             return ops.cast(ops.matmul(multi_hot, self.embeddings), self.compute_dtype)
-        present = ops.cast(ops.not_equal(codes, NO_VALUE), "float32")
-        summed = ops.sum(ops.take(self.embeddings, codes, axis=0) * present[..., None], axis=-2)
+        rows = ops.take(self.embeddings, ops.where(known, codes, NO_VALUE), axis=0)
+        summed = ops.sum(rows * ops.cast(known, "float32")[..., None], axis=-2)
         return ops.cast(summed, self.compute_dtype)
 
     def compute_output_shape(self, codes_shape: Any) -> tuple:

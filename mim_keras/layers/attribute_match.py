@@ -47,6 +47,12 @@ class AttributeMatch(MaskConsumingLayer):
     def build(self, target_shape: Any, history_shape: Any) -> None:
         check_rank(self, "target", target_shape, "batch slots")
         check_rank(self, "history", history_shape, "histories length slots")
+        for name, shape in (("target", target_shape), ("history", history_shape)):
+            if shape[-1] != sum(self.slots):
+                raise ValueError(
+                    f"AttributeMatch: `{name}` must have {sum(self.slots)} slots, those of all attributes; received "
+                    f"{shape[-1]}. Give the codes of an ItemTable with these slots."
+                )
 
     def call(self, target: Any, history: Any, history_mask: Any = None) -> Any:
         if history_mask is None:

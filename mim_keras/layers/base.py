@@ -29,7 +29,7 @@ def check_rank(layer: keras.layers.Layer, name: str, shape: Any, axes: str) -> N
     if len(shape) != len(expected):
         raise ValueError(
             f"{type(layer).__name__}: `{name}` must have shape ({', '.join(expected)}); received shape {tuple(shape)}. "
-            f"Give it {len(expected)} axes."
+            f"Give it {len(expected)} ax{'i' if len(expected) == 1 else 'e'}s."
         )
 
 

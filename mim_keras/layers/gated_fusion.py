@@ -41,7 +41,7 @@ class GatedFusion(keras.layers.Layer):
 
     def call(self, image: Any, text: Any, has_image: Any, has_text: Any) -> Any:
         gates = ops.cast(ops.stack([self.gate(image), self.gate(text)], axis=1), "float32")  # (B, 2, 1)
-        mask = ops.stack([ops.reshape(has_image, (-1, 1)), ops.reshape(has_text, (-1, 1))], axis=1)
+        mask = ops.stack([ops.reshape(ops.cast(has, "float32"), (-1, 1)) for has in (has_image, has_text)], axis=1)
         weights = ops.softmax(ops.where(mask > 0, gates, -1e9), axis=1)
         weights = ops.cast(weights, image.dtype) * ops.cast(mask, image.dtype)
         return l2_normalize(ops.sum(weights * ops.stack([image, text], axis=1), axis=1))

@@ -212,14 +212,19 @@ class ItemTable(TracedSpec, Configurable, keras.layers.Layer):
         """Sets the values.
 
         Raises:
-            ValueError: they have other sizes than the table.
+            ValueError: they have other sizes or another dtype than the table.
         """
-        sizes = (*data.embeddings.shape, len(data.values), data.slots)
-        expected = (self.num_rows, self.embedding_dim, self.num_values, self.slots)
+        sizes = (*data.embeddings.shape, len(data.values), data.slots, str(data.embeddings.dtype))
+        expected = (self.num_rows, self.embedding_dim, self.num_values, self.slots, self.embedding_dtype)
         if sizes != expected:
             raise ValueError(
-                f"the data of an ItemTable have its (rows, embedding_dim, values, slots), {expected}; received "
-                f"{sizes}. Make a table of these sizes: ItemTable.from_data."
+                f"the data of an ItemTable have its (rows, embedding_dim, values, slots, dtype), {expected}; received "
+                f"{sizes}. Make a table of these data: ItemTable.from_data."
+            )
+        if data.id_index.max(initial=0) >= self.num_ids:
+            raise ValueError(
+                f"id_index must be below num_ids={self.num_ids}; received {data.id_index.max()}. Make a table of these "
+                "data: ItemTable.from_data."
             )
         self.embeddings.assign(data.embeddings)
         self.has_embedding.assign(data.has_embedding.astype(bool))

@@ -65,7 +65,7 @@ class LearnedSimilarity(MaskConsumingLayer):
         weights = masked_softmax(cosine * SHARPNESS, mask)
         present = ops.cast(mask, cosine.dtype)
         mean = ops.sum(cosine * present, axis=1) / ops.maximum(ops.sum(present, axis=1), 1.0)
-        largest = ops.max(ops.where(mask, cosine, -1.0), axis=1)
+        largest = ops.max(ops.where(mask, cosine, -1.0), axis=1, initial=-1.0)
         largest = ops.where(ops.any(mask, axis=1), largest, 0.0)
         weighted = weighted_sum(weights[:, None, :], many)[:, 0]
         features = ops.concatenate([largest[:, None], mean[:, None], one * weighted], axis=1)

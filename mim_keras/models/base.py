@@ -96,6 +96,10 @@ class StageModel(TracedSpec, ConfigurableModel, keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *arguments: Any, **options: Any) -> Any:
         """As `keras.Model.fit`; sample weights count without labels too, which Keras drops."""
+        held_out = options.get("validation_data")
+        if isinstance(held_out, tuple) and len(held_out) == 3 and held_out[1] is None:
+            weights = {"sample_weight": held_out[2]}
+            options["validation_data"] = (held_out[0], self._dummy_labels(None, weights), held_out[2])
         return super().fit(x, self._dummy_labels(y, options), *arguments, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, *arguments: Any, **options: Any) -> Any:

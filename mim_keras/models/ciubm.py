@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from mim_keras.config import CiubmConfig
+from mim_keras.config import CiubmConfig, Interest, require
 from mim_keras.layers import (
     AttributeEmbedding,
     AttributeMatch,
@@ -39,6 +40,19 @@ from mim_keras.models.base import StageModel
 ATTRIBUTE_DIM = 8
 CONTEXT_DIM = 8
 CONTENT_HEAD_DIM = 32
+# Name in `config.interests` → the layer that reads it from a history.
+INTEREST_LAYERS: dict[str, Callable[[CiubmConfig, Interest, ItemTable], Any]] = {
+    "mean_pooling": lambda config, interest, table: MeanPooling(),
+    "target_attention": lambda config, interest, table: TargetAttention(config.id_dim, interest.heads),
+    "din_attention": lambda config, interest, table: DINAttention(config.id_dim, interest.hidden_dim),
+    "modal_attention": lambda config, interest, table: ModalAttention(config.content_dim, interest.temperature),
+    "semantic_target_attention": lambda config, interest, table: SemanticTargetAttention(
+        config.id_dim, interest.heads, interest.temperature
+    ),
+    "sim_tier": lambda config, interest, table: SimTier(interest.bins),
+    "attribute_match": lambda config, interest, table: AttributeMatch(table.slots),
+    "learned_similarity": lambda config, interest, table: LearnedSimilarity(interest.hidden_dim),
+}
 SCORE_ARGUMENTS = (
     *("item_row", "user_index", "context", "statistics"),
     *("item_embedding", "use_item_embedding", "drop_id", "similarity"),
@@ -51,7 +65,7 @@ class VocabularySizes:
     """Sizes that come from the data.
 
     Attributes:
-        users: Rows of the user embedding; row 0 is shared by unknown users.
+        users: Rows of the user embedding: the number of users, and one for row 0, which unknown users share.
         context: Values of each categorical context feature, in order.
         statistics: Numbers in the input `statistics`; 0 for none.
     """
@@ -59,6 +73,10 @@ class VocabularySizes:
     users: int
     context: tuple[int, ...] = ()
     statistics: int = 0
+
+    def __post_init__(self) -> None:
+        ok = self.users >= 1 and min(self.context, default=1) >= 1 and self.statistics >= 0
+        require(ok, "vocabulary sizes are positive", self, "users counts row 0, which unknown users share.")
 
 
 class Ranker(StageModel):
@@ -103,25 +121,49 @@ class Ranker(StageModel):
                 f"{type(self).__name__} reads a mapping with {', '.join(signature)}; received {received}. Add what is "
                 "missing."
             )
-        sizes = {"item_row": self.num_rows, "history_rows": self.num_rows, "user_index": self.vocabulary_sizes.users}
+        sizes: dict[str, Any] = dict.fromkeys(("item_row", "history_rows"), self.num_rows)
+        sizes |= {"user_index": self.vocabulary_sizes.users}
+        sizes |= {"context": np.array(self.vocabulary_sizes.context)} if self.vocabulary_sizes.context else {}
         checked = dict(inputs)
         for name, spec in signature.items():
             value = ops.convert_to_tensor(inputs[name])
             check_rank(self, name, value.shape, " ".join(("batch", "length")[: len(spec.shape)]))
-            value = ops.cast(value, spec.dtype)
+            if None not in (spec.shape[-1], value.shape[-1]) and value.shape[-1] != spec.shape[-1]:
+                raise ValueError(
+                    f"{type(self).__name__}: `{name}` must have shape (batch, {spec.shape[-1]}); received "
+                    f"{tuple(value.shape)}. Give a column for each."
+                )
             if name in sizes:
-                known = ops.logical_and(value >= 0, value < sizes[name])
+                known = ops.logical_and(value >= 0, value < sizes[name])  # before the cast, which wraps
                 value = ops.where(known, value, ops.zeros_like(value))
-            checked[name] = value
+            checked[name] = ops.cast(value, spec.dtype)
+        self._check_optional_inputs(checked)
         if "history_ages" in signature:
             check_same_length(
                 self, history_rows=checked["history_rows"].shape, history_ages=checked["history_ages"].shape
             )
         return checked
 
+    def _check_optional_inputs(self, inputs: dict[str, Any]) -> None:
+        batch, length = inputs["history_rows"].shape
+        widths = {"item_embedding": self.item_embedding_dim, "similarity": length}
+        for name in set(widths) & set(inputs):
+            received, expected = tuple(inputs[name].shape), (batch, widths[name])
+            same = [None in sizes or sizes[0] == sizes[1] for sizes in zip(received, expected, strict=False)]
+            if len(received) != 2 or not all(same):
+                raise ValueError(
+                    f"{type(self).__name__}: `{name}` must have shape {expected}; received {received}. Give a row for "
+                    "each target."
+                )
+
     @property
     def num_rows(self) -> int:
         """Rows of the item table, padding included."""
+        raise NotImplementedError
+
+    @property
+    def item_embedding_dim(self) -> int:
+        """Width of the content embeddings that the ranker reads."""
         raise NotImplementedError
 
 
@@ -146,6 +188,9 @@ class CiUBM(Ranker):
         config: Widths and interests.
         vocabulary_sizes: Sizes that come from the data.
         item_table: What is known of every item.
+
+    Raises:
+        TypeError: `item_table` is no `ItemTable`.
 
     Call arguments:
         inputs: A mapping, see `Ranker`.
@@ -175,6 +220,9 @@ class CiUBM(Ranker):
         self, config: CiubmConfig, vocabulary_sizes: VocabularySizes, item_table: ItemTable, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        if not isinstance(item_table, ItemTable):
+            rule = "CiUBM reads an ItemTable"
+            raise TypeError(f"{rule}; received {type(item_table).__name__}. Make one by ItemTable.from_data(data).")
         self.config, self.vocabulary_sizes, self.item_table = config, vocabulary_sizes, item_table
         with default_dtype(self.dtype_policy):
             self._make_encoders()
@@ -222,31 +270,13 @@ class CiUBM(Ranker):
         return float32_embedding(rows, self.config.id_dim, name, l2=self.config.id_embedding_l2)
 
     def _make_interests(self) -> None:
-        config = self.config
-        id_dim, content_dim = config.id_dim, config.content_dim
-        self.mean_pooling = MeanPooling() if config.interest("mean_pooling") else None
-        self.sim_tier: Any = None
-        self.din_attention: Any = None
-        self.attribute_match: Any = None
-        self.learned_similarity: Any = None
-        attentions: list[Any] = []
-        for interest in config.interests:
-            if interest.name == "target_attention":
-                attentions.append(TargetAttention(id_dim, interest.heads))
-            elif interest.name == "modal_attention":
-                attentions.append(ModalAttention(content_dim, interest.temperature))
-            elif interest.name == "semantic_target_attention":
-                attentions.append(SemanticTargetAttention(id_dim, interest.heads, interest.temperature))
-            elif interest.name == "din_attention":
-                self.din_attention = DINAttention(id_dim, interest.hidden_dim)
-            elif interest.name == "sim_tier":
-                self.sim_tier = SimTier(interest.bins)
-            elif interest.name == "attribute_match":
-                self.attribute_match = AttributeMatch(self.item_table.slots)
-            elif interest.name == "learned_similarity":
-                self.learned_similarity = LearnedSimilarity(interest.hidden_dim)
-        self.interest_attention = InterestAttention(attentions) if attentions else None
-        self.search = TopKSearch(config.search_top_k) if config.search_top_k else None
+        made = {one.name: INTEREST_LAYERS[one.name](self.config, one, self.item_table) for one in self.config.interests}
+        self.mean_pooling, self.sim_tier, self.din_attention, self.attribute_match, self.learned_similarity = (
+            made.pop(name, None)
+            for name in ("mean_pooling", "sim_tier", "din_attention", "attribute_match", "learned_similarity")
+        )
+        self.interest_attention = InterestAttention(list(made.values())) if made else None
+        self.search = TopKSearch(self.config.search_top_k) if self.config.search_top_k else None
 
     def build(self, input_shape: Any = None) -> None:
         if not self.built:

@@ -48,8 +48,7 @@ class ContentBranch(StageModel):
                 "a ContentBranch needs a ranker with content; received one without. Set ciubm.use_content."
             )
         self.primary_output = self.outputs_of_content[0]
-        self._frozen = [layer for layer in ranker.layers_outside_content_head() if layer.trainable]
-        for layer in self._frozen:
+        for layer in ranker.layers_outside_content_head():
             layer.trainable = False
         self.build_from_signature()
 
@@ -57,8 +56,8 @@ class ContentBranch(StageModel):
         self.built = True  # the ranker built itself
 
     def release(self) -> None:
-        """Makes trainable again what the constructor froze."""
-        for layer in self._frozen:
+        """Makes all layers outside the content head trainable."""
+        for layer in self.ranker.layers_outside_content_head():
             layer.trainable = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Outputs:

@@ -146,7 +146,22 @@ class Csft(StageModel):
                 None: the content of each pair comes with it.
             log_q: Log of the share of pairs whose item a row is, float [num_items + 1], for logQ; None: no correction.
             positives: Of all training pairs; None: those of the same step.
+
+        Raises:
+            ValueError: the sizes do not belong together.
         """
+        sizes = {name: len(values) for name, values in (features or {}).items()}
+        sizes |= {} if log_q is None else {"log_q": len(log_q)}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"features and log_q must have one row an item and row 0 for padding; received {sizes} rows. Put a row "
+                "of zeros before the first item."
+            )
+        if positives is not None and sizes and positives.values.max() >= min(sizes.values()):
+            raise ValueError(
+                f"positives must name rows below {min(sizes.values())}, the number of rows of features or log_q; "
+                f"received row {positives.values.max()}. Rows count items from 1, and row 0 is padding."
+            )
         self.features.set_data(features or {})
         statistics = {} if log_q is None else {"log_q": np.asarray(log_q, np.float32)}
         self.max_positives = 0

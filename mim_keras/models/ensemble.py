@@ -150,7 +150,14 @@ class RankerEnsemble(Ranker):
 
 
 def make_ranker(config: CiubmConfig, vocabulary_sizes: VocabularySizes, data: ItemTableData) -> Ranker:
-    """The ranker of these settings: a `CiUBM`, or a `RankerEnsemble` where `config.ensemble_split_dim` is not 0."""
+    """The ranker of these settings: a `CiUBM`, or a `RankerEnsemble` where `config.ensemble_split_dim` is not 0.
+
+    Raises:
+        TypeError: `data` is no `ItemTableData`.
+    """
+    if not isinstance(data, ItemTableData):
+        rule = "make_ranker reads an ItemTableData"
+        raise TypeError(f"{rule}; received {type(data).__name__}. Pass an ItemTable to CiUBM itself.")
     if not config.ensemble_split_dim:
         return CiUBM(config, vocabulary_sizes, ItemTable.from_data(data))
     parts = data.split_dims(config.ensemble_split_dim)

@@ -95,7 +95,7 @@ class ImageTextAlignment(StageModel):
     def _augment(self, content: Content) -> Content:
         """The content with images a little different, and some tokens and n-grams masked."""
         augmented = dict(content)
-        for augmentation in self.augmentations:
+        for augmentation in self.augmentations if "image" in content else ():
             augmented["image"] = augmentation(augmented["image"], training=True)
         if rate := self.config.token_masking:
             if "token_mask" in content:
@@ -128,6 +128,11 @@ class ImageTextAlignment(StageModel):
         pair_mask = all_gather(ops.cast(x["image_mask"] * x["text_mask"], "float32"))
         labels, outputs = {"alignment": pair_mask}, {"alignment": self._alignment_logits(y_pred)}
         weights = None if sample_weight is None else {"alignment": all_gather(sample_weight)}
+        if y is not None and not self.num_categories:
+            raise ValueError(
+                "ImageTextAlignment without categories takes no labels; received labels. Make the model with "
+                "num_categories, the width of the labels, or fit it without."
+            )
         if self.category_head is not None:
             if y is None:
                 raise ValueError(

@@ -285,6 +285,7 @@ class ItemEncoder(ConfigurableModel, keras.Model):
 
     def save_to_preset(self, folder: Path) -> None:
         """Writes configuration and weights; the presets that towers came from are not needed to load it."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _CONFIG).write_text(json.dumps(keras.saving.serialize_keras_object(self)))
         self.save_weights(folder / _WEIGHTS)
@@ -296,6 +297,7 @@ class ItemEncoder(ConfigurableModel, keras.Model):
         Raises:
             FileNotFoundError: the folder holds none.
         """
+        folder = Path(folder)
         encoder: ItemEncoder = keras.saving.deserialize_keras_object(json.loads((folder / _CONFIG).read_text()))
         encoder.load_weights(folder / _WEIGHTS)
         return encoder

@@ -1,4 +1,4 @@
-"""Softmax and means over the positions of a history that count."""
+"""Softmax and means over the positions of a history that count; `HistoryEncoder` makes the mask."""
 
 from __future__ import annotations
 

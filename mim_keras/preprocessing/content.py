@@ -52,9 +52,20 @@ class ContentPreprocessor:
         return ContentPreprocessor(config, ImagePreprocessor.from_settings(config.image), text), lsa_tables
 
     def __call__(self, image: Any, title: Any, text: Any, embeddings: Mapping[str, Any] | None = None) -> Content:
-        """Strings [B], "" for a missing one; ready-made embeddings [B, dim] by name, zeros for a missing one."""
+        """Turns raw content into the encoder's inputs.
+
+        Args:
+            image: Encoded images, strings [B]; "" for a missing one.
+            title, text: Strings [B]; "" for a missing one.
+            embeddings: Ready-made embeddings by name, float [B, dim]; zeros for a missing one.
+
+        Raises:
+            ValueError: lengths differ, or an embedding is missing or has another width.
+        """
         config = self.config
         image, title, text = (tf.convert_to_tensor(values, tf.string) for values in (image, title, text))
+        given = {name: tf.convert_to_tensor(values) for name, values in (embeddings or {}).items()}
+        self._check(image, title, text, given)
         joined = join_title_and_text(title, text)
         content: Content = {**self.text(joined)}
         has_image, has_text = tf.strings.length(image) > 0, tf.strings.length(tf.strings.strip(joined)) > 0
@@ -65,13 +76,34 @@ class ContentPreprocessor:
             "text": has_text & (config.text.enabled or config.lsa.enabled),
         }
         for tower in config.embeddings:
-            values = tf.cast((embeddings or {})[tower.name], tf.float32)
+            values = tf.cast(given[tower.name], tf.float32)
             content[f"embedding_{tower.name}"] = values
             masks[tower.modality] |= tf.reduce_any(values != 0, axis=-1)
         return {**content, **{f"{modality}_mask": tf.cast(mask, tf.float32) for modality, mask in masks.items()}}
 
+    def _check(self, image: tf.Tensor, title: tf.Tensor, text: tf.Tensor, embeddings: Mapping[str, tf.Tensor]) -> None:
+        dims = {tower.name: tower.dim for tower in self.config.embeddings}
+        if set(dims) - set(embeddings):
+            raise ValueError(
+                f"embeddings must have {', '.join(dims)}, as the encoder's settings do; received "
+                f"{', '.join(embeddings) or 'none'}. Give each as float [B, dim]."
+            )
+        for name, dim in dims.items():
+            if embeddings[name].shape.rank != 2 or embeddings[name].shape[1] not in (None, dim):
+                raise ValueError(
+                    f"embedding {name} must have shape (batch, {dim}); received {tuple(embeddings[name].shape)}. Its "
+                    "width is set in encoder.embeddings."
+                )
+        values = {"image": image, "title": title, "text": text, **{name: embeddings[name] for name in dims}}
+        lengths = {name: one.shape[0] for name, one in values.items() if one.shape.rank and one.shape[0] is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"content must have one length; received {lengths}. Give empty strings for what is missing."
+            )
+
     def save_to_preset(self, folder: Path) -> None:
         """Writes settings and vocabularies."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"encoder": to_mapping(self.config), "image": self.image.to_plain()}
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2))
@@ -84,6 +116,7 @@ class ContentPreprocessor:
         Raises:
             FileNotFoundError: the folder holds none.
         """
+        folder = Path(folder)
         settings = json.loads((folder / _SETTINGS).read_text())
         config = from_mapping(EncoderConfig, settings["encoder"])
         image = ImagePreprocessor(**settings["image"])

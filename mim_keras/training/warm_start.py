@@ -33,7 +33,12 @@ def save_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], 
         model: Built.
         keys: For each vocabulary the keys of its rows, in order; "" for a row that all unknown keys share.
         folder: Is made.
+
+    Raises:
+        ValueError: a vocabulary has not one key a row.
     """
+    _check_keys(model, keys)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables, dense = _table_paths(model), _dense_variables(model)
     values = {f"table/{path}": ops.convert_to_numpy(variable) for path, (_, variable) in tables.items()}
@@ -50,7 +55,10 @@ def load_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], 
 
     Raises:
         ConfigError: the folder holds no weights, or those of a model of another shape.
+        ValueError: a vocabulary has not one key a row.
     """
+    _check_keys(model, keys)
+    folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(
             f"a warm start needs {WEIGHTS} of an earlier training; {folder} holds none. Train once without."
@@ -74,10 +82,22 @@ def load_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], 
             row_of = {key: row for row, key in enumerate(previous_keys[vocabulary])}
             rows = np.array([row_of.get(key, row_of.get("", -1)) for key in keys[vocabulary]], np.int64)
             value = np.array(ops.convert_to_numpy(variable))
-            value[: len(rows)][rows >= 0] = values[f"table/{path}"][rows[rows >= 0]]
+            value[rows >= 0] = values[f"table/{path}"][rows[rows >= 0]]
             variable.assign(value)
             num_matched[vocabulary] = sum(key in row_of for key in keys[vocabulary])
     return num_matched
+
+
+def _check_keys(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]]) -> None:
+    for vocabulary, variables in model.vocabulary_tables().items():
+        rows = int(variables[0].shape[0])
+        received = list(keys.get(vocabulary, ()))
+        if len(received) != rows or len(set(received)) != rows:
+            raise ValueError(
+                f"keys[{vocabulary!r}] must hold one distinct key for each of the {rows} rows of its table; received "
+                f"{len(received)} keys, {len(set(received))} of them distinct. Row 0 counts: it is shared by unknown "
+                'keys, and its key is "".'
+            )
 
 
 def _table_paths(model: HasVocabularyTables) -> dict[str, tuple[str, Any]]:

@@ -28,7 +28,7 @@ class KnownPositives:
         """From n pairs of a key, 0 or more, and an item row, 1 or more; int [n] each.
 
         Raises:
-            ValueError: there is no pair, or a key or a row is out of range.
+            ValueError: there is no pair, the lengths differ, or a key or a row is out of range.
 
         Example:
             >>> import numpy as np
@@ -37,6 +37,12 @@ class KnownPositives:
             >>> positives.contains(np.array([1]), np.array([[5, 4]])).tolist()
             [[True, False]]
         """
+        key, item_row = np.asarray(key), np.asarray(item_row)
+        if key.shape != item_row.shape or key.ndim != 1:
+            raise ValueError(
+                f"key and item_row must have one length; received shapes {key.shape} and {item_row.shape}. Give one of "
+                "each for every pair."
+            )
         if not len(key) or key.min() < 0 or item_row.min() < 1:
             received = (int(key.min()), int(item_row.min())) if len(key) else "no pair"
             raise ValueError(
@@ -59,7 +65,7 @@ class KnownPositives:
         start.
         """
         width = min(count, self.max_per_key)
-        known = np.minimum(key, len(self.row_splits) - 2)
+        known = np.clip(key, 0, len(self.row_splits) - 2)
         first = self.row_splits[known]
         size = np.where(key == known, np.diff(self.row_splits)[known], 0)[:, None]
         start = (rng.random((len(key), 1)) * size).astype(np.int64)
@@ -82,7 +88,9 @@ def lookup_positives(row_splits: Any, values: Any, key: Any, max_positives: int)
         key: int [B].
         max_positives: Columns, `KnownPositives.max_per_key`.
     """
-    begin, end = ops.take(row_splits, key), ops.take(row_splits, key + 1)
+    known = ops.clip(key, 0, row_splits.shape[0] - 2)
+    begin = ops.take(row_splits, known)
+    end = ops.where(ops.equal(known, key), ops.take(row_splits, known + 1), begin)  # an unknown key has none
     index = begin[:, None] + ops.arange(max_positives, dtype="int32")
     rows = ops.take(values, ops.minimum(index, values.shape[0] - 1))
     return ops.where(index < end[:, None], rows, PADDING_ROW)

@@ -41,3 +41,20 @@ def test_the_embeddings_of_an_items_values_are_summed(rng: np.random.Generator, 
     np.testing.assert_allclose(
         found, [sum(table[code] for code in own if code) + np.zeros(4) for own in codes], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("num_values", [8, ONE_HOT_SIZE + 1])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_codes_out_of_range_are_no_value_under_every_policy(num_values: int, dtype: str) -> None:
+    layer = AttributeEmbedding(num_values, 2, dtype=dtype)
+    found = numbers(layer(np.array([[1, 0], [1, -1], [1, num_values], [1, 3]]))).astype("float32")
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+    assert np.any(found[3] != found[0])
+
+
+def test_slots_are_checked() -> None:
+    with pytest.raises(ValueError, match="`target` must have 4 slots, those of all attributes; received 5"):
+        AttributeMatch(SLOTS)(np.zeros((2, 5), int), np.zeros((2, 3, 4), int))
+    with pytest.raises(ValueError, match="`history` must have 4 slots, those of all attributes; received 2"):
+        AttributeMatch(SLOTS)(np.zeros((2, 4), int), np.zeros((2, 3, 2), int))

@@ -60,5 +60,14 @@ def test_the_parts_of_an_embedding_are_l2_normalized(dtype: str) -> None:
 
 def test_data_of_another_size_are_refused() -> None:
     table = ItemTable.from_data(tiny.item_data())
-    with pytest.raises(ValueError, match=r"\(13, 16, 3, \(1,\)\); received \(13, 6, 3, \(1,\)\)\. Make a table"):
+    with pytest.raises(ValueError, match=r"\(13, 16, 3, \(1,\), 'int8'\); received \(13, 6, 3, .*Make a table"):
         table.set_data(tiny.item_data().split_dims(SPLIT)[0])
+
+
+def test_data_of_another_dtype_or_with_unknown_ids_are_refused() -> None:
+    table = ItemTable.from_data(tiny.item_data())
+    with pytest.raises(ValueError, match="have its .*dtype.*float32.* Make a table of these data"):
+        table.set_data(tiny.item_data("float32"))
+    data = tiny.item_data()
+    with pytest.raises(ValueError, match="id_index must be below num_ids=9; received 800"):
+        table.set_data(replace(data, id_index=data.id_index * 100))

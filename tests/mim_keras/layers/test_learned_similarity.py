@@ -35,3 +35,10 @@ def test_features_equal_numpy(rng: np.random.Generator, histories: int) -> None:
         weight = np.exp(SHARPNESS * cosine) / np.exp(SHARPNESS * cosine).sum()
         expected = [cosine.max(), cosine.mean(), *(one[row] * (weight @ own))]
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
+def test_a_history_of_length_zero_gives_zeros() -> None:
+    layer = LearnedSimilarity(4)
+    layer(np.ones((2, 3), "float32"), np.ones((2, 5, 3), "float32"))
+    found = numbers(layer(np.ones((2, 3), "float32"), np.ones((2, 0, 3), "float32")))
+    np.testing.assert_array_equal(found, np.zeros((2, 6)))

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from mim_keras.config import BASELINES
+from mim_keras.config import BASELINES, INTERESTS, ConfigError, Interest
 from mim_keras.layers import DINAttention, TargetAttention
 from mim_keras.metrics import auc
-from mim_keras.models import CiUBM, Ranker, VocabularySizes
+from mim_keras.models import CiUBM, ContentBranch, Ranker, VocabularySizes
+from mim_keras.models.ciubm import INTEREST_LAYERS
 from mim_keras.training.ranking_dataset import precompute_similarity
 from tests.mim_keras.backend import gradients, leaves, numbers
 from tests.mim_keras.tiny import ITEMS, L, any_ranker, item_data, ranker, ranker_config, ranker_inputs
@@ -363,3 +364,49 @@ def test_half_precision_scores_stay_close() -> None:
     found = half(x)
     assert {keras.backend.standardize_dtype(value.dtype) for value in found.values()} == {"float32"}
     np.testing.assert_allclose(leaves(found)[1][:, 0], expected, atol=0.02)
+
+
+def test_indices_out_of_range_are_unknown() -> None:
+    model, inputs = ranker(context=(3, 2)), ranker_inputs()
+    context = np.array([[1, 1]] * 6)
+    unknown = ctr(model, inputs | {"context": context * 0})
+    for other in (7, -1):
+        np.testing.assert_array_equal(ctr(model, inputs | {"context": np.full((6, 2), other)}), unknown)
+    with pytest.raises(ValueError, match=r"`context` must have shape \(batch, 2\); received \(6, 3\)"):
+        model({**inputs, "context": np.ones((6, 3), int)})
+
+
+@pytest.mark.parametrize("case", [("item_embedding", 6, 1), ("item_embedding", 1, 16), ("similarity", 6, 1)])
+@pytest.mark.parametrize("split", [0, 4])
+def test_optional_inputs_do_not_broadcast(case: tuple[str, int, int], split: int) -> None:
+    name, *shape = case
+    model = any_ranker(ranker_config(ensemble_split_dim=split))
+    with pytest.raises(ValueError, match=f"`{name}` must have shape .* received"):
+        model({**ranker_inputs(), name: np.ones(shape, "float32")})
+
+
+def test_what_is_no_table_is_refused() -> None:
+    with pytest.raises(TypeError, match="CiUBM reads an ItemTable; received ItemTableData"):
+        CiUBM(ranker_config(), VocabularySizes(users=5), item_data())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="users counts row 0"):
+        VocabularySizes(users=0)
+
+
+def test_a_loaded_content_branch_releases_what_it_froze(tmp_path: Path) -> None:
+    branch = ContentBranch(ranker())
+    frozen = len(branch.trainable_variables)
+    branch.save(tmp_path / "branch.keras")
+    loaded = keras.saving.load_model(tmp_path / "branch.keras")
+    assert len(loaded.trainable_variables) == frozen
+    for one in (branch, loaded):
+        one.release()
+    assert len(loaded.ranker.trainable_variables) == len(branch.ranker.trainable_variables) > frozen
+
+
+def test_interests_are_names_mappings_or_settings() -> None:
+    mixed = ("mean_pooling", {"name": "sim_tier", "bins": 7}, Interest("modal_attention"))
+    config = replace(ranker_config(), interests=mixed)
+    assert config.interest("sim_tier") == Interest("sim_tier", bins=7)
+    assert set(INTEREST_LAYERS) == set(INTERESTS)
+    searched = replace(ranker_config(interests=["modal_attention"]), search_top_k=3)
+    assert searched.without_interest("modal_attention").search_top_k == 0

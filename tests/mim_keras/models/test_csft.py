@@ -247,3 +247,33 @@ def test_data_are_in_no_weights_and_a_loaded_model_takes_them_again() -> None:
 
 def test_the_settings_are_kept() -> None:
     assert isinstance(Csft.from_config(tiny.csft(query_length=2).get_config()).config, CsftConfig)
+
+
+def test_weights_of_held_out_pairs_count_without_labels() -> None:
+    model = tiny.csft()
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    batch = tiny.pairs()
+    weights = np.zeros(tiny.CONTENTS, "float32")
+    history = model.fit(batch, validation_data=(batch, None, weights), batch_size=tiny.CONTENTS, verbose=0).history
+    assert history["val_loss"] == [0.0]
+    assert history["loss"][0] > 0
+
+
+def test_unknown_keys_have_no_positives() -> None:
+    positives = KnownPositives.from_pairs(np.array([0, 1]), np.array([4, 6]))
+    assert positives.sample(np.array([-1, 1, 9]), 2, np.random.default_rng(0)).tolist() == [[0], [6], [0]]
+    model = tiny.csft(positives=positives)
+    model.compile(optimizer="sgd")
+    loss = model.evaluate({**tiny.pairs(), "key": np.full(tiny.CONTENTS, 99)}, verbose=0, return_dict=True)["loss"]
+    assert np.isfinite(loss)
+
+
+def test_data_that_do_not_belong_together_are_refused(rng: np.random.Generator) -> None:
+    model = tiny.csft()
+    features = tiny.random_features(rng, 17)
+    with pytest.raises(ValueError, match="must have one row an item and row 0 for padding"):
+        model.set_data(features, log_q=np.zeros(16))
+    with pytest.raises(ValueError, match="positives must name rows below 17"):
+        model.set_data(features, positives=KnownPositives.from_pairs(np.array([0]), np.array([17])))
+    with pytest.raises(ValueError, match="key and item_row must have one length"):
+        KnownPositives.from_pairs(np.array([0, 1]), np.array([3]))

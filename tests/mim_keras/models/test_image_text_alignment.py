@@ -85,3 +85,13 @@ def test_images_and_tokens_are_changed_in_training_alone() -> None:
     assert images.min() >= 0
     assert images.max() <= 1
     assert not np.allclose(images, content["image"])
+
+
+def test_labels_need_categories_and_augmentation_an_image() -> None:
+    model = ImageTextAlignment(tiny.tiny_encoder()[0], preset("tiny").pretrain)
+    model.compile(optimizer="sgd")
+    with pytest.raises(ValueError, match="without categories takes no labels; received labels"):
+        model.fit(tiny.encoder_inputs(), np.ones((tiny.CONTENTS, 2)), verbose=0)
+    augmented = tiny.alignment(augmentation_strength=0.1)
+    content = {name: values for name, values in tiny.encoder_inputs().items() if name != "image"}
+    assert "image" not in augmented._augment(content)

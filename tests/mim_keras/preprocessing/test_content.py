@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mim_keras.config import preset
+from mim_keras.config import EmbeddingTowerConfig, preset
 from mim_keras.preprocessing import content as content_module
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, join_title_and_text, map_features
 from mim_keras.preprocessing.image import ImagePreprocessor
@@ -80,3 +81,15 @@ def test_the_title_is_the_first_line() -> None:
 def test_a_vocabulary_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no item of the catalogue has a title or a text"):
         train_wordpiece_vocabulary(["", ""], 10)
+
+
+def test_content_that_does_not_belong_together_is_refused() -> None:
+    towers = (EmbeddingTowerConfig("clip", 3),)
+    preprocessor, _ = ContentPreprocessor.fit(replace(preset("tiny").encoder, embeddings=towers), ["red mug"])
+    one = {"image": [b""], "title": ["red mug"], "text": [""]}
+    with pytest.raises(ValueError, match="embeddings must have clip, as the encoder's settings do; received none"):
+        preprocessor(**one)
+    with pytest.raises(ValueError, match=r"embedding clip must have shape \(batch, 3\); received \(1, 5\)"):
+        preprocessor(**one, embeddings={"clip": np.ones((1, 5))})
+    with pytest.raises(ValueError, match="content must have one length; received .*'title': 2"):
+        preprocessor(**{**one, "title": ["red mug", "lamp"]}, embeddings={"clip": np.ones((1, 3))})

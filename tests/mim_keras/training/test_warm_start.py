@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,20 @@ def test_another_model_cannot_start_from_it(tmp_path: Path) -> None:
         ConfigError, match=r"needs weights of the same model; received .*, which differs in weight/head"
     ):
         load_weights(other, other_keys, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda keys: keys[1:], lambda keys: [*keys, "more"], lambda keys: [keys[0]] * len(keys)]
+)
+def test_keys_must_name_every_row_once(tmp_path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    old, keys = ranker(["a", "b"], ["x", "y"], ["mug"], seed=1)
+    new, _ = ranker(["a", "b"], ["x", "y"], ["mug"], seed=2)
+    wrong = keys | {"item": change(keys["item"])}
+    with pytest.raises(ValueError, match=r"keys\['item'\] must hold one distinct key for each of the 3 rows"):
+        save_weights(old, wrong, tmp_path)
+    save_weights(old, keys, tmp_path)
+    before = [numbers(variable) for variable in new.trainable_variables]
+    with pytest.raises(ValueError, match=r"keys\['item'\] must hold one distinct key"):
+        load_weights(new, wrong, tmp_path)
+    for variable, value in zip(new.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(numbers(variable), value)
