@@ -39,6 +39,8 @@ CORE = [
     "PyYAML>=6",
     "jinja2>=3.1",
     "matplotlib>=3.9",
+    "charset-normalizer>=3.4",
+    "scikit-learn>=1.5",
 ]
 
 EXTRAS = {
@@ -49,7 +51,6 @@ EXTRAS = {
         "hypothesis>=6.100",
         "ruff>=0.9",
         "mypy>=1.15",
-        "scikit-learn>=1.5",
         "types-PyYAML>=6",
         "kubernetes-validate>=1.30",
         "check-jsonschema>=0.33",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, path_type=Path),
     help="Impression log with a 0/1 label; instead of --events.",
 )
+@click.option(
+    "--users", type=click.Path(exists=True, path_type=Path), help="The users: file or folder, if there is one."
+)
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the pictures.")
 @click.option(
     "--to",
@@ -33,7 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Write over a shop.yaml that is there.")
 def init(
-    items: Path, events: Path | None, impressions: Path | None, images: Path | None, folder: Path | None, force: bool
+    items: Path,
+    events: Path | None,
+    impressions: Path | None,
+    users: Path | None,
+    images: Path | None,
+    folder: Path | None,
+    force: bool,
 ) -> None:
     """Guess what a shop's tables mean and write `shop.yaml`, each guess with an example.
 
@@ -46,11 +55,11 @@ def init(
         raise click.UsageError("give the log as --events or as --impressions, one of the two")
     log = events or impressions
     assert log is not None
-    folder = folder or _common_folder(items, log)
+    folder = folder or _common_folder(items, log, *([users] if users else []))
     path = folder / SCHEMA_FILE
     if path.exists() and not force:
         raise click.UsageError(f"{path} is there already; --force writes over it")
-    values, guesses = guess_schema(items, log, folder, "events" if events else "impressions", images)
+    values, guesses = guess_schema(items, log, folder, "events" if events else "impressions", images, users)
     width = max(len(guess.key) for guess in guesses)
     for guess in guesses:
         click.echo(
@@ -61,9 +70,9 @@ def init(
     click.echo(f"\nwrote {path}; change what is wrong there, then: mim check --data {folder}")
 
 
-def _common_folder(items: Path, log: Path) -> Path:
-    """The folder that both tables lie in."""
-    parents = [path.resolve() if path.is_dir() else path.resolve().parent for path in (items, log)]
+def _common_folder(*tables: Path) -> Path:
+    """The folder that all tables lie in."""
+    parents = [path.resolve() if path.is_dir() else path.resolve().parent for path in tables]
     common = Path(os.path.commonpath(parents))
     return common if common != Path(common.anchor) else parents[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,12 @@ class Guess:
 
 
 def guess_schema(
-    items: Path, log: Path, folder: Path, log_kind: str = "", images: Path | None = None
+    items: Path,
+    log: Path,
+    folder: Path,
+    log_kind: str = "",
+    images: Path | None = None,
+    users: Path | None = None,
 ) -> tuple[dict[str, Any], list[Guess]]:
     """A draft of `shop.yaml`, as plain values, and what was guessed.
 
@@ -125,6 +130,7 @@ def guess_schema(
         folder: Where `shop.yaml` will lie.
         log_kind: `events` or `impressions`; found out if empty.
         images: Folder of the pictures, where it is not the one of the items.
+        users: File or folder of the users, where there is one.
 
     Raises:
         ContractError: a table cannot be read, or lacks a column without which nothing can be learned.
@@ -165,11 +171,33 @@ def guess_schema(
     values[kind] = _table(log_sample, folder)
     _append_options(guesses, kind, log_sample)
     values[kind]["columns"] = _described(log_sample, kind, log_columns, guesses)
+    if users is not None:
+        values["users"] = _users(read_sample(users), log_sample, log_columns["user_id"], folder, values, guesses)
     if kind == "events":
         values[kind] |= _event_names(log_sample.columns[log_columns["event"]], guesses)
     values["policies"] = _policies(item_sample, item_columns, share, guesses)
     Schema.from_yaml(to_yaml(values, guesses))  # what was guessed keeps the rules
     return values, guesses
+
+
+def _users(
+    users: Sample, log: Sample, log_user: str, folder: Path, values: dict[str, Any], guesses: list[Guess]
+) -> dict[str, Any]:
+    """The table of users: the column whose values the log names, and features."""
+    seen = log.distinct(log_user)
+    ids = {name: found for name in users.columns if (found := _ids(users, name)) is not None}
+    best = max(ids, key=lambda name: _overlap(seen, ids[name]) + 0.1 * _fit(name, "user_id"), default=None)
+    if best is None or (share := _overlap(seen, ids[best])) < 0.01:
+        raise ContractError(
+            f"no column of {users.path} holds ids of {log_user} in {log.path}: are they the users of this log? "
+            f"Columns: {_listed(users)}"
+        )
+    table = _table(users, folder)
+    _append_options(guesses, "users", users)
+    taken = {name for other in values.values() if isinstance(other, dict) for name in other.get("columns", ())}
+    table["columns"] = _described(users, "users", {"user_id": best}, guesses, taken)
+    _append_reason(guesses, "users.user_id", f"{share:.0%} of the log's {log_user} are among them")
+    return table
 
 
 def _no_role(log: Sample, role: str) -> ContractError:
@@ -402,8 +430,10 @@ def _time_form(values: pa.Array) -> str | None:
     return max(found, key=lambda form: found[form], default=None)
 
 
-def _described(sample: Sample, table: str, columns: dict[str, str], guesses: list[Guess]) -> dict[str, Any]:
-    """The columns of a table in `shop.yaml`, the features after those of the contract."""
+def _described(
+    sample: Sample, table: str, columns: dict[str, str], guesses: list[Guess], taken: Collection[str] = ()
+) -> dict[str, Any]:
+    """The columns of a table in `shop.yaml`, the features after those of the contract; none has a name of `taken`."""
     found: dict[str, Any] = {}
     for name, source in columns.items():
         options = _options(name, table, sample.columns[source])
@@ -427,7 +457,7 @@ def _described(sample: Sample, table: str, columns: dict[str, str], guesses: lis
             guesses.append(Guess(f"{table}: not used", source, f"{_example(values)}; {why}"))
             continue
         name = source if safe_name(source) == source else safe_name(source)
-        while name in found or name in RESERVED:
+        while name in found or name in RESERVED or name in taken:
             name += "_feature"
         if feature.get("type") == "number" and (sign := _decimal(values)) != ".":
             feature["decimal"] = sign

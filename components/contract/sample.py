@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from charset_normalizer import from_bytes
 
 from components.contract.files import SUFFIXES
 from components.contract.tables import PLAIN, ContractError, flat_columns, unpacked, unreadable
@@ -19,6 +21,9 @@ from components.contract.values import decode_utf8, parse_ids
 
 SAMPLE_BYTES, SAMPLE_ROWS = 4 << 20, 20_000
 DELIMITERS = (",", ";", "\t", "|")
+LATIN = ("cp1250", "cp1252", "cp1254", "cp1257")
+ENCODINGS = (*LATIN, "cp1251", "cp1253", "cp1255", "cp1256", "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r")
+_GUESSED_LINES = 500
 NO_TEXT = {b"\x1f\x8b": "gzip (.csv.gz)", b"PK\x03\x04": "a zip or an Excel file", b"PAR1": "Parquet", b"BZh": "bzip2"}
 
 
@@ -130,7 +135,21 @@ def _decode(data: bytes) -> tuple[str, str]:
     broken = [line for line in lines[:-1] if decode_utf8(line) is None]  # the last may be cut in two
     if len(broken) <= 0.01 * len(lines) or len(broken) <= 1 < len(lines) / 20:
         return "utf-8", data.decode("utf-8-sig", errors="replace")
-    return "cp1252", data.decode("cp1252", errors="replace")
+    encoding = _guess_encoding(b"\n".join(broken[:_GUESSED_LINES]))
+    return encoding, data.decode(encoding, errors="replace")
+
+
+def _guess_encoding(data: bytes) -> str:
+    """The encoding of lines that are not UTF-8."""
+    best = from_bytes(data, cp_isolation=list(ENCODINGS)).best()
+    guess = "cp1252" if best is None else best.encoding
+    if guess not in LATIN:
+        return guess
+    # Languages of these share most letters, and a detector takes one for the other.
+    western = data.decode("cp1252", errors="replace")
+    if re.search(r"[^\W\d][¹³¿Ÿ\ufffd]|[¹³¿Ÿ\ufffd][^\W\d]", western) or {"ø", "ì"} <= set(western):
+        return "cp1250"
+    return "cp1254" if re.search("[þð]", western) and "ý" in western else "cp1252"
 
 
 def _parse(text: str, is_tsv: bool) -> tuple[str, bool, list[list[str]]]:

@@ -281,6 +281,50 @@ def test_encodings_are_told_apart(tmp_path: Path) -> None:
     assert "encoding" not in read_sample(tmp_path / "items.csv").options, "one bad byte is one bad row"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("cp1252", ["grüner Becher", "große Lampe", "Stühle"]),
+        ("cp1252", ["café crème", "à la carte", "été élégant", "canapé près du mur"]),
+        ("cp1252", ["niño pequeño", "lámpara", "jarrón"]),
+        ("cp1252", ["rødgrød med fløde", "lænestol", "blå vase"]),
+        ("cp1250", ["zielony kubek", "krzesło dębowe", "źródło światła", "żółta róża"]),
+        ("cp1250", ["příliš žluťoučký kůň", "české křeslo", "dřevěný stůl"]),
+        ("cp1251", ["зелёная кружка", "большая лампа", "дубовый стул"]),
+        ("cp1253", ["πράσινη κούπα", "μεγάλη λάμπα", "δρύινη καρέκλα"]),
+        ("cp1254", ["yeşil kupa", "büyük ışık", "çocuk oyuncağı", "ağaç sandalye"]),
+        ("cp932", ["緑のマグカップ", "大きなランプ", "木の椅子"]),
+        ("gb18030", ["绿色马克杯", "大灯", "橡木椅子"]),
+        ("big5", ["綠色馬克杯", "大燈", "橡木椅子"]),
+        ("euc_kr", ["녹색 머그컵", "큰 램프", "참나무 의자"]),
+    ],
+)
+def test_languages_are_read_in_their_encodings(tmp_path: Path, encoding: str, words: list[str]) -> None:
+    rows = [f"{n},{words[n % len(words)]} {n}" for n in range(300)]
+    (tmp_path / "items.csv").write_bytes("\n".join(["sku,title", *rows, ""]).encode(encoding))
+    assert read_sample(tmp_path / "items.csv").columns["title"].to_pylist() == [row.split(",")[1] for row in rows]
+
+
+def test_users_are_a_table_of_their_own(tmp_path: Path) -> None:
+    log, products, clients = log_of(tmp_path, country=["de"] * 600), tmp_path / "products.csv", tmp_path / "clients.csv"
+    rows = [{"client_no": n, "country": ("de", "fr")[n % 2], "age": 20 + n % 50} for n in range(1, 200)]
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), clients)
+    values, guesses = guess_schema(products, log, tmp_path, users=clients)
+    assert values["users"]["files"] == "clients.csv"
+    assert values["users"]["columns"]["user_id"] == "client_no"
+    assert {"user_id", "country", "age"} >= set(values["users"]["columns"]) > {"user_id", "age"}
+    assert any(guess.key == "users.user_id" and "100% of the log's visitor" in guess.why for guess in guesses)
+    Schema.from_yaml(to_yaml(values, guesses))
+    done = CliRunner().invoke(
+        main, ["init", "--items", str(products), "--impressions", str(log), "--users", str(clients), "--force"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "users.age" in done.output
+    pyarrow.csv.write_csv(pa.table({"client_no": ["x1", "x2"], "country": ["de", "fr"]}), clients)
+    with pytest.raises(ContractError, match="no column of .*clients.csv holds ids of visitor"):
+        guess_schema(products, log, tmp_path, users=clients)
+
+
 def test_points_that_three_digits_follow_divide_thousands(tmp_path: Path) -> None:
     prices = [f"{n}.{n % 10}10" if n % 3 else str(700 + n) for n in range(1, 201)]
     table = {"sku": np.arange(1, 201), "title": [f"t {n}" for n in range(200)], "price": prices}
