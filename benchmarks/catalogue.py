@@ -111,12 +111,12 @@ def statistics(folder: Path) -> float:
 
     from components.engine import IN_PROCESS, beam_flags
     from components.examples import declare_splits
-    from tfx_pipeline.pipeline import WATCHED_OF_ITEMS
+    from tfx_pipeline.pipeline import MONITORED_ITEM_FEATURES
 
     items, made = standard_artifacts.Examples(), standard_artifacts.ExampleStatistics()
     items.uri, made.uri = str(folder / "items"), str(folder / "statistics")
     declare_splits(items, ("train", "valid"))
-    options = tfdv.StatsOptions(feature_allowlist=list(WATCHED_OF_ITEMS)).to_json()
+    options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES)).to_json()
     executor = Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(IN_PROCESS)))
     started = time.monotonic()
     executor.Do({"examples": [items]}, {"statistics": [made]}, {"stats_options_json": options, "exclude_splits": "[]"})

@@ -38,7 +38,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=12_000, help="for the base encoder")
     parser.add_argument("--large_items", type=int, default=2_000, help="for the encoder of the large preset")
     parser.add_argument("--memory_items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--one_export", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one_export", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     if arguments.one_export:
         one_export(*map(Path, arguments.one_export))
@@ -63,9 +63,9 @@ def speed(folder: Path, size: str, items: int) -> dict[str, Any]:
     write_items(folder / "few", 16, pictures=True)
     write_items(folder / "all", items, pictures=True)
     write_items(folder / "changed", items, pictures=True, changed=max(1, items // 100))
-    starts = [export(folder, "few", size, f"{size}-start{n}")["seconds"] for n in range(3)]
-    full = export(folder, "all", size, f"{size}-full")
-    again = export(folder, "changed", size, f"{size}-full")
+    starts = [export(folder, "few", size)["seconds"] for _ in range(3)]
+    full = export(folder, "all", size)
+    again = export(folder, "changed", size, full["folder"])
     start = float(np.median(starts))
     forward, whole = bare_seconds(folder / "all", folder / size / "Format-Serving")
     return {
@@ -88,7 +88,7 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
     peaks = {}
     for items in sizes:
         write_items(folder / "many", items, pictures=False)
-        found = export(folder, "many", "tiny", f"many{items}")
+        found = export(folder, "many", "tiny")
         peaks[items] = {"peak_mib": found["peak_mib"], "seconds": found["seconds"]}
     least, most = min(p["peak_mib"] for p in peaks.values()), max(p["peak_mib"] for p in peaks.values())
     return {"memory": peaks, "memory_growth": round(most / least, 3)}
@@ -141,10 +141,10 @@ def title(n: int, changed: bool) -> str:
     return ("new " if changed else "") + " ".join(digits)
 
 
-def export(folder: Path, items: str, encoder: str, snapshots: str) -> dict[str, Any]:
+def export(folder: Path, items: str, encoder: str, previous: str = "") -> dict[str, Any]:
     """One export in a process of its own."""
     out = Path(tempfile.mkdtemp(dir=folder))
-    places = [folder / items, folder / encoder, out, folder / f"snapshots-{snapshots}"]
+    places = [folder / items, folder / encoder, out, *([previous] if previous else [])]
     command = [sys.executable, "-m", "benchmarks.export", "--one_export", *map(str, places)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -153,7 +153,7 @@ def export(folder: Path, items: str, encoder: str, snapshots: str) -> dict[str, 
     return answer
 
 
-def one_export(items: Path, encoder: Path, out: Path, snapshots: Path) -> None:
+def one_export(items: Path, encoder: Path, out: Path, previous: Path | None = None) -> None:
     """What the process of an export does."""
     import tensorflow as tf
     from tfx.dsl.components.base import base_beam_executor
@@ -169,16 +169,18 @@ def one_export(items: Path, encoder: Path, out: Path, snapshots: Path) -> None:
     made.split_names = '["train", "valid"]'
     executor = Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_flags(IN_PROCESS)))
     started = time.perf_counter()
-    executor.Do(
-        {"items": [made], "encoder": [model]},
-        {"embeddings": [embeddings]},
-        {"batch_size": 128, "dtype": "int8", "snapshots": str(snapshots)},
-    )
+    inputs: dict[str, list[Any]] = {"items": [made], "encoder": [model]}
+    if previous is not None:
+        inputs["previous"] = [ItemEmbeddings()]
+        inputs["previous"][0].uri = str(previous)
+    executor.Do(inputs, {"embeddings": [embeddings]}, {"batch_size": 128, "dtype": "int8"})
     seconds = time.perf_counter() - started
     status = Path("/proc/self/status").read_text()  # getrusage would count what the parent had
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     counts = json.loads(embeddings.get_string_custom_property("counts"))
-    print(json.dumps({"seconds": round(seconds, 2), "peak_mib": round(peak), "counts": counts}))
+    print(
+        json.dumps({"seconds": round(seconds, 2), "peak_mib": round(peak), "counts": counts, "folder": embeddings.uri})
+    )
 
 
 def bare_seconds(items: Path, model: Path) -> tuple[float, float]:

@@ -51,9 +51,9 @@ def main(words: list[str] | None = None) -> None:
 def measure(folder: Path, arguments: argparse.Namespace, address: str, events: str) -> dict[str, Any]:
     """One store and one kind of source."""
     from serving.client import MimClient
+    from serving.releases import find_snapshot
     from serving.representation_center.center import open_center
     from serving.representation_center.loading import load_snapshot
-    from serving.representation_center.pointers import find_snapshot
 
     port = free_port()
     server = f"127.0.0.1:{port}"

@@ -27,3 +27,9 @@ class ItemEmbeddings(artifact.Artifact):
             ("shards", len(manifest.shards)),
         ):
             self.set_int_custom_property(name, value)
+
+
+class Release(artifact.Artifact):
+    """A folder with `release.json`: an encoder, a snapshot, an index and a ranker that belong together."""
+
+    TYPE_NAME = "mim.Release"

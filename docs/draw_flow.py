@@ -19,17 +19,15 @@ BOXES = {
     "csft": (2, 2, "2 · C-SFT\ncontrast on behaviour", TRAIN),
     "export": (3, 2, "EmbeddingExporter\nsnapshot, int8", BEAM),
     "ciubm": (3, 1, "3 · CiUBM\nids + content → click", TRAIN),
-    "index": (4, 3, "retrieval index", SERVE),
-    "encoder": (4, 2, "encoder", SERVE),
+    "index": (4, 2, "retrieval index", SERVE),
     "evaluate": (4, 1, "Evaluator, baselines\nGAUC, cold · tail · rest", BEAM),
+    "release": (5, 1, "release\nencoder · index · ranker", SERVE),
     "serving": (5, 2, "TF Serving\nrank · similar · embed", SERVE),
-    "ranker": (5, 1, "released ranker", SERVE),
 }
 ARROWS = [
     ("items", "catalogue"), ("intents", "pairs"), ("impressions", "history"), ("catalogue", "pretrain"),
     ("pretrain", "csft"), ("pairs", "csft"), ("csft", "export"), ("export", "ciubm"), ("history", "ciubm"),
-    ("export", "index"), ("export", "encoder"), ("ciubm", "evaluate"), ("evaluate", "ranker"),
-    ("encoder", "serving"), ("index", "serving"), ("ranker", "serving"),
+    ("export", "index"), ("ciubm", "evaluate"), ("evaluate", "release"), ("index", "release"), ("release", "serving"),
 ]  # fmt: skip
 WIDTH, HEIGHT, STEP_X, STEP_Y = 2.0, 0.72, 2.55, 1.15
 

@@ -45,12 +45,12 @@ def center() -> None:
 @click.option("--promote", is_flag=True, help="Make it the active version once it is loaded.")
 @click.option("--keep", type=int, default=None, help="Afterwards drop all but so many of the newest versions.")
 def load(snapshot: Path, address: str, promote: bool, keep: int | None) -> None:
-    """Load SNAPSHOT: a snapshot's folder, or a run's root, whose newest one is taken."""
+    """Load SNAPSHOT: a snapshot's folder, or a run's root, whose current release's is taken."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from serving.releases import find_snapshot
     from serving.representation_center.loading import load_snapshot
-    from serving.representation_center.pointers import find_snapshot
 
     folder = find_snapshot(snapshot)
     with _open(address, create=True) as opened, Progress(console=Console(stderr=True), transient=True) as progress:

@@ -18,6 +18,7 @@ import click
 
 from tfx_pipeline.center_commands import center
 from tfx_pipeline.data_commands import check, init
+from tfx_pipeline.release_commands import releases
 from tfx_pipeline.rollout_commands import rollout
 from tfx_pipeline.serve_command import serve
 from tfx_pipeline.tables import table
@@ -158,7 +159,7 @@ def run(
 
     if not newest_metrics(Path(root))["released"]:
         click.echo(
-            "not released: no new mim_ranker was pushed, an earlier one stays (`mim metrics` and the report say why)",
+            "not released: what is served does not change (`mim metrics` and the report say why)",
             err=True,
         )
     click.echo(
@@ -378,6 +379,7 @@ def demo(data: Path, root: Path) -> None:
 
 
 main.add_command(serve)
+main.add_command(releases)
 main.add_command(rollout)
 main.add_command(center)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,12 +30,14 @@ class GAUC(metric_types.Metric):
 
     Args:
         user_key: The feature that names the user.
+        code: Fingerprint of the code that evaluates, so that a cached evaluation is of the same code.
 
     Source: Zhu et al. 2017 (1703.02091).
     """
 
-    def __init__(self, user_key: str = USER, name: str = GAUC_NAME) -> None:
-        super().__init__(metric_util.merge_per_key_computations(_computations), user_key=user_key, name=name)
+    def __init__(self, user_key: str = USER, name: str = GAUC_NAME, code: str = "") -> None:
+        computations = metric_util.merge_per_key_computations(_computations)
+        super().__init__(computations, user_key=user_key, name=name, code=code)
 
 
 metric_types.register_metric(GAUC)
@@ -115,7 +118,11 @@ class _Combiner(beam.CombineFn):
 
 
 def eval_config(
-    settings: EvaluationConfig, gated: bool = True, has_baseline: bool = True, by_launch: bool = False
+    settings: EvaluationConfig,
+    gated: bool = True,
+    has_baseline: bool = True,
+    by_launch: bool = False,
+    code: str = "",
 ) -> config_pb2.EvalConfig:
     """AUC, LogLoss, Calibration, ExampleCount and GAUC, over all rows and in the slices cold, tail and rest.
 
@@ -124,6 +131,7 @@ def eval_config(
         gated: Whether the thresholds are set, and so a blessing is given.
         has_baseline: Whether the ranker is also held against the last released one.
         by_launch: Whether items are held back for the test, so that there are slices new and known.
+        code: See `GAUC`.
     """
     everything = [config_pb2.SlicingSpec()]
     auc = config_pb2.MetricConfig(class_name="AUC")
@@ -144,7 +152,7 @@ def eval_config(
     sliced_by = (SEGMENT, LAUNCHED) if by_launch else (SEGMENT,)
     by_row = [auc, count]
     by_row += [config_pb2.MetricConfig(class_name=name) for name in ("BinaryCrossEntropy", "Calibration")]
-    by_row.append(config_pb2.MetricConfig(class_name="GAUC", module=__name__))
+    by_row.append(config_pb2.MetricConfig(class_name="GAUC", module=__name__, config=json.dumps({"code": code})))
     return config_pb2.EvalConfig(
         model_specs=[config_pb2.ModelSpec(signature_name=SIGNATURE, label_key=LABEL, prediction_key=PREDICTION)],
         slicing_specs=[*everything, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in sliced_by)],

@@ -29,7 +29,7 @@ def keep_schemas(root: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for table in TABLES:
-        artifact = newest(store, "Schema", f"SchemaGen.{table}", "schema")
+        artifact = newest(store, f"SchemaGen.{table}", "schema")
         if artifact is None:
             raise FileNotFoundError(f"{root} holds no schema of {table} yet: `mim run` must get as far first")
         schema = watched(io_utils.SchemaReader().read(f"{artifact.uri}/schema.pbtxt"))

@@ -115,7 +115,7 @@ class DataConfig:
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     max_rejected_fraction: float = 0.01  # a larger share of rejected rows of one table stops the run
     schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
-    stop_on_anomalies: bool = True  # if false, anomalies are logged and the data are accepted
+    stop_on_anomalies: bool = True  # if false, anomalies are logged and the run goes on
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
@@ -212,7 +212,7 @@ class Settings:
     stages: StagesConfig = field(default_factory=StagesConfig)
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    warm_start: bool = False  # keep the last encoder, so that only new content is encoded; train the last ranker on
+    warm_start: bool = False  # keep the last release's encoder, encode new content alone, and train its ranker on
     # flags of Beam's pipelines; those behind `--` on the command line come after them
     beam_args: tuple[str, ...] = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
     retrieval_neighbours: int = 50  # items that one query of the index answers with

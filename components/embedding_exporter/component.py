@@ -17,12 +17,12 @@ class EmbeddingExporterSpec(ComponentSpec):
     PARAMETERS = {
         "batch_size": ExecutionParameter(type=int),
         "dtype": ExecutionParameter(type=str),
-        "snapshots": ExecutionParameter(type=str),
         "code_fingerprint": ExecutionParameter(type=str),
     }
     INPUTS = {
         "items": ChannelParameter(type=standard_artifacts.Examples),
         "encoder": ChannelParameter(type=standard_artifacts.Model),
+        "previous": ChannelParameter(type=ItemEmbeddings, optional=True),
     }
     OUTPUTS = {"embeddings": ChannelParameter(type=ItemEmbeddings)}
 
@@ -33,9 +33,9 @@ class EmbeddingExporter(base_beam_component.BaseBeamComponent):
     Args:
         items: The catalogue.
         encoder: A model whose SavedModel has the signature `embed_examples`.
-        snapshots: Folder that keeps where the last snapshot of each encoder lies; what it holds is not encoded again.
         dtype: Vectors are kept as `int8` (scale 1/127) or `float16`.
         batch_size: Contents a call of the encoder.
+        previous: A snapshot; if it is of the same encoder, what it holds is not encoded again.
     """
 
     SPEC_CLASS = EmbeddingExporterSpec
@@ -45,17 +45,17 @@ class EmbeddingExporter(base_beam_component.BaseBeamComponent):
         self,
         items: types.BaseChannel,
         encoder: types.BaseChannel,
-        snapshots: str,
         code_fingerprint: str,
         dtype: str = "int8",
         batch_size: int = 128,
+        previous: types.BaseChannel | None = None,
     ) -> None:
         spec = EmbeddingExporterSpec(
             items=items,
             encoder=encoder,
             batch_size=batch_size,
             dtype=dtype,
-            snapshots=snapshots,
+            previous=previous,
             code_fingerprint=code_fingerprint,
             embeddings=types.Channel(type=ItemEmbeddings),
         )

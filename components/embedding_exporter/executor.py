@@ -24,15 +24,14 @@ from components.embedding_exporter.shards import WriteShards
 from components.engine import many_processes
 from components.examples import UNFINISHED, declare_counts
 from components.metrics import finish
-from serving.representation_center.pointers import last_snapshot, point_to
-from serving.representation_center.snapshot import Manifest, SnapshotError, write_manifest
+from serving.representation_center.snapshot import Manifest, SnapshotError, read_manifest, write_manifest
 
 FACTS = "assets.extra/mim.json"
 BUCKETS = 64
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Encodes what is new, copies what the last snapshot of the same encoder has, closes the snapshot."""
+    """Encodes what is new, copies what the previous snapshot of the same encoder has, closes the snapshot."""
 
     def Do(
         self,
@@ -45,11 +44,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["embeddings"])
         with tf.io.gfile.GFile(f"{model}/{FACTS}") as handle:
             facts = json.loads(handle.read())
-        dtype, pointers = exec_properties["dtype"], exec_properties["snapshots"]
-        last = last_snapshot(pointers, facts["version"])
-        same = facts["digest"], facts["dimension"], dtype  # what is kept of an item changes no weight
-        if last is not None and (last[1].encoder_digest, last[1].dimension, last[1].dtype) != same:
-            last = None
+        dtype = exec_properties["dtype"]
+        previous = artifact_utils.get_single_uri(input_dict["previous"]) if input_dict.get("previous") else None
+        if previous is not None and not _is_reusable(previous, (facts["digest"], facts["dimension"], dtype)):
+            previous = None
 
         part = Path(f"{artifact.uri}.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -62,7 +60,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             facts,
             dtype,
             exec_properties["batch_size"],
-            str(last[0]) if last else None,
+            previous,
             str(part),
             many_processes=many_processes(self._beam_pipeline_args or ()),
         )
@@ -73,11 +71,20 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         _check_counts(manifest, counts)
         shutil.rmtree(artifact.uri, ignore_errors=True)
         part.rename(artifact.uri)
-        point_to(pointers, Path(artifact.uri), manifest)
         artifact.describe(manifest)
         declare_counts(artifact, counts)
         told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         logging.info("snapshot of encoder %s: %d vectors (%s)", manifest.encoder_version, manifest.count, told)
+
+
+def _is_reusable(snapshot: str, made_by: tuple[str, int, str]) -> bool:
+    """Whether a snapshot is there and holds what this encoder would make."""
+    try:
+        manifest = read_manifest(snapshot)
+    except (OSError, SnapshotError) as error:
+        logging.warning("the previous snapshot cannot be read, so all items are encoded: %s", error)
+        return False
+    return (manifest.encoder_digest, manifest.dimension, manifest.dtype) == made_by
 
 
 def _export(

@@ -16,13 +16,13 @@ class ExampleCheckSpec(ComponentSpec):
     PARAMETERS = {
         "table": ExecutionParameter(type=str),
         "kept_schema": ExecutionParameter(type=str),
-        "accepted": ExecutionParameter(type=str),
         "stop": ExecutionParameter(type=int),
         "code_fingerprint": ExecutionParameter(type=str),
     }
     INPUTS = {
         "statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics),
         "schema": ChannelParameter(type=standard_artifacts.Schema),
+        "released_statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
     }
     OUTPUTS = {"anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies)}
 
@@ -30,7 +30,7 @@ class ExampleCheckSpec(ComponentSpec):
 class ExampleCheck(base_component.BaseComponent):
     """What TFX's ExampleValidator does, and what it leaves out: drift, skew, and a run that stops.
 
-    Each split is held against the schema; the training split also against that of the last data that passed (the
+    Each split is held against the schema; the training split also against that of the last release (the
     schema's `drift_comparator`s) and, where there is one, against the split `test` (`skew_comparator`s): the newest
     rows are the nearest to what will be asked of the model.
 
@@ -39,8 +39,8 @@ class ExampleCheck(base_component.BaseComponent):
         schema: Inferred from them; it is used where `kept_schema` is empty, and finds nothing new then.
         table: What the examples are, for messages.
         kept_schema: A `tensorflow.metadata.v0.Schema` in text form that a person keeps, or empty.
-        accepted: Folder of the statistics that passed last; written when these pass.
-        stop: Whether an anomaly stops the run; where not, it is told, and the data count as accepted.
+        stop: Whether an anomaly stops the run; where not, it is logged.
+        released_statistics: Of the last release's data; None before the first release.
     """
 
     SPEC_CLASS = ExampleCheckSpec
@@ -52,16 +52,16 @@ class ExampleCheck(base_component.BaseComponent):
         schema: types.BaseChannel,
         table: str,
         kept_schema: str,
-        accepted: str,
         stop: bool,
         code_fingerprint: str,
+        released_statistics: types.BaseChannel | None = None,
     ) -> None:
         spec = ExampleCheckSpec(
             statistics=statistics,
             schema=schema,
             table=table,
             kept_schema=kept_schema,
-            accepted=accepted,
+            released_statistics=released_statistics,
             stop=int(stop),
             code_fingerprint=code_fingerprint,
             anomalies=types.Channel(type=standard_artifacts.ExampleAnomalies),

@@ -23,7 +23,7 @@ class AnomalyError(ValueError):
 
 
 class Executor(base_executor.BaseExecutor):
-    """Holds the statistics against the schema, the last ones and the newest rows."""
+    """Holds the statistics against the schema, those of the last release and the newest rows."""
 
     def Do(
         self,
@@ -37,17 +37,18 @@ class Executor(base_executor.BaseExecutor):
         splits = artifact_utils.decode_split_names(statistics.split_names)
         found = {name: _load(f"{artifact_utils.get_split_uri([statistics], name)}/{STATISTICS}") for name in splits}
         schema = self._schema(exec_properties["kept_schema"], artifact_utils.get_single_uri(input_dict["schema"]))
-        table, accepted = exec_properties["table"], exec_properties["accepted"]
+        table = exec_properties["table"]
 
         told: list[str] = []
-        last = f"{accepted}/{STATISTICS}"
+        released = input_dict.get("released_statistics")
+        previous = _load(f"{artifact_utils.get_split_uri(released, TRAIN)}/{STATISTICS}") if released else None
         for name in splits:
             # A small split differs from another by chance: shares are compared for the training split alone.
             compared = name == TRAIN
             differences = tfdv.validate_statistics(
                 found[name],
                 schema,
-                previous_statistics=_load(last) if compared and tf.io.gfile.exists(last) else None,
+                previous_statistics=previous if compared else None,
                 serving_statistics=found.get(NEWEST) if compared else None,
             )
             folder = artifact_utils.get_split_uri([anomalies], name)
@@ -56,15 +57,13 @@ class Executor(base_executor.BaseExecutor):
             told += [f"{table}, split {name}: {line}" for line in sentences(differences)]
         if told and exec_properties["stop"]:
             raise AnomalyError(
-                f"{table}: the data are not what the schema expects, or not like those of the last run. "
+                f"{table}: the data are not what the schema expects, or not like those of the last release. "
                 + "; ".join(told)
                 + ". Mend the data; or, where they are right, change the schema that data.schema names, or accept them "
                 "once by --set data.stop_on_anomalies=false"
             )
         for line in told:
             logging.info("table %s (not stopped: data.stop_on_anomalies is off)", line)
-        tf.io.gfile.makedirs(accepted)
-        io_utils.write_bytes_file(last, found[TRAIN].SerializeToString())
 
     def _schema(self, kept: str, inferred: str) -> schema_pb2.Schema:
         if kept:

@@ -25,7 +25,6 @@ class ReportGenSpec(ComponentSpec):
         "name": ExecutionParameter(type=str),
         "data": ExecutionParameter(type=str),
         "settings": ExecutionParameter(type=str),
-        "page": ExecutionParameter(type=str),
         "code_fingerprint": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -50,7 +49,6 @@ class ReportGen(base_component.BaseComponent):
     each stage learned, what the encoder finds alike, and where every row went.
 
     Args:
-        page: Where a copy of the page goes, for people.
         data: The data folder; its `oracle.json`, if there is one, is held beside the ranker.
         settings: The run's settings as JSON text.
     """
@@ -75,7 +73,6 @@ class ReportGen(base_component.BaseComponent):
         name: str,
         data: str,
         settings: str,
-        page: str,
         code_fingerprint: str,
     ) -> None:
         spec = ReportGenSpec(
@@ -94,7 +91,6 @@ class ReportGen(base_component.BaseComponent):
             name=name,
             data=data,
             settings=settings,
-            page=page,
             code_fingerprint=code_fingerprint,
             report=types.Channel(type=Report),
         )

@@ -27,7 +27,7 @@ SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6
 
 
 class Executor(base_executor.BaseExecutor):
-    """Writes `report.html` and `figures.json`, and a copy of the page where people look."""
+    """Writes `report.html` and `figures.json`."""
 
     def Do(
         self,
@@ -79,9 +79,9 @@ class Executor(base_executor.BaseExecutor):
             manifest=snapshot.manifest,
         )
         out = Path(artifact_utils.get_single_uri(output_dict["report"]))
+        out.mkdir(parents=True, exist_ok=True)
         (out / "report.html").write_text(page)
         (out / "figures.json").write_text(json.dumps(figures, indent=2))
-        Path(exec_properties["page"]).write_text(page)
         logging.info("table of quality: %s", "; ".join(said))
 
 

@@ -12,6 +12,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving import messages
 from serving.embedded_server.errors import invalid
+from serving.releases import MODELS_CONFIG
 
 
 def read_text_proto(path: Path, message: Any, name: str) -> Any:
@@ -42,6 +43,24 @@ def single_model(name: str, base_path: str) -> Any:
     config = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform="tensorflow")
     return config
+
+
+def models_below(folder: Path) -> list[Any]:
+    """ModelConfigs of the folders below `folder`, a model each.
+
+    Versions that `models.config` there names are served, see `serving.releases`; of other models the newest.
+    """
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    file = folder / MODELS_CONFIG
+    listed = read_model_config(file).model_config_list.config if file.is_file() else ()
+    policies = {model.name: model.model_version_policy for model in listed}
+    found = []
+    for name in names:
+        model = single_model(name, str(folder / name)).model_config_list.config[0]
+        if name in policies:
+            model.model_version_policy.CopyFrom(policies[name])
+        found.append(model)
+    return found
 
 
 def validate(models: Sequence[Any], old: Sequence[Any]) -> None:

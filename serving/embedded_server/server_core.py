@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorflow_serving.config import model_server_config_pb2
-
 from serving.embedded_server import config_files, version_folders
 from serving.embedded_server.errors import ServingFault, failed_precondition, from_code, invalid, not_found
 from serving.embedded_server.loaded_model import LoadedModel
@@ -145,13 +143,7 @@ class ServerCore:
     def _models(self) -> list[Any]:
         folder = self.options.models
         if folder is not None and self._config is None:
-            names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-            return [
-                model_server_config_pb2.ModelConfig(
-                    name=name, base_path=str(Path(folder).absolute() / name), model_platform="tensorflow"
-                )
-                for name in names
-            ]
+            return config_files.models_below(Path(folder).absolute())
         return list(self._config.model_config_list.config) if self._config is not None else []
 
     def _first_config(self) -> Any:

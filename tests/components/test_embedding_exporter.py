@@ -19,8 +19,8 @@ from components.contract.schema import Schema
 from components.embedding_exporter.executor import Executor
 from components.engine import IN_PROCESS
 from mim_keras.config import EmbeddingTowerConfig, preset
-from serving.representation_center.pointers import find_snapshot
-from serving.representation_center.snapshot import Snapshot, SnapshotError, restore_vectors
+from serving.releases import ReleaseError, find_snapshot
+from serving.representation_center.snapshot import Snapshot, restore_vectors
 from tests.components.runner import executor, run_catalogue
 from tests.tiny_encoder import export_tiny_encoder
 from tfx_pipeline.importers.sample_pictures import draw_picture
@@ -53,12 +53,19 @@ def shop(folder: Path, changed: tuple[int, ...] = (), items: int = 60) -> Path:
     return folder
 
 
-def export(out: Path, items: Any, encoder: Path, args: tuple[str, ...] = IN_PROCESS, **properties: Any) -> Any:
+def export(
+    out: Path,
+    items: Any,
+    encoder: Path,
+    args: tuple[str, ...] = IN_PROCESS,
+    previous: Any = None,
+    **properties: Any,
+) -> Any:
     model, made = standard_artifacts.Model(), ItemEmbeddings()
     model.uri, made.uri = str(encoder), str(out / "embeddings")
     Path(made.uri).mkdir(parents=True)
-    defaults = {"batch_size": 8, "dtype": "int8", "snapshots": str(out.parent / "snapshots")}
-    inputs = {"items": [items], "encoder": [model]}
+    defaults = {"batch_size": 8, "dtype": "int8"}
+    inputs = {"items": [items], "encoder": [model]} | ({"previous": [previous]} if previous else {})
     executor(Executor, args).Do(inputs, {"embeddings": [made]}, defaults | properties)
     return made
 
@@ -96,19 +103,24 @@ def test_every_item_once_and_each_content_once(tmp_path: Path, encoder: Path) ->
 def test_the_next_export_encodes_only_what_is_new(tmp_path: Path, encoder: Path) -> None:
     first = export(tmp_path / "one", run_catalogue(shop(tmp_path / "shop"), tmp_path / "a"), encoder)
     changed = shop(tmp_path / "later", changed=(1, 7), items=62)
-    second = export(tmp_path / "two", run_catalogue(changed, tmp_path / "b"), encoder)
+    second = export(tmp_path / "two", run_catalogue(changed, tmp_path / "b"), encoder, previous=first)
     told, before, after = counts(second), Snapshot.load(first.uri), Snapshot.load(second.uri)
     assert told["contents encoded"] == 4  # two changed, two new
     assert told["items copied"] == 60 - 2 - told["items without content"]
     same = [n for n in range(60) if n not in (1, 7)]
     np.testing.assert_array_equal(after.vectors[same], before.vectors[same])
     assert np.any(after.vectors[[1, 7]] != before.vectors[[1, 7]], axis=1).all()
-    assert find_snapshot(tmp_path) == Path(second.uri)
+    assert find_snapshot(second.uri) == Path(second.uri)
 
     other = tmp_path / "other"
     export_tiny_encoder(other / "Format-Serving", seed=2)
-    assert counts(export(tmp_path / "three", run_catalogue(changed, tmp_path / "c"), other))["items copied"] == 0
-    half = export(tmp_path / "four", run_catalogue(changed, tmp_path / "d"), encoder, dtype="float16")
+    assert (
+        counts(export(tmp_path / "three", run_catalogue(changed, tmp_path / "c"), other, previous=second))[
+            "items copied"
+        ]
+        == 0
+    )
+    half = export(tmp_path / "four", run_catalogue(changed, tmp_path / "d"), encoder, previous=second, dtype="float16")
     assert counts(half)["items copied"] == 0
     assert Snapshot.load(half.uri).vectors.dtype == np.float16
     np.testing.assert_allclose(Snapshot.load(half.uri).vectors, restore_vectors(after.vectors), atol=0.6 / 127)
@@ -118,8 +130,8 @@ def test_a_lost_snapshot_is_made_again(tmp_path: Path, encoder: Path) -> None:
     items = run_catalogue(shop(tmp_path / "shop"), tmp_path)
     first = export(tmp_path / "one", items, encoder)
     (Path(first.uri) / "manifest.json").unlink()
-    assert counts(export(tmp_path / "two", items, encoder))["items copied"] == 0
-    with pytest.raises(SnapshotError, match="neither a snapshot .* nor the root of a run"):
+    assert counts(export(tmp_path / "two", items, encoder, previous=first))["items copied"] == 0
+    with pytest.raises(ReleaseError, match="neither a snapshot .* nor the root of a run"):
         find_snapshot(tmp_path / "shop")
 
 
@@ -127,7 +139,7 @@ def test_several_processes_make_the_same_snapshot(tmp_path: Path, encoder: Path)
     items = run_catalogue(shop(tmp_path / "shop"), tmp_path)
     one = Snapshot.load(export(tmp_path / "one", items, encoder).uri)
     args = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    two = Snapshot.load(export(tmp_path / "two", items, encoder, args, snapshots=str(tmp_path / "none")).uri)
+    two = Snapshot.load(export(tmp_path / "two", items, encoder, args).uri)
     assert two.item_ids.tolist() == one.item_ids.tolist()
     assert two.content_hashes.tolist() == one.content_hashes.tolist()
     np.testing.assert_allclose(two.vectors, one.vectors, atol=1)  # batches of other sizes round otherwise
@@ -136,7 +148,7 @@ def test_several_processes_make_the_same_snapshot(tmp_path: Path, encoder: Path)
 def test_flink_makes_the_same_snapshot(tmp_path: Path, encoder: Path, flink: tuple[str, ...]) -> None:
     items = run_catalogue(shop(tmp_path / "shop"), tmp_path)
     one = export(tmp_path / "one", items, encoder)
-    two = export(tmp_path / "two", items, encoder, flink, snapshots=str(tmp_path / "none"))
+    two = export(tmp_path / "two", items, encoder, flink)
     first, second = Snapshot.load(one.uri), Snapshot.load(two.uri)
     assert second.item_ids.tolist() == first.item_ids.tolist()
     assert second.content_hashes.tolist() == first.content_hashes.tolist()

@@ -20,7 +20,7 @@ from components.example_check.executor import AnomalyError, Executor
 from tests.components.runner import executor, run_catalogue
 from tfx_pipeline.importers.sample_pictures import draw_picture
 from tfx_pipeline.keep_schema import watched
-from tfx_pipeline.pipeline import WATCHED_OF_ITEMS
+from tfx_pipeline.pipeline import MONITORED_ITEM_FEATURES
 
 ITEMS = 200
 Change = Callable[[list[dict[str, Any]]], None]
@@ -47,17 +47,18 @@ def statistics(folder: Path, rows: list[dict[str, Any]]) -> Any:
     pq.write_table(pa.Table.from_pylist(rows), folder / "data/items.parquet")
     items, made = run_catalogue(folder / "data", folder), standard_artifacts.ExampleStatistics()
     made.uri = str(folder / "statistics")
-    options = tfdv.StatsOptions(feature_allowlist=list(WATCHED_OF_ITEMS)).to_json()
+    options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES)).to_json()
     properties = {"stats_options_json": options, "exclude_splits": "[]"}
     executor(StatisticsExecutor).Do({"examples": [items]}, {"statistics": [made]}, properties)
     return made
 
 
-def check(folder: Path, found: Any, kept: str, accepted: Path, table: str = "items", stop: int = 1) -> None:
+def check(folder: Path, found: Any, kept: str, released: Any = None, table: str = "items", stop: int = 1) -> None:
     anomalies, schema = standard_artifacts.ExampleAnomalies(), standard_artifacts.Schema()
     anomalies.uri, schema.uri = str(folder / "anomalies"), str(folder / "schema")
-    properties = {"table": table, "kept_schema": kept, "accepted": str(accepted), "stop": stop}
-    Executor().Do({"statistics": [found], "schema": [schema]}, {"anomalies": [anomalies]}, properties)
+    properties = {"table": table, "kept_schema": kept, "stop": stop}
+    inputs = {"statistics": [found], "schema": [schema]} | ({"released_statistics": [released]} if released else {})
+    Executor().Do(inputs, {"anomalies": [anomalies]}, properties)
 
 
 def schema_of(found: Any) -> str:
@@ -66,13 +67,13 @@ def schema_of(found: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def passed(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def passed(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     """A schema that is kept, and the statistics of data that passed."""
     folder = tmp_path_factory.mktemp("passed")
     found = statistics(folder, rows)
     kept = schema_of(found)
-    check(folder, found, kept, folder / "accepted")
-    return kept, folder / "accepted"
+    check(folder, found, kept)
+    return kept, found
 
 
 def new_category(rows: list[dict[str, Any]]) -> None:
@@ -106,7 +107,7 @@ def missing_images(rows: list[dict[str, Any]]) -> None:
     ],
 )
 def test_an_anomaly_stops_the_run(
-    rows: list[dict[str, Any]], passed: tuple[str, Path], tmp_path: Path, change: Change, told: str
+    rows: list[dict[str, Any]], passed: tuple[str, Any], tmp_path: Path, change: Change, told: str
 ) -> None:
     changed = [dict(row) for row in rows]
     change(changed)
@@ -118,23 +119,23 @@ def test_an_anomaly_stops_the_run(
     assert "--set data.stop_on_anomalies=false" in str(raised.value)
 
 
-def test_more_of_the_same_passes(rows: list[dict[str, Any]], passed: tuple[str, Path], tmp_path: Path) -> None:
+def test_more_of_the_same_passes(rows: list[dict[str, Any]], passed: tuple[str, Any], tmp_path: Path) -> None:
     more = [{**row, "item_id": f"j{place}"} for place, row in enumerate(rows * 2)]
     check(tmp_path, statistics(tmp_path, more), *passed)
 
 
-def test_what_is_accepted_once_is_the_next_runs_measure(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_data_are_compared_with_those_of_the_last_release(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     before, changed = statistics(tmp_path / "a", rows), [dict(row) for row in rows]
-    kept, accepted = schema_of(before), tmp_path / "accepted"
-    check(tmp_path, before, kept, accepted)
+    kept = schema_of(before)
+    check(tmp_path, before, kept)
     missing_images(changed)
     after = statistics(tmp_path / "b", changed)
     with pytest.raises(AnomalyError):
-        check(tmp_path, after, kept, accepted)
-    check(tmp_path, after, kept, accepted, stop=0)
-    check(tmp_path, after, kept, accepted)
+        check(tmp_path, after, kept, before)
+    check(tmp_path, after, kept, before, stop=0)
+    check(tmp_path, after, kept, after)
     with pytest.raises(AnomalyError, match="modalities"):
-        check(tmp_path, before, kept, accepted)
+        check(tmp_path, before, kept, after)
 
 
 def test_training_is_held_against_the_newest_rows(tmp_path: Path) -> None:
@@ -146,4 +147,4 @@ def test_training_is_held_against_the_newest_rows(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "FeatureStats.pb").write_bytes(tfdv.generate_statistics_from_dataframe(frame).SerializeToString())
     with pytest.raises(AnomalyError, match=r"examples, split train: clicked: .*Jensen-Shannon.*training and serving"):
-        check(tmp_path, found, schema_of(found), tmp_path / "accepted", table="examples")
+        check(tmp_path, found, schema_of(found), table="examples")

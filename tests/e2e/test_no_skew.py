@@ -37,7 +37,7 @@ def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
     assert "attempt 2 of 2" in done.output
     store = open_store(str(root / "metadata.sqlite"))
     for output in ("examples", "statistics_table"):  # both are Examples, and either may be the newer one
-        made = newest(store, "Examples", "HistoryGen", output)
+        made = newest(store, "HistoryGen", output)
         assert made is not None
         assert f"/HistoryGen/{output}/" in made.uri
 

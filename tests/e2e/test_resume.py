@@ -1,25 +1,29 @@
-"""A run that is killed in the middle goes on from where it was; its ranker is two, of two parts of the vector, and is
-served as one."""
+"""A run that is killed in the middle resumes.  Its ranker is an ensemble of two and is served as one.  Settings that
+come back bring their release back."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 
 from serving.client import RANKER
+from serving.releases import Release, ReleaseStore
 from serving.representation_center.snapshot import Snapshot, restore_vectors
 from tests.conftest import Run
 from tests.e2e.test_pipeline import folder, pushed
 from tfx_pipeline.runners import local
 from tfx_pipeline.runners.lineage import executions
+from tfx_pipeline.runners.newest import newest_metrics
 from tfx_pipeline.settings import Settings
 
 AT = 16
@@ -50,6 +54,40 @@ def test_a_killed_run_resumes(shop: Path, tiny_config: Path, tmp_path: Path) -> 
     assert {node for node, state in second if state == "CACHED"} >= finished
     assert not any(state == "FAILED" for _, state in second)
     ranks_by_both_parts(Run(tmp_path / "root", shop, tiny_config, None))
+    settings_that_come_back(tmp_path / "root", shop, tiny_config)
+
+
+def settings_that_come_back(root: Path, shop: Path, config: Path) -> None:
+    """A was run; after B, and after a ranker that is not accepted, A again."""
+    store = ReleaseStore(root)
+
+    def run(*more: str) -> tuple[Release, dict[str, Any], str]:
+        local.run(Settings.load(config, [*TWO_RANKERS, *more]), str(shop), str(root))
+        release = store.current()
+        assert release is not None
+        facts = json.loads((root / f"models/{RANKER}/{release.version}/assets.extra/mim.json").read_text())
+        assert facts["encoder_version"] == release.encoder_version
+        return release, newest_metrics(root), (root / "report.html").read_text()
+
+    def told(metrics: dict[str, Any]) -> list[float]:
+        return [round(metrics[name], 6) for name in ("auc", "gauc", "logloss")]
+
+    def verdict(page: str) -> str:
+        return page[page.index("Baselines: ") :][:120]
+
+    first, metrics, page = store.current(), newest_metrics(root), (root / "report.html").read_text()
+    assert first is not None
+    other, other_metrics, other_page = run("stages.ciubm.training.seed=5")
+    assert other.id != first.id
+    assert told(other_metrics) != told(metrics)
+    refused, refused_metrics, _ = run("stages.ciubm.training.seed=6", "evaluation.min_auc=0.999")
+    assert refused == other, "a ranker that is not accepted changes nothing that is served"
+    assert refused_metrics["released"] is False
+    again, again_metrics, again_page = run()
+    assert again.id == first.id
+    assert again.version > other.version
+    assert told(again_metrics) == told(metrics)
+    assert verdict(again_page) == verdict(page) != verdict(other_page)
 
 
 def ranks_by_both_parts(run: Run) -> None:

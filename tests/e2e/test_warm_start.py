@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
 
+from serving.releases import ReleaseStore
 from serving.representation_center.snapshot import Snapshot
 from tests.conftest import Run
 from tests.e2e.test_pipeline import folder
 from tfx_pipeline.cli import main
 from tfx_pipeline.runners import local
-from tfx_pipeline.runners.lineage import executions, last_models
+from tfx_pipeline.runners.lineage import executions
 from tfx_pipeline.settings import Settings
 
 NEW = 3
@@ -41,13 +42,14 @@ def a_day_later(run: Run, to: Path) -> Path:
 
 def test_a_warm_start(tiny_run: Run, tmp_path: Path) -> None:
     store = str(tiny_run.root / "metadata.sqlite")
-    encoder, ranker = last_models(store)
+    released = ReleaseStore(tiny_run.root).current()
+    assert released is not None
     before = Snapshot.load(folder(tiny_run, "EmbeddingExporter", "embeddings"))
     seen = len(executions(store))
     settings = Settings.load(tiny_run.config, ["warm_start=true", "evaluation.ids_only_comparison=false"])
     local.run(settings, str(a_day_later(tiny_run, tmp_path / "data")), str(tiny_run.root))
     ran = {node for node, _ in executions(store)[seen:]}
-    assert "LastEncoder" in ran
+    assert {"LastEncoder", "LastSnapshot", "LastRanker"} <= ran
     assert not {"Trainer.pretrain", "Trainer.csft"} & ran
 
     embeddings = folder(tiny_run, "EmbeddingExporter", "embeddings")
@@ -58,9 +60,11 @@ def test_a_warm_start(tiny_run: Run, tmp_path: Path) -> None:
     assert figures["metrics"]["embeddings"]["contents encoded"] == NEW + 1, "what is new or changed, and nothing else"
     log = (tiny_run.root / "run.log").read_text()
     assert "starts from the last ranker, which knew" in log
-    assert last_models(store)[0] == encoder
-    assert last_models(store)[1] != ranker
-    assert "LastRanker" in ran
+    now = ReleaseStore(tiny_run.root).current()
+    assert now is not None
+    assert now.version > released.version
+    assert now.sources["encoder"] == released.sources["encoder"]
+    assert now.sources["ranker"] != released.sources["ranker"]
 
 
 def test_schemas_are_written_to_be_kept(tiny_run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.contract.schema import Schema
 from tfx_pipeline.cli import main
-from tfx_pipeline.pipeline import Places, create_pipeline
+from tfx_pipeline.pipeline import RunPaths, create_pipeline
 from tfx_pipeline.settings import Settings
 
 
@@ -22,14 +22,16 @@ def test_compile_writes_a_valid_spec_of_the_same_graph(tmp_path: Path) -> None:
     job = yaml.safe_load(out.read_text())
     spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
     tasks = {name.split(".pipeline")[0] for name in spec.root.dag.tasks}
-    nodes = {
-        component.id for component in create_pipeline(Settings.load("sample"), Places("/d", "/r"), Schema()).components
-    }
+    pipeline = create_pipeline(Settings.load("sample"), RunPaths("/d", "/r"), Schema())
+    nodes = {component.id for component in pipeline.components}
     assert {task.replace("-", "_").lower() for task in tasks} >= {node.replace("-", "_").lower() for node in nodes}
     images = {e.container.image for e in _executors(spec) if e.HasField("container")}
     assert images == {"registry/mim:1"}
     csft = next(task for name, task in spec.root.dag.tasks.items() if name.lower().startswith("trainer.csft"))
     assert set(csft.inputs.artifacts) >= {"base_model", "catalogue", "examples"}
+    pusher = next(task for name, task in spec.root.dag.tasks.items() if name.startswith("ReleasePusher"))
+    assert not pusher.caching_options.enable_cache
+    assert csft.caching_options.enable_cache
 
 
 def _executors(spec: pipeline_spec_pb2.PipelineSpec) -> list:

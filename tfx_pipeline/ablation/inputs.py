@@ -118,7 +118,7 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
     store = open_store(str(root / "metadata.sqlite"))
     folders = {}
     for node, output in (("CatalogueGen", "items"), ("HistoryGen", "examples"), ("PairGen", "pairs")):
-        artifact = newest(store, "Examples", node, output)
+        artifact = newest(store, node, output)
         if artifact is None:
             raise FileNotFoundError(f"{root} holds nothing that {node} made; the data components must run there first")
         folders[node] = artifact.uri

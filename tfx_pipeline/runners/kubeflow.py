@@ -41,15 +41,17 @@ def compile_pipeline(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfx.v1.orchestration.experimental import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
-    from tfx_pipeline.pipeline import Places, create_pipeline
+    from tfx_pipeline.pipeline import RunPaths, create_pipeline
 
-    places = Places(data, root, data_version=data_version or f"compiled {time.time():.0f}")
-    pipeline = create_pipeline(settings, places, schema or Schema())
+    paths = RunPaths(data, root, data_version=data_version or f"compiled {time.time():.0f}")
+    pipeline = create_pipeline(settings, paths, schema or Schema())
     config = KubeflowV2DagRunnerConfig(default_image=image, display_name=settings.name)
     with tempfile.TemporaryDirectory() as folder:
         runner = KubeflowV2DagRunner(config=config, output_dir=folder, output_filename="job.json")
         runner.run(pipeline, write_out=True)
         job: dict[str, Any] = json.loads((Path(folder) / "job.json").read_text())
+    task = job["pipelineSpec"]["root"]["dag"]["tasks"]["ReleasePusher"]
+    task["cachingOptions"] = {"enableCache": False}  # what is served is not an artifact that a cache could know
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(job, indent=2) if output.suffix == ".json" else yaml.safe_dump(job, sort_keys=False)
     output.write_text(text)

@@ -20,31 +20,24 @@ def open_store(metadata_file: str) -> Any:
     return metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(metadata_file))
 
 
-def newest(store: Any, type_name: str, producer: str, output: str) -> Any | None:
-    """The newest live artifact of a type that the node `producer` made as its `output`, or None."""
+def newest(store: Any, node: str, output: str) -> Any | None:
+    """What the newest finished execution of a node has as its `output`, or None.
+
+    A cached execution counts: its output is the one that it reused, and not what another execution made since.
+    """
     from ml_metadata.proto import metadata_store_pb2 as pb
 
-    found = [a for a in store.get_artifacts_by_type(type_name) if a.state == pb.Artifact.LIVE]
-    found = [a for a in found if f"/{producer}/{output}/" in a.uri]
-    return max(found, key=lambda a: a.id, default=None)
-
-
-def last_models(metadata_file: str) -> tuple[str, str]:
-    """Folders of the newest encoder and of the newest ranker that was released; empty where there is none."""
-    if not Path(metadata_file).is_file():
-        return "", ""
-    store = open_store(metadata_file)
-    encoder = newest(store, "Model", "Trainer.csft", "model")
-    released = [
-        blessing
-        for blessing in store.get_artifacts_by_type("ModelBlessing")
-        if "/BaselineCheck/" in blessing.uri and blessing.custom_properties["blessed"].int_value == 1
-    ]
-    ranker = max(released, key=lambda blessing: blessing.id, default=None)
-    return (
-        "" if encoder is None else encoder.uri,
-        "" if ranker is None else ranker.custom_properties["current_model"].string_value,
-    )
+    finished = (pb.Execution.COMPLETE, pb.Execution.CACHED)
+    contexts = [c for c in store.get_contexts_by_type("node") if c.name.split(".", 1)[1] == node]
+    found = [e for c in contexts for e in store.get_executions_by_context(c.id) if e.last_known_state in finished]
+    if not found:
+        return None
+    last = max(found, key=lambda execution: execution.id)
+    outputs = (pb.Event.OUTPUT, pb.Event.DECLARED_OUTPUT)
+    events = [e for e in store.get_events_by_execution_ids([last.id]) if e.type in outputs]
+    ids = [event.artifact_id for event in events if event.path.steps[0].key == output]
+    artifacts = [a for a in store.get_artifacts_by_id(ids) if a.state == pb.Artifact.LIVE]
+    return max(artifacts, key=lambda artifact: artifact.id, default=None)
 
 
 def executions(metadata_file: str) -> list[tuple[str, str]]:

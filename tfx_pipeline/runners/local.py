@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tfx_pipeline.settings import Settings
 
 _RUNNING = re.compile(r"Component (\S+) is running\.")
 _FINISHED = re.compile(r"Component (\S+) is finished\.")
-_TOLD = re.compile(r"^(table |baselines: |snapshot of |beam )")
+_TOLD = re.compile(r"^(table |baselines: |snapshot of |release: |beam )")
+
+
+class RootBusyError(RuntimeError):
+    """Another run writes to the same root."""
 
 
 @dataclass
@@ -101,6 +108,7 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
 
     Raises:
         ConfigError: a backbone is not there.
+        RootBusyError: another run writes to `root`.
         Whatever a node raises; what was done before it is kept and reused by the next run.
     """
     if not data_only:
@@ -110,19 +118,54 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
     from tfx.orchestration import metadata
 
     from components.contract.files import load_schema
-    from tfx_pipeline.pipeline import Places, create_pipeline
-    from tfx_pipeline.runners.lineage import last_models
+    from serving.releases import ReleaseStore
+    from tfx_pipeline.pipeline import RunPaths, create_pipeline
 
-    places = Places(str(Path(data).resolve()), str(Path(root).resolve()))
-    Path(places.root).mkdir(parents=True, exist_ok=True)
-    encoder, ranker = last_models(places.metadata)
-    places = replace(places, released_ranker=ranker)
-    if settings.warm_start:
-        places = replace(places, last_encoder=encoder, last_ranker=ranker)
-        say(f"warm start: {f'encoder {encoder}, ranker {ranker}' if encoder else 'no earlier run, so from the first'}")
-    pipeline = create_pipeline(settings, places, load_schema(places.data), data_only)
-    pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(places.metadata)
-    times = NodeTimes()
-    with narrated(len(pipeline.components), times, Path(places.root) / "run.log"):
-        tfx.orchestration.LocalDagRunner().run(pipeline)
+    folder, times = Path(root).resolve(), NodeTimes()
+    with _only_run(folder):
+        released = ReleaseStore(folder).current()
+        if settings.warm_start:
+            say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
+        run_id = datetime.now(UTC).isoformat()
+        paths = RunPaths(str(Path(data).resolve()), str(folder), released, settings.warm_start, run_id=run_id)
+        pipeline = create_pipeline(settings, paths, load_schema(paths.data), data_only)
+        pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(paths.metadata)
+        with narrated(len(pipeline.components), times, folder / "run.log"):
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        if not data_only:
+            _copy_report(paths.metadata, Path(paths.report))
     return times
+
+
+@contextlib.contextmanager
+def _only_run(root: Path) -> Iterator[None]:
+    """Holds the root while a run writes there.
+
+    Raises:
+        RootBusyError: another run does.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".run.lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+        except BlockingIOError:
+            handle.seek(0)
+            raise RootBusyError(
+                f"another run writes to {root} ({handle.read().strip() or 'just started'}); wait until it has ended, "
+                "or give another --root"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}")
+        handle.flush()
+        yield
+
+
+def _copy_report(metadata_file: str, page: Path) -> None:
+    """Puts the report of the run that has just ended where people look, whether it was made anew or reused."""
+    from tfx_pipeline.runners.lineage import newest, open_store
+
+    report = newest(open_store(metadata_file), "ReportGen", "report")
+    if report is not None:
+        part = page.with_name(f".{page.name}.part")
+        shutil.copy(Path(report.uri) / page.name, part)
+        part.replace(page)

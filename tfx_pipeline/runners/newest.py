@@ -18,9 +18,9 @@ def newest_metrics(root: Path) -> dict[str, Any]:
         FileNotFoundError: no ranker was evaluated there yet.
     """
     store = open_store(str(root / "metadata.sqlite"))
-    evaluation = newest(store, "ModelEvaluation", "Evaluator", "evaluation")
-    blessing = newest(store, "ModelBlessing", "BaselineCheck", "blessing")
-    comparison = newest(store, "mim.BaselineComparison", "BaselineCheck", "comparison")
+    evaluation = newest(store, "Evaluator", "evaluation")
+    blessing = newest(store, "BaselineCheck", "blessing")
+    comparison = newest(store, "BaselineCheck", "comparison")
     if evaluation is None or blessing is None or comparison is None:
         raise FileNotFoundError(
             f"{root} holds no evaluation yet; start with `mim run`, or look into {root / 'run.log'}"

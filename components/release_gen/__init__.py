@@ -1,0 +1,1 @@
+"""Encoder, snapshot, index, ranker and verdict → one release."""

@@ -1,0 +1,1 @@
+"""A release → the folder that servers read."""

@@ -1,0 +1,44 @@
+"""The graph, in four parts: data, encoder, ranker, release."""
+
+from __future__ import annotations
+
+from tfx import v1 as tfx
+
+from components.contract.schema import Schema
+from components.engine import beam_flags
+from tfx_pipeline.pipeline.data import MONITORED_ITEM_FEATURES, data_nodes
+from tfx_pipeline.pipeline.encoder import encoder_nodes
+from tfx_pipeline.pipeline.nodes import Run
+from tfx_pipeline.pipeline.paths import RunPaths
+from tfx_pipeline.pipeline.ranker import ranker_nodes
+from tfx_pipeline.pipeline.release import release_nodes
+from tfx_pipeline.settings import Settings
+
+__all__ = ["MONITORED_ITEM_FEATURES", "RunPaths", "create_pipeline"]
+
+
+def create_pipeline(settings: Settings, paths: RunPaths, schema: Schema, data_only: bool = False) -> tfx.dsl.Pipeline:
+    """The pipeline that `settings` describe.
+
+    Args:
+        settings: What to do.
+        paths: Where, and after which release.
+        schema: Of the tables.
+        data_only: Only the components that make items, impressions, ranking examples and pairs.
+    """
+    run = Run(settings.for_schema(schema), paths, schema)
+    data = data_nodes(run)
+    if data_only:
+        nodes = data.generators
+    else:
+        encoder = encoder_nodes(run, data)
+        ranker = ranker_nodes(run, data, encoder)
+        release = release_nodes(run, data, encoder, ranker)
+        nodes = [*data.nodes, *encoder.nodes, *ranker.nodes, *release.nodes]
+    return tfx.dsl.Pipeline(
+        pipeline_name=settings.name,
+        pipeline_root=f"{paths.root}/artifacts",
+        components=nodes,
+        enable_cache=True,
+        beam_pipeline_args=beam_flags(settings.beam_args),
+    )

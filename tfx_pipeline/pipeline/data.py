@@ -1,0 +1,90 @@
+"""Tables → items, impressions, ranking examples and pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+
+from components.catalogue_gen.component import CatalogueGen
+from components.contract.files import Spans
+from components.history_gen.component import HistoryGen
+from components.impression_gen.component import ImpressionGen
+from components.pair_gen.component import PairGen
+from mim_keras.config import to_mapping
+from tfx_pipeline.fingerprints import data_fingerprint
+from tfx_pipeline.pipeline.nodes import Checks, Run, check_nodes, component_code
+
+# Pictures are not watched byte by byte; `modalities` says which there are.
+MONITORED_ITEM_FEATURES = ("item_id", "title", "text", "category", "created_at", "modalities")
+
+
+@dataclass(frozen=True)
+class DataNodes:
+    """The data components and their checks."""
+
+    catalogue: Any
+    impressions: Any
+    histories: Any
+    pairs: Any
+    item_checks: Checks
+    example_checks: Checks
+
+    @property
+    def generators(self) -> list[Any]:
+        """Those that make data, without the checks."""
+        return [self.catalogue, self.impressions, self.histories, self.pairs]
+
+    @property
+    def nodes(self) -> list[Any]:
+        """In order."""
+        return [*self.generators, *self.item_checks.nodes, *self.example_checks.nodes]
+
+
+def data_nodes(run: Run) -> DataNodes:
+    """The components from the tables to what the stages train on."""
+    data, schema, reader = run.settings.data, run.schema, run.reader_parameters()
+
+    def inputs(*tables: str, spans: Any = None) -> str:
+        known = run.paths.data_version
+        return known or data_fingerprint(run.paths.data, schema, *tables, spans=Spans(**(spans or {})))
+
+    catalogue = CatalogueGen(
+        **reader, input_fingerprint=inputs("items"), code_fingerprint=component_code("catalogue_gen")
+    )
+    items = catalogue.outputs["items"]
+    impressions = ImpressionGen(
+        items=items,
+        **reader,
+        split_by=data.split.by,
+        fractions=data.split.fractions,
+        new_items=data.split.new_items,
+        spans=run.spans,
+        input_fingerprint=inputs(schema.log, spans=run.spans),
+        code_fingerprint=component_code("impression_gen"),
+    )
+    histories = HistoryGen(
+        impressions=impressions.outputs["impressions"],
+        items=items,
+        **reader,
+        history_length=run.settings.stages.ciubm.history_length,
+        cold_max_clicks=data.cold_max_clicks,
+        new_items=data.split.new_items,
+        statistics_spec=data.statistics_spec(schema),
+        input_fingerprint=inputs("users"),
+        code_fingerprint=component_code("history_gen"),
+    )
+    pairs = PairGen(
+        items=items,
+        impressions=impressions.outputs["impressions"],
+        **reader,
+        **to_mapping(data.pairs),
+        spans=run.spans,
+        input_fingerprint=inputs("intents", spans=run.spans),
+        code_fingerprint=component_code("pair_gen"),
+    )
+    options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES))
+    item_checks = check_nodes(run, "items", items, options)
+    example_checks = check_nodes(run, "examples", histories.outputs["examples"])
+    return DataNodes(catalogue, impressions, histories, pairs, item_checks, example_checks)

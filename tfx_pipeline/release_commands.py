@@ -1,0 +1,85 @@
+"""`mim releases`: list, show, promote, rollback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.releases import Release, ReleaseStore
+from tfx_pipeline.tables import table
+
+
+@click.group()
+def releases() -> None:
+    """What was released below a root: encoder, index, ranker and snapshot that belong together.
+
+    Example: mim releases list --root run/shop
+    """
+
+
+def _root(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--root",
+        required=True,
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="As given to `mim run`.",
+    )(command)
+
+
+@releases.command("list")
+@_root
+@click.option("--json", "as_json", is_flag=True)
+def list_command(root: Path, as_json: bool) -> None:
+    """List all releases, the newest, which is served, first."""
+    found = ReleaseStore(root).list()
+    if as_json:
+        click.echo(json.dumps([json.loads(release.to_json()) for release in found]))
+        return
+    if not found:
+        click.echo(f"{root} has no release yet: `mim run` makes one where the ranker is accepted", err=True)
+        return
+    rows = [
+        [release.version, release.published_at, release.encoder_version, "current" if place == 0 else _origin(release)]
+        for place, release in enumerate(found)
+    ]
+    table(["version", "published", "encoder", ""], rows)
+
+
+def _origin(release: Release) -> str:
+    return f"the files of {release.restored_from}" if release.restored_from else ""
+
+
+@releases.command()
+@_root
+@click.argument("version", type=int, required=False)
+def show(root: Path, version: int | None) -> None:
+    """Show one release, the current one if VERSION is not given, as JSON."""
+    store = ReleaseStore(root)
+    release = store.current() if version is None else store.get(version)
+    if release is None:
+        raise click.ClickException(f"{root} has no release yet: `mim run` makes one where the ranker is accepted")
+    click.echo(release.to_json())
+
+
+@releases.command()
+@_root
+@click.argument("version", type=int)
+def promote(root: Path, version: int) -> None:
+    """Serve the files of release VERSION again, under a new version."""
+    _say(ReleaseStore(root).promote(version))
+
+
+@releases.command()
+@_root
+def rollback(root: Path) -> None:
+    """Go back to the release before: serve its files again, under a new version."""
+    _say(ReleaseStore(root).rollback())
+
+
+def _say(release: Release) -> None:
+    origin = f", {_origin(release)}" if release.restored_from else ""
+    click.echo(f"release {release.version} is current{origin}; servers of {release.encoder_version} follow", err=True)
