@@ -128,7 +128,7 @@ class ImageTextAlignment(StageModel):
         pair_mask = all_gather(ops.cast(x["image_mask"] * x["text_mask"], "float32"))
         labels, outputs = {"alignment": pair_mask}, {"alignment": self._alignment_logits(y_pred)}
         weights = None if sample_weight is None else {"alignment": all_gather(sample_weight)}
-        if y is not None and not self.num_categories:
+        if y is not None and not self.num_categories and len(y.shape) > 1 and y.shape[-1]:
             raise ValueError(
                 "ImageTextAlignment without categories takes no labels; received labels. Make the model with "
                 "num_categories, the width of the labels, or fit it without."

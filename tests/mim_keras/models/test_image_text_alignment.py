@@ -92,6 +92,8 @@ def test_labels_need_categories_and_augmentation_an_image() -> None:
     model.compile(optimizer="sgd")
     with pytest.raises(ValueError, match="without categories takes no labels; received labels"):
         model.fit(tiny.encoder_inputs(), np.ones((tiny.CONTENTS, 2)), verbose=0)
+    model.fit(tiny.encoder_inputs(), np.ones((tiny.CONTENTS, 0)), verbose=0)  # of a catalogue without categories
+    assert model.evaluate(tiny.encoder_inputs(), sample_weight=np.zeros(tiny.CONTENTS), verbose=0) == 0
     augmented = tiny.alignment(augmentation_strength=0.1)
     content = {name: values for name, values in tiny.encoder_inputs().items() if name != "image"}
     assert "image" not in augmented._augment(content)
