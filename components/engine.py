@@ -12,12 +12,18 @@ _OWN = (None, "LOOPBACK", "PROCESS")
 # TFX looks whether a flag says where workers get their packages from, and else packs itself up for every component,
 # into a new folder of 52 MB under /tmp that nobody deletes.
 _TELLING = ("sdk_container_image", "setup_file", "requirements_file", "extra_packages")
+OWN_RUNNER = "--runner=FnApiRunner"
 _NOTHING_TO_PACK = "--sdk_container_image=none"
 
 
 def beam_flags(flags: Sequence[str]) -> list[str]:
-    """`flags`, so completed that TFX packs itself up only for workers that could not do without."""
+    """`flags`, so completed that TFX packs itself up only for workers that could not do without.
+
+    Without a runner, Beam's Python runner does the work: Beam's default downloads another one where there is a network.
+    """
     options = PipelineOptions(list(flags))
+    if options.view_as(StandardOptions).runner is None:
+        flags = [*flags, OWN_RUNNER]
     environment = options.view_as(PortableOptions).environment_type
     told = options.get_all_options()
     if any(told.get(name) for name in _TELLING) or environment not in _OWN or not (runs_here(flags) or environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ class ContentBranch(StageModel):
 
     Args:
         ranker: A ranker with content.
+        frozen: Which of `ranker.layers_outside_content_head()` to freeze and release; None: those that are trainable.
 
     Returns:
         The outputs whose name starts with `content_ctr`.
@@ -37,9 +39,10 @@ class ContentBranch(StageModel):
     Source: MAKE (2407.19467).
     """
 
+    config_names = ("frozen",)
     config_parts = ("ranker",)
 
-    def __init__(self, ranker: Ranker, **kwargs: Any) -> None:
+    def __init__(self, ranker: Ranker, frozen: Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ranker = ranker
         self.outputs_of_content = [name for name in ranker.default_losses() if name.startswith("content_ctr")]
@@ -48,17 +51,23 @@ class ContentBranch(StageModel):
                 "a ContentBranch needs a ranker with content; received one without. Set ciubm.use_content."
             )
         self.primary_output = self.outputs_of_content[0]
-        for layer in ranker.layers_outside_content_head():
-            layer.trainable = False
+        layers = ranker.layers_outside_content_head()
+        found = [index for index, layer in enumerate(layers) if layer.trainable]
+        self.frozen = tuple(found if frozen is None else frozen)
+        self._set_trainable(False)
         self.build_from_signature()
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True  # the ranker built itself
 
     def release(self) -> None:
-        """Makes all layers outside the content head trainable."""
-        for layer in self.ranker.layers_outside_content_head():
-            layer.trainable = True
+        """Makes trainable again what the constructor froze."""
+        self._set_trainable(True)
+
+    def _set_trainable(self, value: bool) -> None:
+        layers = self.ranker.layers_outside_content_head()
+        for index in self.frozen:
+            layers[index].trainable = value
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Outputs:
         outputs = self.ranker(inputs, training=training)

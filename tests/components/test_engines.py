@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from components.engine import IN_PROCESS, beam_flags, many_processes, runs_here
+from components.engine import IN_PROCESS, OWN_RUNNER, beam_flags, many_processes, runs_here
 from components.history_gen import join
 from tests.components.runner import read, run_catalogue, run_histories, run_impressions, run_pairs
 
@@ -121,9 +121,10 @@ def test_flags_say_where_the_work_runs() -> None:
     assert many_processes(("--direct_running_mode=multi_processing", "--direct_num_workers=2"))
     assert many_processes(remote)
     assert not many_processes(("--runner=FlinkRunner", "--environment_type=LOOPBACK"))
-    assert beam_flags(IN_PROCESS) == [*IN_PROCESS, "--sdk_container_image=none"], (
-        "TFX packs nothing that nobody unpacks"
+    assert beam_flags(IN_PROCESS) == [*IN_PROCESS, OWN_RUNNER, "--sdk_container_image=none"], (
+        "TFX packs nothing that nobody unpacks, and Beam downloads no runner"
     )
+    assert beam_flags(("--runner=DirectRunner",)) == ["--runner=DirectRunner", "--sdk_container_image=none"]
     assert beam_flags(remote) == list(remote), "workers elsewhere need TFX"
     own = (*remote, "--setup_file=./setup.py")
     assert beam_flags(own) == list(own)

@@ -75,7 +75,7 @@ def test_statistics_are_features_of_each_target(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ctr(keras.saving.load_model(tmp_path / "ranker.keras"), x), before)
     with pytest.raises(ValueError, match="statistics"):
         model({name: values for name, values in x.items() if name != "statistics"})
-    with pytest.raises(ValueError, match=r"statistics must be \[batch, 3\]; received \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"`statistics` must have shape \(batch, 3\); received \(6, 2\)"):
         model({**x, "statistics": other[:, :2]})
     ensemble = any_ranker(ranker_config(ensemble_split_dim=8), sizes=VocabularySizes(users=5, statistics=3))
     history = ensemble.encode_history(x["history_rows"], x["history_ages"])
