@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,25 +33,23 @@ CACHES: tuple[Callable[..., object], ...] = (
 )
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the project that a test may change."""
+def _all(*forget: Callable[..., object]) -> dict[str, str]:
+    for cached in forget:
+        cached.cache_clear()  # type: ignore[attr-defined]
+    return {name: code_fingerprint(*modules) for name, modules in STEPS.items()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A copy of the project that a test may change, and its fingerprints."""
+    copy = tmp_path_factory.mktemp("project")
     for name in PACKAGES:
-        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(fingerprints, "PROJECT", tmp_path)
-    _forget()
-    yield tmp_path
-    _forget()
-
-
-def _forget() -> None:
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprints, "PROJECT", copy)
+        yield copy, _all(*CACHES)
     for cached in CACHES:
         cached.cache_clear()  # type: ignore[attr-defined]
-
-
-def _all() -> dict[str, str]:
-    _forget()
-    return {name: code_fingerprint(*modules) for name, modules in STEPS.items()}
 
 
 @pytest.mark.parametrize(
@@ -68,23 +67,26 @@ def _all() -> dict[str, str]:
         ("tfx_pipeline/cli.py", set()),
     ],
 )
-def test_a_change_reaches_the_steps_that_run_it_alone(project: Path, file: str, changes: set[str]) -> None:
-    before = _all()
-    with (project / file).open("a") as handle:
-        handle.write("\n\n")
-    after = _all()
+def test_a_change_reaches_the_steps_that_run_it_alone(
+    project: tuple[Path, dict[str, str]], file: str, changes: set[str]
+) -> None:
+    copy, before = project
+    text = (copy / file).read_text()
+    (copy / file).write_text(f"{text}\n\n")  # no other imports, so that those are read once
+    after = _all(fingerprints.code_fingerprint)
+    (copy / file).write_text(text)
     assert {name for name in STEPS if before[name] != after[name]} == changes
 
 
-def test_versions_of_other_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _all()
-    real = fingerprints.importlib.metadata.version
-    monkeypatch.setattr(
-        fingerprints.importlib.metadata, "version", lambda name: "0" if name == "keras-rs" else real(name)
-    )
-    after = _all()
+def test_versions_of_other_packages_count(
+    project: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, before = project
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == "keras-rs" else real(name))
+    after = _all(fingerprints.code_fingerprint)
     assert {name for name in STEPS if before[name] != after[name]} == {"csft", "ciubm"}
-    _forget()
+    fingerprints.code_fingerprint.cache_clear()
 
 
 def test_names_are_followed_to_their_modules() -> None:
