@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 BUCKETS, MAX_VALUES = 10, 10_000
+CLUSTERS = ("image_cluster", "text_cluster")  # attributes that ContentClusters adds
 
 
 def attribute_values(kind: str, values: np.ndarray) -> list[list[str]]:

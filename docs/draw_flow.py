@@ -12,7 +12,7 @@ BOXES = {
     "items": (0, 3, "items\npictures · titles", DATA),
     "impressions": (0, 1, "impressions\nwho saw what, clicked?", DATA),
     "intents": (0, 2, "intents (optional)\nquery → item", DATA),
-    "catalogue": (1, 3, "CatalogueGen\nchecked items", BEAM),
+    "catalogue": (1, 3, "CatalogueGen\nchecked items, clusters", BEAM),
     "pairs": (1, 2, "PairGen\npairs, training window", BEAM),
     "history": (1, 1, "HistoryGen\npoint-in-time histories", BEAM),
     "pretrain": (2, 3, "1 · pre-training\nalign picture and words", TRAIN),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from components.contract.preview import Preview, TablePreview
-    from mim_keras.config import StagesConfig
+    from tfx_pipeline.settings import Settings
 
 SAMPLE_BYTES = 4 << 20
 
@@ -44,11 +44,12 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
     """
     items, rows = max(counts.items, 1), max(counts.impressions, 1)
     small, large = rows < 100_000, rows >= 3_000_000
+    clusters = min(64, max(8, round(items**0.5 / 2)))
     epochs = 8 if rows < 1_000_000 else 6 if rows < 3_000_000 else 2
     interests = ["mean_pooling", "target_attention", "modal_attention", "semantic_target_attention", "sim_tier"]
     interests += ["attribute_match", *([] if small else ["learned_similarity"])]
     return {
-        "data": {"statistics": {"enabled": True}},
+        "data": {"statistics": {"enabled": True}, "content_clusters": clusters},
         "stages": {
             "encoder": {
                 "embedding_dim": 64,
@@ -81,17 +82,19 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
     }
 
 
-def describe(counts: DataCounts, stages: StagesConfig) -> str:
+def describe(counts: DataCounts, settings: Settings) -> str:
     """What a run with `preset: auto` uses, and why, a line a choice.
 
     Args:
         counts: Of the data.
-        stages: The settings of the run, with what was set by hand.
+        settings: Of the run, with what was set by hand.
     """
+    stages, clusters = settings.stages, settings.data.content_clusters
     ciubm, pretrain = stages.ciubm, stages.pretrain.training
     interests = ", ".join(interest.name for interest in ciubm.interests)
     lines = [
         f"about {counts.items:,} items and {counts.impressions:,} impressions",
+        f"{clusters or 'no'} clusters of pictures and of texts, as attributes (half the root of the items, 8 to 64)",
         f"stage 1: {pretrain.epochs} epochs (the fewer the more items), {stages.encoder.text.vocabulary_size:,} tokens",
         f"stage 3: batches of {ciubm.training.batch_size:,}, learning rate {ciubm.training.learning_rate:g}, at most "
         f"{ciubm.training.epochs} epochs (the fewer the more impressions), best epoch by {ciubm.training.monitor}",

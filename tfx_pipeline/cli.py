@@ -152,7 +152,7 @@ def run(
     if Settings.is_auto(config):
         counts = DataCounts.of_preview(found)
         settings = Settings.load(config, overrides, counts)
-        click.echo(describe(counts, settings.stages), err=True)
+        click.echo(describe(counts, settings), err=True)
     settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
     times = local.run(settings, data, root)
     from tfx_pipeline.runners.newest import newest_metrics

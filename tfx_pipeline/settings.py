@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from components.contract.schema import Schema
+from components.contract.schema import Column, ColumnMapping, Schema
 from components.history_gen.span_statistics import entity_names
+from components.item_attributes import CLUSTERS
 from mim_keras.config import PRESETS, ConfigError, EmbeddingTowerConfig, StagesConfig, from_mapping, require
 from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 
@@ -120,12 +121,29 @@ class DataConfig:
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
     buckets: int = 10  # quantile buckets of a feature of type number
+    content_clusters: int = 0  # clusters of pictures, and of texts, that are attributes of items; 0: none
 
     def __post_init__(self) -> None:
         ok = 0 <= self.max_rejected_fraction <= 1
         require(ok, "data.max_rejected_fraction is in [0, 1]", self.max_rejected_fraction, "0.01 is usual.")
         require(self.oov_buckets >= 1, "data.oov_buckets is 1 or more", self.oov_buckets, "1 is usual.")
         require(self.buckets >= 2, "data.buckets is 2 or more", self.buckets, "10 is usual.")
+        clusters = self.content_clusters
+        require(clusters == 0 or clusters >= 2, "data.content_clusters is 0, or 2 or more", clusters, "16 is usual.")
+
+    def with_clusters(self, schema: Schema) -> Schema:
+        """The schema of the items that ContentClusters writes.
+
+        Raises:
+            ConfigError: the shop has a column of one of these names.
+        """
+        if not self.content_clusters:
+            return schema
+        clash = sorted(set(CLUSTERS) & set(schema.items.columns))
+        rule = f"items.columns has no {' and no '.join(CLUSTERS)} where data.content_clusters is on"
+        require(not clash, rule, clash, "Rename it in shop.yaml, or set data.content_clusters to 0.")
+        columns = {**schema.items.columns, **{name: Column(type="categorical") for name in CLUSTERS}}
+        return replace(schema, items=replace(schema.items, columns=ColumnMapping(columns)))
 
     def kept_schema(self, table: str) -> str:
         """Text of the schema that is kept of `items` or `examples`; empty where none is.

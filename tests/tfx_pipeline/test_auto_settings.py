@@ -31,14 +31,14 @@ def test_any_size_gives_settings_and_reasons(items: int, impressions: int) -> No
     counts = DataCounts(items, impressions)
     settings = Settings.load("shop", (), counts)
     assert 0 < settings.stages.ciubm.training.patience < settings.stages.ciubm.training.epochs
-    assert f"about {items:,} items" in describe(counts, settings.stages)
+    assert f"about {items:,} items" in describe(counts, settings)
 
 
 def test_what_is_set_by_hand_is_kept(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("preset: auto\nstages: {ciubm: {training: {epochs: 5}}}\ndata: {statistics: {enabled: false}}\n")
     found = Settings.load(own, ["stages.pretrain.training.epochs=2"], DataCounts(10, 1_000))
-    assert "at most 5 epochs" in describe(DataCounts(10, 1_000), found.stages)
+    assert "at most 5 epochs" in describe(DataCounts(10, 1_000), found)
     assert (found.stages.ciubm.training.epochs, found.stages.pretrain.training.epochs) == (5, 2)
     assert not found.data.statistics.enabled
     assert Settings.is_auto(own)

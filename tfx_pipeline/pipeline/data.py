@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow_data_validation as tfdv
 
 from components.catalogue_gen.component import CatalogueGen
+from components.content_clusters.component import ContentClusters
 from components.contract.files import Spans
 from components.history_gen.component import HistoryGen
 from components.impression_gen.component import ImpressionGen
@@ -25,6 +26,7 @@ class DataNodes:
     """The data components and their checks."""
 
     catalogue: Any
+    clusters: list[Any]
     impressions: Any
     histories: Any
     pairs: Any
@@ -34,7 +36,12 @@ class DataNodes:
     @property
     def generators(self) -> list[Any]:
         """Those that make data, without the checks."""
-        return [self.catalogue, self.impressions, self.histories, self.pairs]
+        return [self.catalogue, *self.clusters, self.impressions, self.histories, self.pairs]
+
+    @property
+    def items(self) -> Any:
+        """The channel of the items, with their clusters where there are any."""
+        return self.clusters[0].outputs["clustered"] if self.clusters else self.catalogue.outputs["items"]
 
     @property
     def nodes(self) -> list[Any]:
@@ -53,7 +60,11 @@ def data_nodes(run: Run) -> DataNodes:
     catalogue = CatalogueGen(
         **reader, input_fingerprint=inputs("items"), code_fingerprint=component_code("catalogue_gen")
     )
-    items = catalogue.outputs["items"]
+    items, clusters = catalogue.outputs["items"], []
+    if data.content_clusters:
+        code = component_code("content_clusters")
+        clusters = [ContentClusters(items=items, clusters=data.content_clusters, code_fingerprint=code)]
+        items = clusters[0].outputs["clustered"]
     impressions = ImpressionGen(
         items=items,
         **reader,
@@ -71,7 +82,7 @@ def data_nodes(run: Run) -> DataNodes:
         history_length=run.settings.stages.ciubm.history_length,
         cold_max_clicks=data.cold_max_clicks,
         new_items=data.split.new_items,
-        statistics_spec=data.statistics_spec(schema),
+        statistics_spec=data.statistics_spec(run.clustered_schema),
         input_fingerprint=inputs("users"),
         code_fingerprint=component_code("history_gen"),
     )
@@ -87,4 +98,4 @@ def data_nodes(run: Run) -> DataNodes:
     options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES))
     item_checks = check_nodes(run, "items", items, options)
     example_checks = check_nodes(run, "examples", histories.outputs["examples"])
-    return DataNodes(catalogue, impressions, histories, pairs, item_checks, example_checks)
+    return DataNodes(catalogue, clusters, impressions, histories, pairs, item_checks, example_checks)

@@ -34,6 +34,11 @@ class Run:
     schema: Schema
 
     @property
+    def clustered_schema(self) -> Schema:
+        """The schema of the items that the stages and the statistics read."""
+        return self.settings.data.with_clusters(self.schema)
+
+    @property
     def spans(self) -> dict[str, Any]:
         """Settings of the spans."""
         return to_mapping(self.settings.data.spans)

@@ -53,7 +53,8 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
         preprocessing_fn="tfx_pipeline.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "valid"]),
         disable_statistics=True,
-        custom_config=settings.data.transform(run.schema) | {"code": code_fingerprint("tfx_pipeline.preprocessing")},
+        custom_config=settings.data.transform(run.clustered_schema)
+        | {"code": code_fingerprint("tfx_pipeline.preprocessing")},
     )
     transform.add_upstream_node(data.example_checks.check)
     last = run.released("ranker", "LastRanker") if run.paths.warm_start else None
@@ -81,11 +82,11 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
     evaluator = evaluate(trainer, released, gated=True)
     baseline_check = BaselineCheck(
         examples=examples,
-        items=data.catalogue.outputs["items"],
+        items=data.items,
         embeddings=encoder.exporter.outputs["embeddings"],
         model=trainer.outputs["model"],
         evaluated=evaluator.outputs["blessing"],
-        features=settings.data.baseline_features(run.schema),
+        features=settings.data.baseline_features(run.clustered_schema),
         must_beat=settings.evaluation.must_beat_baselines,
         code_fingerprint=component_code("baseline_check"),
     )
@@ -105,14 +106,14 @@ def _ranker_trainer(
         base_model=base.outputs["result"] if base else None,
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
-        catalogue=data.catalogue.outputs["items"],
+        catalogue=data.items,
         embeddings=encoder.exporter.outputs["embeddings"],
         statistics_table=statistics,
         run_fn="tfx_pipeline.run_fns.ciubm.run_fn",
         custom_config={
             "ciubm": to_mapping(config),
-            "transform": run.settings.data.transform(run.schema),
-            "item_attributes": run.schema.items.features("items"),
+            "transform": run.settings.data.transform(run.clustered_schema),
+            "item_attributes": run.clustered_schema.items.features("items"),
             "code": trainer_code("ciubm"),
         },
     )

@@ -1,0 +1,1 @@
+"""Clusters of pictures and of texts, as attributes of the items."""
