@@ -4,10 +4,12 @@
     ROOT/models/mim_retrieval/VERSION
     ROOT/models/mim_ranker/VERSION
     ROOT/models/models.config            a ModelServerConfig that names the current version of each
-    ROOT/releases/VERSION.json           what was released; it is written last, and a version without one is no release
+    ROOT/releases/VERSION.json           what was released; written after the models, and before `models.config`
+    ROOT/releases/withdrawn.json         ids of releases that were rolled back
 
 The release of the largest version is the current one.  A rollback releases the files of an earlier version again,
 under a new version, so that a server that takes the newest version and one that reads `models.config` serve the same.
+What a killed process leaves is removed when the folder is next locked.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from serving.representation_center.snapshot import MANIFEST
 
 MODELS_CONFIG = "models.config"
 RECORD_FORMAT = 1
+_INTENT, _WITHDRAWN = "publishing", "withdrawn.json"
 _CONFIG_ENTRY = """\
   config {{
-    name: "{name}"
-    base_path: "{path}"
+    name: {name}
+    base_path: {path}
     model_platform: "tensorflow"
     model_version_policy {{ specific {{ versions: {version} }} }}
   }}
@@ -53,6 +56,7 @@ class Release:
         sources: Where each part came from, by name: `encoder`, `index`, `ranker`, `snapshot`, and the statistics of
             the data.
         verdict: One sentence.
+        models: Names of the models.
         version: The version number of the models; 0 before they are published.
         published_at: ISO 8601; empty before.
         restored_from: The earlier version whose files these are; 0 if they are new.
@@ -62,6 +66,7 @@ class Release:
     encoder_version: str
     sources: dict[str, str] = field(default_factory=dict)
     verdict: str = ""
+    models: tuple[str, ...] = ()
     version: int = 0
     published_at: str = ""
     restored_from: int = 0
@@ -81,9 +86,17 @@ class Release:
             values = json.loads(text)
             if values.pop("format") != RECORD_FORMAT:
                 raise ReleaseError(f"{where} has another format than {RECORD_FORMAT}: a later version of MIM wrote it")
-            return Release(**values)
+            release = Release(**{**values, "models": tuple(values["models"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ReleaseError(f"{where} is no record of a release: {error!r}") from error
+        for field_ in dataclasses.fields(release):
+            value, kind = getattr(release, field_.name), type(getattr(_EMPTY, field_.name))
+            if type(value) is not kind:
+                raise ReleaseError(f"{where} is no record of a release: {field_.name} is {value!r}")
+        return release
+
+
+_EMPTY = Release("", "")
 
 
 class ReleaseStore:
@@ -113,9 +126,22 @@ class ReleaseStore:
         self.models, self._records = self.root / "models", self.root / "releases"
 
     def list(self) -> list[Release]:
-        """All releases, the newest first."""
-        files = self._records.glob("[0-9]*.json") if self._records.is_dir() else ()
-        found = [Release.from_json(file.read_text(), str(file)) for file in files]
+        """All releases, the newest first.
+
+        Raises:
+            ReleaseError: a record cannot be read.
+        """
+        found = []
+        for file in self._records.glob("*.json") if self._records.is_dir() else ():
+            if not file.stem.isdigit():
+                continue
+            try:
+                release = Release.from_json(file.read_text(), str(file))
+            except (OSError, UnicodeDecodeError) as error:
+                raise ReleaseError(f"{file} cannot be read: {error}") from error
+            if release.version != int(file.stem):
+                raise ReleaseError(f"{file} is the record of version {release.version}: give it that name")
+            found.append(release)
         return sorted(found, key=lambda release: -release.version)
 
     def current(self) -> Release | None:
@@ -135,36 +161,28 @@ class ReleaseStore:
         return found
 
     def publish(self, release: Release, models: Mapping[str, Path]) -> Release:
-        """Makes `release` the current one.  Where the current one has the same id, nothing is done.
+        """Makes `release` the current one.  Where the current one has the same id and its models are there, nothing is
+        done.
 
         All models get one new version number.  A reader of `models.config` sees all of them change at once.
 
         Args:
-            release: Its version and time are set here.
+            release: Its models, version and time are set here.
             models: Model name to the folder of its SavedModel.
 
         Returns:
             The release that is current now.
+
+        Raises:
+            ReleaseError: it was rolled back; `promote` takes it back.
         """
         with self._locked():
-            current = self.current()
-            if current is not None and current.id == release.id:
-                self._write_config(current.version)
-                return current
-            self._remove_unfinished()
-            version = max(int(time.time()), 1 + (current.version if current else 0))
-            for name, source in models.items():
-                part = self.models / name / f".part-{version}"
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(source, part, copy_function=_link_or_copy)
-            for name in models:
-                (self.models / name / f".part-{version}").rename(self.models / name / str(version))
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            published = dataclasses.replace(release, version=version, published_at=now)
-            self._records.mkdir(parents=True, exist_ok=True)
-            _replace(self._records / f"{version}.json", published.to_json())
-            self._write_config(version)
-            return published
+            if release.id in self._withdrawn():
+                raise ReleaseError(
+                    f"release {release.id} was rolled back and is not published again; `mim releases promote VERSION` "
+                    "takes it back"
+                )
+            return self._publish(release, models)
 
     def promote(self, version: int) -> Release:
         """Releases the files of an earlier version again, under a new version.
@@ -172,44 +190,112 @@ class ReleaseStore:
         Raises:
             ReleaseError: there is no such release, or its files are gone.
         """
-        release = self.get(version)
-        models = {folder.parent.name: folder for folder in self.models.glob(f"*/{version}")}
-        if not models:
-            raise ReleaseError(f"the models of release {version} are gone from {self.models}: run the pipeline again")
-        return self.publish(dataclasses.replace(release, restored_from=release.restored_from or version), models)
+        with self._locked():
+            return self._restore(self.get(version))
 
     def rollback(self) -> Release:
-        """Promotes the newest release that differs from the current one.
+        """Promotes the release before the current one, and withdraws the current one: a run does not publish it again.
 
         Raises:
             ReleaseError: there is none.
         """
-        releases = self.list()
-        others = [release for release in releases if release.id != releases[0].id]
-        if not others:
-            raise ReleaseError(f"{self.root} has no other release to go back to")
-        return self.promote(others[0].version)
+        with self._locked():
+            current, withdrawn = self.current(), self._withdrawn()
+            first = 0 if current is None else current.restored_from or current.version
+            skipped = withdrawn | {"" if current is None else current.id}
+            originals = [one for one in self.list() if one.version < first and not one.restored_from]
+            earlier = [one for one in originals if one.id not in skipped]
+            if current is None or not earlier:
+                raise ReleaseError(f"{self.root} has no earlier release to go back to")
+            restored = self._restore(earlier[0])
+            self._withdraw(withdrawn | {current.id})
+            return restored
+
+    def recover(self) -> None:
+        """Removes what a killed process left.  Every other method that writes does so first."""
+        with self._locked():
+            pass
+
+    def _restore(self, release: Release) -> Release:
+        models = {name: self.models / name / str(release.version) for name in release.models}
+        missing = [str(folder) for folder in models.values() if not folder.is_dir()]
+        if missing or not models:
+            raise ReleaseError(
+                f"release {release.version} cannot be served again: {', '.join(missing) or 'the list of its models'} "
+                "is missing; run the pipeline with its settings"
+            )
+        self._withdraw(self._withdrawn() - {release.id})
+        origin = release.restored_from or release.version
+        return self._publish(dataclasses.replace(release, restored_from=origin), models)
+
+    def _publish(self, release: Release, models: Mapping[str, Path]) -> Release:
+        current = self.current()
+        if current is not None and current.id == release.id and self._is_whole(current):
+            return current
+        version = max(int(time.time()), 1 + (current.version if current else 0))
+        folders = {name: self.models / name / str(version) for name in models}
+        while any(folder.exists() for folder in folders.values()):  # put there by hand
+            version += 1
+            folders = {name: self.models / name / str(version) for name in models}
+        _replace(self._records / _INTENT, json.dumps({"version": version, "models": sorted(models)}))
+        try:
+            for name, source in models.items():
+                shutil.copytree(source, self.models / name / f".part-{version}", copy_function=_link_or_copy)
+            for name, folder in folders.items():
+                (self.models / name / f".part-{version}").rename(folder)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            names = tuple(sorted(models))
+            published = dataclasses.replace(release, version=version, published_at=now, models=names)
+            _replace(self._records / f"{version}.json", published.to_json())
+        finally:
+            self._recover()
+        return published
+
+    def _is_whole(self, release: Release) -> bool:
+        return all((self.models / name / str(release.version)).is_dir() for name in release.models)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self._records.mkdir(parents=True, exist_ok=True)
         with (self._records / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the process
+            self._recover()
             yield
 
-    def _remove_unfinished(self) -> None:
-        """Removes what a killed process left: parts, and versions above the newest record."""
-        newest = max((release.version for release in self.list()), default=0)
-        for folder in self.models.glob("*/*"):
-            if folder.name.startswith(".part-") or (folder.name.isdigit() and int(folder.name) > newest):
-                shutil.rmtree(folder)
+    def _recover(self) -> None:
+        """Removes the models of a version that was begun and has no record; then `models.config` names the current."""
+        intent = self._records / _INTENT
+        if intent.is_file():
+            begun = json.loads(intent.read_text())
+            version = begun["version"]
+            for name in begun["models"]:
+                shutil.rmtree(self.models / name / f".part-{version}", ignore_errors=True)
+                if not (self._records / f"{version}.json").is_file():
+                    shutil.rmtree(self.models / name / str(version), ignore_errors=True)
+        current = self.current()
+        if current is not None and current.models:
+            self._write_config(current)
+        intent.unlink(missing_ok=True)
 
-    def _write_config(self, version: int) -> None:
-        names = sorted(folder.parent.name for folder in self.models.glob(f"*/{version}"))
+    def _write_config(self, release: Release) -> None:
+        folder = self.models.absolute()
         entries = [
-            _CONFIG_ENTRY.format(name=name, path=(self.models / name).absolute(), version=version) for name in names
+            # JSON's quotes and escapes are those of protobuf's text form.
+            _CONFIG_ENTRY.format(name=json.dumps(name), path=json.dumps(str(folder / name)), version=release.version)
+            for name in release.models
         ]
-        _replace(self.models / MODELS_CONFIG, "model_config_list {\n" + "".join(entries) + "}\n")
+        text = "model_config_list {\n" + "".join(entries) + "}\n"
+        file = self.models / MODELS_CONFIG
+        if not file.is_file() or file.read_text() != text:
+            self.models.mkdir(parents=True, exist_ok=True)
+            _replace(file, text)
+
+    def _withdrawn(self) -> set[str]:
+        file = self._records / _WITHDRAWN
+        return set(json.loads(file.read_text())) if file.is_file() else set()
+
+    def _withdraw(self, ids: set[str]) -> None:
+        _replace(self._records / _WITHDRAWN, json.dumps(sorted(ids)))
 
 
 def find_snapshot(folder: str | Path) -> Path:
@@ -227,7 +313,13 @@ def find_snapshot(folder: str | Path) -> Path:
             f"{folder} is neither a snapshot (it has no {MANIFEST}) nor the root of a run that released one; give the "
             "folder of a snapshot, or what was given to `mim run` as --root"
         )
-    return Path(current.sources["embeddings"])
+    snapshot = Path(current.sources.get("embeddings", ""))
+    if not (snapshot / MANIFEST).is_file():
+        raise ReleaseError(
+            f"the snapshot of release {current.version}, {snapshot}, is gone: was {folder} moved? Give the folder of "
+            "the snapshot, or run the pipeline again"
+        )
+    return snapshot
 
 
 def _link_or_copy(source: Any, target: Any) -> Any:

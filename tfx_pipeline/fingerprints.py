@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -20,7 +21,10 @@ from components.contract.schema import Schema
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mim_keras", "components", "tfx_pipeline", "serving")
-PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PICTURES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".ico", ".jfif", ".jp2", ".jpeg"),
+    *(".jpg", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
 
 
 def data_fingerprint(data: str, schema: Schema, *tables: str, spans: Spans = ALL_SPANS) -> str:
@@ -39,9 +43,17 @@ def _picture_lines(folder: str) -> Iterator[str]:
         pictures = (meta for meta in found if meta.path.lower().endswith(PICTURES))
         yield from (f"{meta.path} {meta.size_in_bytes} {meta.last_updated_in_seconds}" for meta in pictures)
         return
-    for parent, _, names in os.walk(folder):
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        own = os.stat(parent)
+        if (own.st_dev, own.st_ino) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add((own.st_dev, own.st_ino))
         for name in names:
-            if name.lower().endswith(PICTURES):
+            if not name.lower().endswith(PICTURES):
+                continue
+            with contextlib.suppress(OSError):  # a broken link
                 state = os.stat(os.path.join(parent, name))
                 yield f"{parent}/{name} {state.st_size} {state.st_mtime_ns}"
 
@@ -100,6 +112,8 @@ def _imports(module: str) -> tuple[tuple[str, ...], frozenset[str]]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             wanted = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise ValueError(f"{module} has a relative import, which fingerprints do not follow: write its full name")
         elif isinstance(node, ast.ImportFrom) and node.module:
             wanted = [(node.module, alias.name) for alias in node.names]
         else:
@@ -146,11 +160,17 @@ def _file(module: str) -> Path | None:
 
 
 def _files_of(module: str) -> Iterator[Path]:
-    """Its source, and files beside it that are no source: a page's template, say."""
+    """Its source, those of its packages, and files beside it that are no source: a page's template, say."""
     file = _file(module)
     assert file is not None
     yield file
-    yield from (path for path in file.parent.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc"))
+    for parent in file.parents:
+        if parent == PROJECT:
+            break
+        if (parent / "__init__.py").is_file():
+            yield parent / "__init__.py"
+    beside = (path for path in file.parent.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc"))
+    yield from (path for path in beside if not path.name.startswith(".") and not path.name.endswith("~"))
 
 
 @functools.cache

@@ -76,7 +76,7 @@ def promote(root: Path, version: int) -> None:
 @releases.command()
 @_root
 def rollback(root: Path) -> None:
-    """Go back to the release before: serve its files again, under a new version."""
+    """Go back to the release before; a run does not publish the one that is left again, `promote` does."""
     _say(ReleaseStore(root).rollback())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ class Executor(base_executor.BaseExecutor):
         folder = str(artifact_utils.get_single_uri(input_dict["items"]))
         made = artifact_utils.get_single_instance(output_dict["clustered"])
         declare_splits(made, SPLITS)
-        assign = fit(_sample(f"{folder}/Split-train/*"), exec_properties["clusters"])
+        assign = fit(*_sample(f"{folder}/Split-train/*"), exec_properties["clusters"])
         for split in SPLITS:
             target = artifact_utils.get_split_uri([made], split)
             tf.io.gfile.makedirs(target)
@@ -59,30 +60,30 @@ class Executor(base_executor.BaseExecutor):
         close_splits(made)
 
 
-def fit(content: Content, clusters: int) -> dict[str, Callable[[Content], list[bytes]]]:
+def fit(texts: list[str], images: np.ndarray, clusters: int) -> dict[str, Callable[[Content], list[bytes]]]:
     """Functions from a batch of content to clusters, by attribute; b"" where there is nothing to describe.
 
+    A cluster's name has a digest of all clusters of its kind: after other items were fitted, no name is one of before,
+    and a warm start carries nothing from one cluster to another.
+
     Args:
-        content: `title`, `text` and `image` of the items to fit to.
+        texts: As of `join`.
+        images: As of `describe_images`.
         clusters: Of each kind, at most.
     """
-    images = describe_images(content["image"])
-    colors = _kmeans(images[~np.isnan(images[:, 0])], clusters)
-    texts = [text for text in join(content) if text.strip()]
-    language = _language(texts)
-    meanings = _kmeans(language(texts), clusters) if language else None
+    colors = _kmeans(images[~np.isnan(images).any(axis=1)], clusters)
+    language = _language([text for text in texts if text.strip()])
+    described = language(texts) if language else np.zeros((0, 1), np.float32)
+    topics = _kmeans(described[described.any(axis=1)], clusters)
 
     def of_images(batch: Content) -> list[bytes]:
-        described = describe_images(batch["image"])
-        known = ~np.isnan(described[:, 0])
-        return _named("look", known, colors.predict(described[known]) if colors and known.any() else None)
+        found = describe_images(batch["image"])
+        return _names("look", colors, found, ~np.isnan(found).any(axis=1))
 
     def of_texts(batch: Content) -> list[bytes]:
         joined = join(batch)
-        known = np.array([bool(text.strip()) for text in joined], bool)
-        if language is None or meanings is None or not known.any():
-            return _named("topic", known, None)
-        return _named("topic", known, meanings.predict(language([text for text in joined if text.strip()])))
+        found = language(joined) if language and joined else np.zeros((len(joined), 1), np.float32)
+        return _names("topic", topics, found, np.any(found != 0, axis=1))
 
     return dict(zip(CLUSTERS, (of_images, of_texts), strict=True))
 
@@ -98,7 +99,7 @@ def _color_shares(image: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             pixels = np.asarray(opened.convert("RGB").resize((SIDE, SIDE)), np.int64) * COLOR_BINS // 256
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return np.full(COLOR_BINS**3, np.nan)
     codes = (pixels @ np.array([COLOR_BINS**2, COLOR_BINS, 1])).ravel()
     shares: np.ndarray = np.sqrt(np.bincount(codes, minlength=COLOR_BINS**3) / codes.size)
@@ -112,19 +113,28 @@ def join(content: Content) -> list[str]:
 
 
 def _language(texts: list[str]) -> Callable[[list[str]], np.ndarray] | None:
-    """Latent semantic analysis of words; None where the texts share none."""
+    """Latent semantic analysis of words, or of characters where a language writes no blanks: zeros for a text in which
+    nothing is known; None where the texts share nothing."""
     if len(texts) < 2:
         return None
-    words = TfidfVectorizer(min_df=2, ngram_range=(1, 2), max_features=50_000, sublinear_tf=True)
+    has_blanks = np.mean([" " in text.strip() or text.isascii() for text in texts]) > 0.5
+    options = {"ngram_range": (1, 2), "min_df": 2, "max_features": 50_000, "sublinear_tf": True}
+    words = TfidfVectorizer(analyzer="word" if has_blanks else "char", **options)
     try:
         counted = words.fit_transform(texts)
-    except ValueError:  # no word occurs in two texts
+    except ValueError:  # nothing occurs in two texts
         return None
     dim = min(TEXT_DIM, counted.shape[1] - 1, len(texts) - 1)
     if dim < 1:
         return None
     reduce = make_pipeline(TruncatedSVD(dim, random_state=0), Normalizer()).fit(counted)
-    return lambda some: np.asarray(reduce.transform(words.transform(some)), np.float32)
+
+    def describe(some: list[str]) -> np.ndarray:
+        counts = words.transform(some)
+        found = np.asarray(reduce.transform(counts), np.float32)
+        return np.where((counts.getnnz(axis=1) > 0)[:, None], found, 0.0)
+
+    return describe
 
 
 def _kmeans(points: np.ndarray, clusters: int) -> MiniBatchKMeans | None:
@@ -135,24 +145,29 @@ def _kmeans(points: np.ndarray, clusters: int) -> MiniBatchKMeans | None:
     return MiniBatchKMeans(count, n_init=4, batch_size=4_096, random_state=0).fit(points)
 
 
-def _named(kind: str, known: np.ndarray, codes: np.ndarray | None) -> list[bytes]:
+def _names(kind: str, model: MiniBatchKMeans | None, points: np.ndarray, known: np.ndarray) -> list[bytes]:
     names = [b""] * len(known)
-    if codes is not None:
-        for row, code in zip(np.flatnonzero(known), codes, strict=True):
-            names[row] = f"{kind} {code}".encode()
+    if model is not None and known.any():
+        fitted = hashlib.sha256(model.cluster_centers_.round(4).tobytes()).hexdigest()[:6]
+        for row, code in zip(np.flatnonzero(known), model.predict(points[known]), strict=True):
+            names[row] = f"{kind} {code} of {fitted}".encode()
     return names
 
 
-def _sample(pattern: str) -> Content:
-    """Content of `FITTED` items at most, in an order that does not depend on the files'."""
-    kept: list[tuple[bytes, ...]] = []
-    for file in sorted(tf.io.gfile.glob(pattern)):
+def _sample(pattern: str) -> tuple[list[str], np.ndarray]:
+    """Texts and described pictures of `FITTED` items at most, chosen and sorted by their ids."""
+    files = sorted(tf.io.gfile.glob(pattern))
+    ids = [one for file in files for _, content in _batches(file, ("item_id",)) for one in content["item_id"]]
+    chosen = set(sorted(ids, key=lambda one: hashlib.blake2b(one, digest_size=8).digest())[:FITTED])
+    found: list[tuple[bytes, str, np.ndarray]] = []
+    for file in files:
         for _, content in _batches(file, ("item_id", *CONTENT)):
-            kept += zip(*content.values(), strict=True)
-    order = np.random.default_rng(0).permutation(len(kept))[:FITTED]
-    kept.sort()
-    columns = list(zip(*(kept[index] for index in sorted(order)), strict=True)) or [()] * (1 + len(CONTENT))
-    return {name: list(values) for name, values in zip(CONTENT, columns[1:], strict=True)}
+            rows = [row for row, one in enumerate(content["item_id"]) if one in chosen]
+            kept = {name: [values[row] for row in rows] for name, values in content.items()}
+            found += zip(kept["item_id"], join(kept), describe_images(kept["image"]), strict=True)
+    found.sort(key=lambda one: one[0])
+    images = np.array([image for _, _, image in found], np.float32).reshape(len(found), COLOR_BINS**3)
+    return [text for _, text, _ in found], images
 
 
 def _batches(file: str, names: tuple[str, ...] = CONTENT) -> Iterator[tuple[list[bytes], Content]]:

@@ -30,6 +30,7 @@ from components.contract.values import (
     parse_text,
     parse_times,
 )
+from components.item_attributes import CLUSTERS
 
 SEPARATORS = (" > ", ">", "|", " / ", "/", ";", ",")
 SLASHED = ("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y")
@@ -170,7 +171,7 @@ def guess_schema(
         log_columns |= _roles(log_sample, ("sequence",), taken | {clicked})
     values[kind] = _table(log_sample, folder)
     _append_options(guesses, kind, log_sample)
-    values[kind]["columns"] = _described(log_sample, kind, log_columns, guesses)
+    values[kind]["columns"] = _described(log_sample, kind, log_columns, guesses, values["items"]["columns"])
     if users is not None:
         values["users"] = _users(read_sample(users), log_sample, log_columns["user_id"], folder, values, guesses)
     if kind == "events":
@@ -186,8 +187,16 @@ def _users(
     """The table of users: the column whose values the log names, and features."""
     seen = log.distinct(log_user)
     ids = {name: found for name in users.columns if (found := _ids(users, name)) is not None}
-    best = max(ids, key=lambda name: _overlap(seen, ids[name]) + 0.1 * _fit(name, "user_id"), default=None)
-    if best is None or (share := _overlap(seen, ids[best])) < 0.01:
+    shares = {name: _overlap(seen, found) for name, found in ids.items()}
+
+    def score(name: str) -> float:
+        is_unique = len(ids[name]) > 0.9 * len(users.columns[name])
+        same_name = _plain_name(name) == _plain_name(log_user)
+        return shares[name] + _fit(name, "user_id") + same_name + 0.5 * is_unique
+
+    best = max(ids, key=score, default=None)
+    # Samples of two large tables need not meet: a name that says so is enough.
+    if best is None or (shares[best] < 0.01 and _fit(best, "user_id") < 0.5):
         raise ContractError(
             f"no column of {users.path} holds ids of {log_user} in {log.path}: are they the users of this log? "
             f"Columns: {_listed(users)}"
@@ -196,7 +205,7 @@ def _users(
     _append_options(guesses, "users", users)
     taken = {name for other in values.values() if isinstance(other, dict) for name in other.get("columns", ())}
     table["columns"] = _described(users, "users", {"user_id": best}, guesses, taken)
-    _append_reason(guesses, "users.user_id", f"{share:.0%} of the log's {log_user} are among them")
+    _append_reason(guesses, "users.user_id", f"{shares[best]:.0%} of the log's {log_user} are among the first rows")
     return table
 
 
@@ -457,7 +466,7 @@ def _described(
             guesses.append(Guess(f"{table}: not used", source, f"{_example(values)}; {why}"))
             continue
         name = source if safe_name(source) == source else safe_name(source)
-        while name in found or name in RESERVED or name in taken:
+        while name in found or name in RESERVED or name in CLUSTERS or name in taken:
             name += "_feature"
         if feature.get("type") == "number" and (sign := _decimal(values)) != ".":
             feature["decimal"] = sign

@@ -21,8 +21,17 @@ from components.contract.values import decode_utf8, parse_ids
 
 SAMPLE_BYTES, SAMPLE_ROWS = 4 << 20, 20_000
 DELIMITERS = (",", ";", "\t", "|")
-LATIN = ("cp1250", "cp1252", "cp1254", "cp1257")
-ENCODINGS = (*LATIN, "cp1251", "cp1253", "cp1255", "cp1256", "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r")
+# Encodings of Latin letters, the commonest first, with the letters beyond ASCII of languages that are written in them.
+LETTERS = {
+    "cp1252": (
+        *("äöüß", "éèêëàâçîïôùûüœæ", "áéíóúüñ¿¡", "àèéìòù", "ãõáéíóúâêôàçª", "æøåéö", "äöåé", "ëéïöü"),
+        "áðéíóúýþæö",
+    ),
+    "cp1250": ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "čćđšž", "ăâîşţ"),
+    "cp1254": ("çğıöşüâî",),
+    "cp1257": ("ąčęėįšųūž", "āčēģīķļņšūž", "äõöüšž"),
+}
+ENCODINGS = (*LETTERS, "cp1251", "cp1253", "cp1255", "cp1256", "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r")
 _GUESSED_LINES = 500
 NO_TEXT = {b"\x1f\x8b": "gzip (.csv.gz)", b"PK\x03\x04": "a zip or an Excel file", b"PAR1": "Parquet", b"BZh": "bzip2"}
 
@@ -143,13 +152,20 @@ def _guess_encoding(data: bytes) -> str:
     """The encoding of lines that are not UTF-8."""
     best = from_bytes(data, cp_isolation=list(ENCODINGS)).best()
     guess = "cp1252" if best is None else best.encoding
-    if guess not in LATIN:
+    if guess not in LETTERS:
         return guess
-    # Languages of these share most letters, and a detector takes one for the other.
-    western = data.decode("cp1252", errors="replace")
-    if re.search(r"[^\W\d][¹³¿Ÿ\ufffd]|[¹³¿Ÿ\ufffd][^\W\d]", western) or {"ø", "ì"} <= set(western):
-        return "cp1250"
-    return "cp1254" if re.search("[þð]", western) and "ý" in western else "cp1252"
+    # These share most letters, and a detector takes one for the other: the language that knows most of them decides.
+    known = {name: max(_known_letters(data, name, letters) for letters in LETTERS[name]) for name in LETTERS}
+    equal = [name for name in LETTERS if known[name] == max(known.values())]
+    return "cp1257" if guess == "cp1257" in equal else equal[0]
+
+
+def _known_letters(data: bytes, encoding: str, letters: str) -> float:
+    """Share of the letters beyond ASCII beside another letter, and of signs before one, that a language has."""
+    text = data.decode(encoding, errors="replace").lower()
+    found = re.findall(r"(?<=[a-z])[^\x00-\x7f]|[^\x00-\x7f](?=[a-z])", text)
+    found = [one for one in found if one.isalpha() or not one.isnumeric()]
+    return sum(one in letters for one in found) / max(len(found), 1)
 
 
 def _parse(text: str, is_tsv: bool) -> tuple[str, bool, list[list[str]]]:

@@ -12,7 +12,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
 from components.release_gen.executor import RELEASE_FILE
-from serving.releases import Release, ReleaseStore
+from serving.releases import Release, ReleaseError, ReleaseStore
 
 
 class Executor(base_executor.BaseExecutor):
@@ -26,10 +26,16 @@ class Executor(base_executor.BaseExecutor):
     ) -> None:
         folder = Path(artifact_utils.get_single_uri(input_dict["release"]))
         found = json.loads((folder / RELEASE_FILE).read_text())
+        store = ReleaseStore(exec_properties["root"])
         if not found["accepted"]:
+            store.recover()
             logging.info("release: the ranker was not accepted; what is served does not change")
             return
         release = Release.from_json(json.dumps(found["release"]), str(folder))
         models = {name: Path(model) for name, model in found["models"].items()}
-        published = ReleaseStore(exec_properties["root"]).publish(release, models)
+        try:
+            published = store.publish(release, models)
+        except ReleaseError as error:  # it was rolled back
+            logging.warning("release: %s", error)
+            return
         logging.info("release: version %d is current", published.version)

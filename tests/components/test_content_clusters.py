@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types import standard_artifacts
 
-from components.content_clusters.executor import Executor, fit
+from components.content_clusters.executor import Executor, describe_images, fit, join
 from components.contract.schema import Schema
 from components.item_attributes import CLUSTERS
 from tests.components.runner import run_catalogue
@@ -97,8 +97,29 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     ],
 )
 def test_content_that_tells_nothing_has_no_cluster(content: dict[str, list[bytes]]) -> None:
-    for assign in fit(content, 8).values():
+    for assign in fit(join(content), describe_images(content["image"]), 8).values():
         assert set(assign(content)) <= {b""}
+
+
+def test_text_without_a_known_word_has_no_cluster_and_words_need_no_blanks() -> None:
+    def of(titles: list[str], asked: list[str]) -> list[bytes]:
+        none = np.full((len(titles), 64), np.nan, np.float32)
+        batch = {"title": [one.encode() for one in asked], "text": [b""] * len(asked), "image": [b""] * len(asked)}
+        return fit(titles, none, 4)["text_cluster"](batch)
+
+    known = of(["red mug", "blue mug", "red lamp", "blue lamp"] * 3, ["red mug", "zig zag", "!!!", ""])
+    assert [bool(one) for one in known] == [True, False, False, False]
+    chinese = of(["绿色马克杯", "红色马克杯", "橡木椅子", "松木椅子"] * 3, ["绿色马克杯", "红色马克杯", "橡木椅子"])
+    assert all(chinese)
+    assert chinese[0] != chinese[2]
+
+
+def test_clusters_of_other_items_have_other_names(tmp_path: Path) -> None:
+    one, _ = clustered(tmp_path / "one", rows(120))
+    other, _ = clustered(tmp_path / "other", rows(150))
+    assert not {found["image_cluster"] for found in one.values()} & {
+        found["image_cluster"] for found in other.values() if found["image_cluster"]
+    }
 
 
 def test_a_shops_own_column_is_not_overwritten() -> None:

@@ -290,6 +290,17 @@ def test_encodings_are_told_apart(tmp_path: Path) -> None:
         ("cp1252", ["rødgrød med fløde", "lænestol", "blå vase"]),
         ("cp1250", ["zielony kubek", "krzesło dębowe", "źródło światła", "żółta róża"]),
         ("cp1250", ["příliš žluťoučký kůň", "české křeslo", "dřevěný stůl"]),
+        ("cp1252", ["Bac à compost 2 m³", "armoire à glace très légère", "forêt", "garçon"]),
+        ("cp1252", ["¿Buscas diseño?", "diseño español", "cama 2 m³"]),
+        ("cp1252", ["Così è più bella", "tavolo ø 20 cm", "perché no", "città"]),
+        ("cp1252", ["Þetta er góð hugmynd", "mögulegt verð", "ævintýri"]),
+        ("cp1252", ["Übergröße 3 m³", "„Schöner Wohnen“", "weiß"]),
+        ("cp1250", ["szűrő betét", "őszi kollekció", "fűtőtest", "kék üveg"]),
+        ("cp1250", ["dječja igračka", "žuta šalica", "kuća za ptice", "đon"]),
+        ("cp1250", ["maşină de spălat", "scaun pentru copii", "ţesătură albă"]),
+        ("cp1257", ["žalia lempa", "ąžuolinė kėdė", "šviesūs baldai", "įrankių dėžė"]),
+        ("cp1257", ["zaļa krūze", "koka krēsls", "ģitāra", "šķīvis", "skaista vāze"]),
+        ("cp1257", ["põhjapõder", "šokolaad", "öölamp", "žürii"]),
         ("cp1251", ["зелёная кружка", "большая лампа", "дубовый стул"]),
         ("cp1253", ["πράσινη κούπα", "μεγάλη λάμπα", "δρύινη καρέκλα"]),
         ("cp1254", ["yeşil kupa", "büyük ışık", "çocuk oyuncağı", "ağaç sandalye"]),
@@ -313,16 +324,32 @@ def test_users_are_a_table_of_their_own(tmp_path: Path) -> None:
     assert values["users"]["files"] == "clients.csv"
     assert values["users"]["columns"]["user_id"] == "client_no"
     assert {"user_id", "country", "age"} >= set(values["users"]["columns"]) > {"user_id", "age"}
-    assert any(guess.key == "users.user_id" and "100% of the log's visitor" in guess.why for guess in guesses)
+    assert any(guess.key == "users.user_id" and "100% of the log's visitor are among" in guess.why for guess in guesses)
     Schema.from_yaml(to_yaml(values, guesses))
     done = CliRunner().invoke(
         main, ["init", "--items", str(products), "--impressions", str(log), "--users", str(clients), "--force"]
     )
     assert done.exit_code == 0, done.output
     assert "users.age" in done.output
-    pyarrow.csv.write_csv(pa.table({"client_no": ["x1", "x2"], "country": ["de", "fr"]}), clients)
+    visits = [{"points": n % 40, "visitor": 1 + n % 39, "age": 30} for n in range(195)]  # several rows a user
+    pyarrow.csv.write_csv(pa.Table.from_pylist(visits), clients)
+    assert guess_schema(products, log, tmp_path, users=clients)[0]["users"]["columns"]["user_id"] == "visitor"
+    later = [{"user_id": 1_000_000 + n, "age": 30} for n in range(200)]  # the log's users lie further down
+    pyarrow.csv.write_csv(pa.Table.from_pylist(later), clients)
+    assert guess_schema(products, log, tmp_path, users=clients)[0]["users"]["columns"]["user_id"] == "user_id"
+    pyarrow.csv.write_csv(pa.table({"nummer": ["x1", "x2"], "country": ["de", "fr"]}), clients)
     with pytest.raises(ContractError, match="no column of .*clients.csv holds ids of visitor"):
         guess_schema(products, log, tmp_path, users=clients)
+
+
+def test_a_name_that_two_tables_share_is_a_feature_of_each(tmp_path: Path) -> None:
+    log = log_of(tmp_path, price=[f"{n % 90}.50" for n in range(600)])
+    table = {"sku": np.arange(1, 201), "title": [f"t {n}" for n in range(200)]}
+    table |= {"price": [f"{n}.25" for n in range(200)], "image_cluster": ["a", "b"] * 100}
+    pyarrow.csv.write_csv(pa.table(table), tmp_path / "products.csv")
+    values, _ = guess_schema(tmp_path / "products.csv", log, tmp_path)
+    assert {"price", "image_cluster_feature"} <= set(values["items"]["columns"])
+    assert values["impressions"]["columns"]["price_feature"]["column"] == "price"
 
 
 def test_points_that_three_digits_follow_divide_thousands(tmp_path: Path) -> None:

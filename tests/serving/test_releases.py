@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import random
@@ -39,7 +40,7 @@ def publish(root: Path, text: str) -> Release:
 
 def served(root: Path) -> set[str]:
     """What the models' files say that a server loads."""
-    folders = [version_folders.aspired(model) for model in models_below(root / "models")]
+    folders = [version_folders.aspired(model) for model in models_below(root / "models") if model.name in NAMES]
     assert all(len(versions) == 1 for versions in folders)
     found = [list((folder / "variables").iterdir()) for versions in folders for folder in versions.values()]
     assert [len(files) for files in found] == [3] * len(NAMES)
@@ -80,42 +81,91 @@ def test_a_b_a_serves_a_to_every_reader(tmp_path: Path) -> None:
 def test_rollback_and_promote(tmp_path: Path) -> None:
     store = ReleaseStore(tmp_path)
     first = publish(tmp_path, "a")
-    with pytest.raises(ReleaseError, match="no other release"):
+    with pytest.raises(ReleaseError, match="no earlier release"):
         store.rollback()
-    publish(tmp_path, "b")
+    second = publish(tmp_path, "b")
+    publish(tmp_path, "c")
     back = store.rollback()
-    assert (back.id, back.restored_from) == ("a", first.version)
-    assert served(tmp_path) == {"a"}
+    assert (back.id, back.restored_from) == ("b", second.version)
+    assert served(tmp_path) == {"b"}
     again = store.rollback()
-    assert again.id == "b"
-    assert store.promote(back.version).restored_from == first.version
+    assert (again.id, again.restored_from) == ("a", first.version)
+    with pytest.raises(ReleaseError, match="no earlier release"):
+        store.rollback()
+    with pytest.raises(ReleaseError, match="release b was rolled back and is not published again"):
+        publish(tmp_path, "b")
+    assert served(tmp_path) == {"a"}
+    assert store.promote(second.version).restored_from == second.version
+    assert publish(tmp_path, "b").id == "b"
     with pytest.raises(ReleaseError, match="has no release 7; it has"):
         store.promote(7)
-    for name in NAMES:
-        shutil.rmtree(tmp_path / f"models/{name}/{again.version}")
-    with pytest.raises(ReleaseError, match=f"the models of release {again.version} are gone"):
-        store.promote(again.version)
-    assert served(tmp_path) == {"a"}
-
-
-def test_a_version_without_a_record_is_not_served_and_is_removed(tmp_path: Path) -> None:
-    first = publish(tmp_path, "a")
-    for name in NAMES[:2]:
-        shutil.copytree(tmp_path / f"models/{name}/{first.version}", tmp_path / f"models/{name}/{first.version + 100}")
-    assert served(tmp_path) == {"a"}
-    second = publish(tmp_path, "b")
+    shutil.rmtree(tmp_path / f"models/{NAMES[0]}/{first.version}")
+    with pytest.raises(ReleaseError, match=f"release {first.version} cannot be served again: .*{NAMES[0]}"):
+        store.promote(first.version)
     assert served(tmp_path) == {"b"}
-    for name in NAMES:
-        assert {folder.name for folder in (tmp_path / "models" / name).iterdir()} == {
-            str(first.version),
-            str(second.version),
-        }
+
+
+def versions(root: Path, name: str) -> set[str]:
+    return {folder.name for folder in (root / "models" / name).iterdir()}
+
+
+def test_what_was_begun_and_not_recorded_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    by_hand = tmp_path / "models/mim_ranker/1750000000"
+    shutil.copytree(made(tmp_path / "made", "hand")["mim_ranker"], by_hand)
+    (tmp_path / "models/other/3").mkdir(parents=True)
+    first = publish(tmp_path, "a")
+    begun = first.version + 100
+    for name in NAMES[:2]:
+        shutil.copytree(tmp_path / f"models/{name}/{first.version}", tmp_path / f"models/{name}/{begun}")
+    (tmp_path / "models/mim_retrieval" / f".part-{begun}").mkdir()
+    (tmp_path / "releases/publishing").write_text(json.dumps({"version": begun, "models": list(NAMES)}))
+    (tmp_path / "models/models.config").write_text("old")
+    ReleaseStore(tmp_path).recover()
+    assert served(tmp_path) == {"a"}
+    assert versions(tmp_path, "mim_encoder") == versions(tmp_path, "mim_retrieval") == {str(first.version)}
+    assert versions(tmp_path, "mim_ranker") == {str(first.version), by_hand.name}
+    assert (tmp_path / "models/other/3").is_dir()
+
+
+def test_models_that_are_gone_are_published_again(tmp_path: Path) -> None:
+    first = publish(tmp_path, "a")
+    shutil.rmtree(tmp_path / f"models/mim_encoder/{first.version}")
+    assert publish(tmp_path, "a").version > first.version
+    assert served(tmp_path) == {"a"}
+
+
+def test_a_publication_that_fails_changes_nothing(tmp_path: Path) -> None:
+    first = publish(tmp_path, "a")
+    models = {**made(tmp_path / "made", "b"), "mim_retrieval": tmp_path / "gone"}
+    with pytest.raises(OSError, match="gone"):
+        ReleaseStore(tmp_path).publish(Release("b", "encoder b"), models)
+    assert all(versions(tmp_path, name) == {str(first.version)} for name in NAMES)
+    assert ReleaseStore(tmp_path).current() == first
+    assert served(tmp_path) == {"a"}
+
+
+def test_paths_with_any_characters(tmp_path: Path) -> None:
+    root = tmp_path / 'a "quoted" \\b path, ünï\n'
+    root.mkdir()
+    publish(root, "a")
+    assert served(root) == {"a"}
+    config = read_model_config(root / "models/models.config").model_config_list.config
+    assert config[0].base_path == str(root / "models" / config[0].name)
 
 
 def test_a_record_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     publish(tmp_path, "a")
     (tmp_path / "releases/9.json").write_text("{}")
     with pytest.raises(ReleaseError, match=r"9\.json is no record of a release"):
+        ReleaseStore(tmp_path).list()
+    (tmp_path / "releases/9.json").write_text(dataclasses.replace(Release("x", "y"), version=8).to_json())
+    with pytest.raises(ReleaseError, match=r"9\.json is the record of version 8"):
+        ReleaseStore(tmp_path).list()
+    (tmp_path / "releases/9.json").write_text(Release("x", "y").to_json().replace('"version": 0', '"version": "9"'))
+    with pytest.raises(ReleaseError, match=r"9\.json is no record of a release: version is '9'"):
+        ReleaseStore(tmp_path).list()
+    (tmp_path / "releases/9.json").write_bytes(b"\xff")
+    with pytest.raises(ReleaseError, match=r"9\.json cannot be read"):
         ReleaseStore(tmp_path).list()
     newer = dataclasses.replace(Release("x", "y"), version=9).to_json().replace('"format": 1', '"format": 2')
     (tmp_path / "releases/9.json").write_text(newer)
@@ -127,6 +177,10 @@ def test_the_snapshot_of_the_current_release(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="neither a snapshot .* nor the root of a run"):
         find_snapshot(tmp_path)
     publish(tmp_path, "a")
+    with pytest.raises(ReleaseError, match=r"a/embeddings, is gone: was .* moved\?"):
+        find_snapshot(tmp_path)
+    (tmp_path / "a/embeddings").mkdir(parents=True)
+    (tmp_path / "a/embeddings/manifest.json").write_text("{}")
     assert find_snapshot(tmp_path) == tmp_path / "a/embeddings"
 
 

@@ -43,7 +43,7 @@ def test_releases_on_the_command_line(tmp_path: Path) -> None:
 
     assert "has no release yet: `mim run` makes one" in mim("list")
     assert "1 Error" in mim("show")
-    assert "no other release to go back to" in mim("rollback")
+    assert "no earlier release to go back to" in mim("rollback")
     store, versions = ReleaseStore(tmp_path), []
     for name in "ab":
         model = tmp_path / name / "mim_ranker"

@@ -61,10 +61,11 @@ def data_nodes(run: Run) -> DataNodes:
         **reader, input_fingerprint=inputs("items"), code_fingerprint=component_code("catalogue_gen")
     )
     items, clusters = catalogue.outputs["items"], []
+    clustered = items
     if data.content_clusters:
         code = component_code("content_clusters")
         clusters = [ContentClusters(items=items, clusters=data.content_clusters, code_fingerprint=code)]
-        items = clusters[0].outputs["clustered"]
+        clustered = clusters[0].outputs["clustered"]
     impressions = ImpressionGen(
         items=items,
         **reader,
@@ -77,7 +78,7 @@ def data_nodes(run: Run) -> DataNodes:
     )
     histories = HistoryGen(
         impressions=impressions.outputs["impressions"],
-        items=items,
+        items=clustered,
         **reader,
         history_length=run.settings.stages.ciubm.history_length,
         cold_max_clicks=data.cold_max_clicks,

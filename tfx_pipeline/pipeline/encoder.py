@@ -45,7 +45,7 @@ class EncoderNodes:
 
 def encoder_nodes(run: Run, data: DataNodes) -> EncoderNodes:
     """Trains the encoder, or takes that of the last release, and encodes the catalogue."""
-    items, previous = data.items, None
+    items, previous = data.catalogue.outputs["items"], None
     last = run.released("encoder", "LastEncoder") if run.paths.warm_start else None
     trainers, importers = [], []
     if last is None:
@@ -76,7 +76,7 @@ def trainer_code(stage: str) -> str:
 
 
 def _stage_trainers(run: Run, data: DataNodes) -> list[Any]:
-    stages, items = run.settings.stages, data.items
+    stages, items = run.settings.stages, data.catalogue.outputs["items"]
     pretrain = StageTrainer(
         examples=items,
         catalogue=items,

@@ -28,7 +28,7 @@ def newest(store: Any, node: str, output: str) -> Any | None:
     from ml_metadata.proto import metadata_store_pb2 as pb
 
     finished = (pb.Execution.COMPLETE, pb.Execution.CACHED)
-    contexts = [c for c in store.get_contexts_by_type("node") if c.name.split(".", 1)[1] == node]
+    contexts = [c for c in store.get_contexts_by_type("node") if c.name.endswith(f".{node}")]
     found = [e for c in contexts for e in store.get_executions_by_context(c.id) if e.last_known_state in finished]
     if not found:
         return None

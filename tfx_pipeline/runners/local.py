@@ -157,7 +157,10 @@ def _only_run(root: Path) -> Iterator[None]:
         handle.truncate(0)
         handle.write(f"process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}")
         handle.flush()
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile has the handle, too
 
 
 def _copy_report(metadata_file: str, page: Path) -> None:
