@@ -41,7 +41,7 @@ def export_index(snapshot: Snapshot, neighbours: int, folder: str) -> None:
     its scores are 0).  k is `neighbours`, or the number of items where there are fewer.
     """
     has_vector = snapshot.modalities > 0
-    ids = tf.constant([item_id.encode() for item_id in snapshot.item_ids[has_vector]])
+    ids = tf.constant([item_id.encode() for item_id in snapshot.item_ids[has_vector]], tf.string)
     vectors = tf.constant(restore_vectors(snapshot.vectors[has_vector]))
     k = min(neighbours, int(ids.shape[0]))
     index = tfrs.layers.factorized_top_k.BruteForce(k=k)
@@ -51,7 +51,9 @@ def export_index(snapshot: Snapshot, neighbours: int, folder: str) -> None:
     module.index = index
     module.vectors = tf.Variable(tf.concat([tf.zeros([1, vectors.shape[1]]), vectors], axis=0), trainable=False)
     module.places = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(ids, tf.range(1, len(ids) + 1, dtype=tf.int64)), default_value=0
+        # "", which is no id, so that a table is not empty, which TensorFlow refuses
+        tf.lookup.KeyValueTensorInitializer(tf.concat([[""], ids], 0), tf.range(len(ids) + 1, dtype=tf.int64)),
+        default_value=0,
     )
 
     @tf.function(input_signature=[tf.TensorSpec([None, int(vectors.shape[1])], tf.float32, name="embedding")])

@@ -93,3 +93,9 @@ def test_content_that_does_not_belong_together_is_refused() -> None:
         preprocessor(**one, embeddings={"clip": np.ones((1, 5))})
     with pytest.raises(ValueError, match="content must have one length; received .*'title': 2"):
         preprocessor(**{**one, "title": ["red mug", "lamp"]}, embeddings={"clip": np.ones((1, 3))})
+
+
+def test_a_catalogue_without_texts_has_the_special_tokens_alone() -> None:
+    assert train_wordpiece_vocabulary(["", " \n"], 100) == ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    preprocessor, _ = ContentPreprocessor.fit(preset("tiny").encoder, ["", ""])
+    assert preprocessor(image=[b""], title=["mug"], text=[""])["text_mask"].numpy().tolist() == [1.0]
