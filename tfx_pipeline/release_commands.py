@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.releases import Release, ReleaseStore
 from tfx_pipeline.tables import table
+
+if TYPE_CHECKING:
+    from serving.releases import Release, ReleaseStore
 
 
 @click.group()
@@ -35,7 +37,7 @@ def _root(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True)
 def list_command(root: Path, as_json: bool) -> None:
     """List all releases, the newest, which is served, first."""
-    found = ReleaseStore(root).list()
+    found = _store(root).list()
     if as_json:
         click.echo(json.dumps([json.loads(release.to_json()) for release in found]))
         return
@@ -49,6 +51,12 @@ def list_command(root: Path, as_json: bool) -> None:
     table(["version", "published", "encoder", ""], rows)
 
 
+def _store(root: Path) -> ReleaseStore:
+    from serving.releases import ReleaseStore  # late: it imports pyarrow
+
+    return ReleaseStore(root)
+
+
 def _origin(release: Release) -> str:
     return f"the files of {release.restored_from}" if release.restored_from else ""
 
@@ -58,7 +66,7 @@ def _origin(release: Release) -> str:
 @click.argument("version", type=int, required=False)
 def show(root: Path, version: int | None) -> None:
     """Show one release, the current one if VERSION is not given, as JSON."""
-    store = ReleaseStore(root)
+    store = _store(root)
     release = store.current() if version is None else store.get(version)
     if release is None:
         raise click.ClickException(f"{root} has no release yet: `mim run` makes one where the ranker is accepted")
@@ -70,14 +78,14 @@ def show(root: Path, version: int | None) -> None:
 @click.argument("version", type=int)
 def promote(root: Path, version: int) -> None:
     """Serve the files of release VERSION again, under a new version."""
-    _say(ReleaseStore(root).promote(version))
+    _say(_store(root).promote(version))
 
 
 @releases.command()
 @_root
 def rollback(root: Path) -> None:
     """Go back to the release before; a run does not publish the one that is left again, `promote` does."""
-    _say(ReleaseStore(root).rollback())
+    _say(_store(root).rollback())
 
 
 def _say(release: Release) -> None:

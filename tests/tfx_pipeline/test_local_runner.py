@@ -36,6 +36,16 @@ def test_a_second_run_on_a_root_is_refused_with_words(tmp_path: Path) -> None:
         assert "process" in (tmp_path / ".run.lock").read_text()
 
 
+def test_a_release_whose_parts_are_gone_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "encoder").mkdir()
+    release = Release("a", "v", {"encoder": str(tmp_path / "encoder")})
+    assert local._present(None) is None
+    assert local._present(release) == release
+    (tmp_path / "encoder").rmdir()
+    assert local._present(release) is None
+    assert f"{tmp_path / 'encoder'} is gone. Was the root moved?" in capsys.readouterr().err
+
+
 def test_releases_on_the_command_line(tmp_path: Path) -> None:
     def mim(*words: str) -> str:
         done = CliRunner().invoke(main, ["releases", *words, "--root", str(tmp_path)])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from serving.releases import Release
 from tfx_pipeline.settings import Settings
 
 _RUNNING = re.compile(r"Component (\S+) is running\.")
@@ -123,7 +124,7 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
 
     folder, times = Path(root).resolve(), NodeTimes()
     with _only_run(folder):
-        released = ReleaseStore(folder).current()
+        released = _present(ReleaseStore(folder).current())
         if settings.warm_start:
             say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
         run_id = datetime.now(UTC).isoformat()
@@ -135,6 +136,15 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
         if not data_only:
             _copy_report(paths.metadata, Path(paths.report))
     return times
+
+
+def _present(release: Release | None) -> Release | None:
+    """The release whose parts are where its record says; None where they are gone, as after a root was moved."""
+    gone = [] if release is None else [path for path in release.sources.values() if not Path(path).exists()]
+    if gone:
+        say(f"the last release is not compared with, and not trained on: {gone[0]} is gone. Was the root moved?")
+        return None
+    return release
 
 
 @contextlib.contextmanager
