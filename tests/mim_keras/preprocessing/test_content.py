@@ -78,11 +78,6 @@ def test_the_title_is_the_first_line() -> None:
     assert joined == ["red mug\na mug\n#by:ann", "red lamp\na lamp", "\n"]
 
 
-def test_a_vocabulary_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no item of the catalogue has a title or a text"):
-        train_wordpiece_vocabulary(["", ""], 10)
-
-
 def test_content_that_does_not_belong_together_is_refused() -> None:
     towers = (EmbeddingTowerConfig("clip", 3),)
     preprocessor, _ = ContentPreprocessor.fit(replace(preset("tiny").encoder, embeddings=towers), ["red mug"])
