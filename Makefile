@@ -11,7 +11,7 @@ SHELL := /bin/bash
 ROOT ?= run
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
-# pytest in two processes; of a file, and of those that look at one run of the pipeline, all in the same
+# pytest in two processes; tests that look at one run of the pipeline are all in the same
 BESIDE := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := setup

@@ -31,11 +31,12 @@ evaluation: {min_auc: 0.3, max_auc_drop: 0.2, min_examples: 10, must_beat_baseli
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that look at the one run of the pipeline stay in one process, and so do those of a file."""
+    """Tests that look at the one run of the pipeline stay in one process, so that it is made once."""
     for item in items:
-        shared = "tiny_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tiny_run" if shared else item.path.name))
+        if "tiny_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("tiny_run"))
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,8 @@ class CalibrationError(keras.metrics.Metric):
         self.total_weight.assign_add(ops.sum(weight))
 
     def result(self) -> Any:
-        return ops.sum(ops.abs(self.bin_residuals)) / ops.where(self.total_weight > 0, self.total_weight, 1.0)
+        total = ops.convert_to_tensor(self.total_weight)
+        return ops.sum(ops.abs(self.bin_residuals)) / ops.where(total > 0, total, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bins": self.bins}
