@@ -11,7 +11,8 @@ SHELL := /bin/bash
 ROOT ?= run
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 BIN := .venv/bin
-# pytest in two processes; tests that look at one run of the pipeline are all in the same
+# pytest in two processes; tests that look at one run of the pipeline are a group (pytest-xdist 3.8 does not see groups
+# under pytest 9.2: each process makes that run)
 BESIDE := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := setup
