@@ -77,11 +77,17 @@ def decode(
 def read_split(
     folder: str, split: str, lists: tuple[str, ...] = (), only: tuple[str, ...] = ()
 ) -> Iterator[tuple[list[bytes], Columns]]:
-    """One split of the Examples artifact in `folder`, outside Beam: serialised rows and their columns, a batch at a
-    time; see `FromExamples`."""
+    """One split of the Examples artifact in `folder`, outside Beam; see `read_files`."""
+    return read_files(sorted(tf.io.gfile.glob(f"{folder}/Split-{split}/*")), lists, only)
+
+
+def read_files(
+    files: list[str], lists: tuple[str, ...] = (), only: tuple[str, ...] = (), batch_rows: int = DECODE_ROWS
+) -> Iterator[tuple[list[bytes], Columns]]:
+    """Files of an Examples artifact, outside Beam: serialised rows and their columns, a batch at a time; see
+    `FromExamples`."""
     decoder = ExamplesToRecordBatchDecoder()
-    files = sorted(tf.io.gfile.glob(f"{folder}/Split-{split}/*"))
-    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(DECODE_ROWS).as_numpy_iterator():
+    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(batch_rows).as_numpy_iterator():
         serialised = list(batch)
         yield serialised, decode(decoder, serialised, lists, only)
 

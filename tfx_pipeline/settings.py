@@ -116,7 +116,7 @@ class DataConfig:
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     max_rejected_fraction: float = 0.01  # a larger share of rejected rows of one table stops the run
     schema: str = ""  # folder of items.pbtxt and examples.pbtxt (`mim schema` writes them), or a shipped one's name
-    stop_on_anomalies: bool = True  # if false, anomalies are logged and the run goes on
+    stop_on_anomalies: bool = True  # if false, anomalies are logged and the run continues
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash

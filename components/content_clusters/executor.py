@@ -19,10 +19,9 @@ from sklearn.preprocessing import Normalizer
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.catalogue_gen.executor import SPLITS
-from components.examples import close_splits, declare_splits, decode
+from components.examples import close_splits, declare_splits, read_files
 from components.item_attributes import CLUSTERS
 
 CONTENT = ("title", "text", "image")
@@ -171,10 +170,7 @@ def _sample(pattern: str) -> tuple[list[str], np.ndarray]:
 
 
 def _batches(file: str, names: tuple[str, ...] = CONTENT) -> Iterator[tuple[list[bytes], Content]]:
-    decoder = ExamplesToRecordBatchDecoder()
-    for batch in tf.data.TFRecordDataset(file, "GZIP").batch(BATCH).as_numpy_iterator():
-        rows = list(batch)
-        columns = decode(decoder, rows, only=names)
+    for rows, columns in read_files([file], only=names, batch_rows=BATCH):
         missing = [b""] * len(rows)
         yield rows, {name: columns[name].to_pylist() if name in columns else missing for name in names}
 

@@ -86,6 +86,11 @@ class Interest:
             require(value > 0, f"{field.name} of {self.name} must be positive", value, "Raise it.")
 
 
+def attend(interests: tuple[Interest, ...]) -> bool:
+    """Whether one of them is an attention over the history, which a search can shorten."""
+    return any(interest.kind.attends or interest.name == "din_attention" for interest in interests)
+
+
 def check_interests(interests: tuple[Interest, ...], id_dim: int) -> None:
     """Checks a list of interests.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mim_keras.config.encoder import EncoderConfig
-from mim_keras.config.interests import Interest, check_interests
+from mim_keras.config.interests import Interest, attend, check_interests
 from mim_keras.config.mapping import require, require_choices
 from mim_keras.config.training import TrainingConfig
 
@@ -290,8 +290,7 @@ class CiubmConfig:
 
     def _with_interests(self, interests: tuple[Interest, ...]) -> CiubmConfig:
         """Without the search where no attention is left to read what it finds."""
-        attends = any(interest.kind.attends or interest.name == "din_attention" for interest in interests)
-        return replace(self, interests=interests, search_top_k=self.search_top_k if attends else 0)
+        return replace(self, interests=interests, search_top_k=self.search_top_k if attend(interests) else 0)
 
     def __post_init__(self) -> None:
         interests = (Interest.from_plain(one, "each of ciubm.interests") for one in self.interests)
@@ -320,9 +319,13 @@ class CiubmConfig:
         for name in ("search_top_k", "ensemble_split_dim", "content_warmup_epochs"):
             value = getattr(self, name)
             require(self.use_content or not value, f"ciubm.{name} needs ciubm.use_content", value, "Set it to 0.")
-        attends = self.num_attention_heads > 0 or self.interest("din_attention") is not None
         rule = "ciubm.search_top_k selects what attention reads, and needs an attention among ciubm.interests"
-        require(not self.search_top_k or attends, rule, self.search_top_k, "Add one, or set search_top_k to 0.")
+        require(
+            not self.search_top_k or attend(self.interests),
+            rule,
+            self.search_top_k,
+            "Add one, or set search_top_k to 0.",
+        )
         epochs = (self.content_warmup_epochs, self.training.epochs)
         rule = "ciubm.content_warmup_epochs is 0 or more, and below ciubm.training.epochs"
         require(0 <= epochs[0] < epochs[1], rule, epochs, "Lower it, or train longer.")

@@ -69,7 +69,7 @@ def settings_that_come_back(root: Path, shop: Path, config: Path) -> None:
         assert facts["encoder_version"] == release.encoder_version
         return release, newest_metrics(root), (root / "report.html").read_text()
 
-    def told(metrics: dict[str, Any]) -> list[float]:
+    def rounded(metrics: dict[str, Any]) -> list[float]:
         return [round(metrics[name], 6) for name in ("auc", "gauc", "logloss")]
 
     def verdict(page: str) -> str:
@@ -79,14 +79,14 @@ def settings_that_come_back(root: Path, shop: Path, config: Path) -> None:
     assert first is not None
     other, other_metrics, other_page = run("stages.ciubm.training.seed=5")
     assert other.id != first.id
-    assert told(other_metrics) != told(metrics)
+    assert rounded(other_metrics) != rounded(metrics)
     refused, refused_metrics, _ = run("stages.ciubm.training.seed=6", "evaluation.min_auc=0.999")
     assert refused == other, "a ranker that is not accepted changes nothing that is served"
     assert refused_metrics["released"] is False
     again, again_metrics, again_page = run()
     assert again.id == first.id
     assert again.version > other.version
-    assert told(again_metrics) == told(metrics)
+    assert rounded(again_metrics) == rounded(metrics)
     assert verdict(again_page) == verdict(page) != verdict(other_page)
 
 

@@ -23,10 +23,17 @@ MONITORED_ITEM_FEATURES = ("item_id", "title", "text", "category", "created_at",
 
 @dataclass(frozen=True)
 class DataNodes:
-    """The data components and their checks."""
+    """The data components and their checks.
+
+    Attributes:
+        catalogue, clusters, impressions, histories, pairs: The components; no cluster where none are asked for.
+        items: The channel of the items, with their clusters where there are any.
+        item_checks, example_checks: TFDV's.
+    """
 
     catalogue: Any
     clusters: list[Any]
+    items: Any
     impressions: Any
     histories: Any
     pairs: Any
@@ -37,11 +44,6 @@ class DataNodes:
     def generators(self) -> list[Any]:
         """Those that make data, without the checks."""
         return [self.catalogue, *self.clusters, self.impressions, self.histories, self.pairs]
-
-    @property
-    def items(self) -> Any:
-        """The channel of the items, with their clusters where there are any."""
-        return self.clusters[0].outputs["clustered"] if self.clusters else self.catalogue.outputs["items"]
 
     @property
     def nodes(self) -> list[Any]:
@@ -99,4 +101,4 @@ def data_nodes(run: Run) -> DataNodes:
     options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES))
     item_checks = check_nodes(run, "items", items, options)
     example_checks = check_nodes(run, "examples", histories.outputs["examples"])
-    return DataNodes(catalogue, clusters, impressions, histories, pairs, item_checks, example_checks)
+    return DataNodes(catalogue, clusters, clustered, impressions, histories, pairs, item_checks, example_checks)
