@@ -24,7 +24,8 @@ _SCHEMA: dict[str, str] = {
     "TensorProto": (
         "dtype:1:int32 tensor_shape:2:TensorShapeProto version_number:3:int32 tensor_content:4:bytes "
         "half_val:13:int32* float_val:5:float* double_val:6:double* int_val:7:int32* string_val:8:bytes* "
-        "int64_val:10:int64* bool_val:11:bool* uint32_val:16:uint32* uint64_val:17:uint64*"
+        "scomplex_val:9:float* int64_val:10:int64* bool_val:11:bool* dcomplex_val:12:double* "
+        "uint32_val:16:uint32* uint64_val:17:uint64*"
     ),
     "TensorInfo": "name:1:string dtype:2:int32 tensor_shape:3:TensorShapeProto",
     "SignatureDef": "inputs:1:map<TensorInfo> outputs:2:map<TensorInfo> method_name:3:string "
@@ -124,7 +125,7 @@ SSLConfig = _classes["SSLConfig"]
 
 # tensorflow.DataType
 DT_FLOAT, DT_DOUBLE, DT_INT32, DT_UINT8, DT_INT16, DT_INT8, DT_STRING, DT_INT64, DT_BOOL = 1, 2, 3, 4, 5, 6, 7, 9, 10
-DT_UINT32, DT_UINT64 = 22, 23
+DT_COMPLEX64, DT_BFLOAT16, DT_UINT16, DT_COMPLEX128, DT_HALF, DT_UINT32, DT_UINT64 = 8, 14, 17, 18, 19, 22, 23
 # tensorflow.serving.ModelVersionStatus.State
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
 STATE_NAMES = {START: "START", LOADING: "LOADING", AVAILABLE: "AVAILABLE", UNLOADING: "UNLOADING", END: "END"}

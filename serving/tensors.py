@@ -5,7 +5,6 @@ Works on the messages of `serving.messages` and on TensorFlow's own alike: the f
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,21 @@ _NUMERIC: dict[str, tuple[int, str]] = {
     "uint32": (messages.DT_UINT32, "uint32_val"),
     "uint64": (messages.DT_UINT64, "uint64_val"),
     "bool": (messages.DT_BOOL, "bool_val"),
+    "uint16": (messages.DT_UINT16, "int_val"),
+    "float16": (messages.DT_HALF, "half_val"),  # its bits
+    "bfloat16": (messages.DT_BFLOAT16, "half_val"),
+    "complex64": (messages.DT_COMPLEX64, "scomplex_val"),  # real and imaginary parts by turns
+    "complex128": (messages.DT_COMPLEX128, "dcomplex_val"),
 }
 _BY_TYPE = {number: (name, field) for name, (number, field) in _NUMERIC.items()}
 TYPE_NAMES = {number: name for name, (number, _) in _NUMERIC.items()} | {messages.DT_STRING: "string"}
 
-# A shape is a claim: a few bytes may ask for any size.  More than this is no tensor but a mistake or an attack.
-MAX_BYTES = 1 << 30
+# A shape is a claim: a few bytes may ask for any size.  A tensor may take `MAX_GROWTH` times what was sent of its
+# values, and `FREE_BYTES` in any case.
+MAX_BYTES, FREE_BYTES, MAX_GROWTH = 1 << 30, 4 << 20, 64
+MAX_DIMS, NUMPY_DIMS = 254, 64  # TensorFlow's limit, and NumPy's
 STRING_BYTES = 32  # what an element of text takes at least
+CONTENT_BYTES = 1 << 16  # answers from this size on travel as raw bytes
 
 
 class TensorError(ValueError):
@@ -64,13 +71,18 @@ def to_proto(values: Any, proto: Any | None = None) -> Any:
 
 def fill_typed(array: np.ndarray, proto: Any) -> None:
     """As `to_proto`, with numbers in the typed `*_val` fields, as TensorFlow Serving answers."""
-    if array.dtype.name not in _NUMERIC:
+    if array.dtype.name not in _NUMERIC or array.nbytes >= CONTENT_BYTES:
         to_proto(array, proto)
         return
     proto.dtype, field = _NUMERIC[array.dtype.name]
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    getattr(proto, field).extend(array.ravel().tolist())
+    flat = array.ravel()
+    if field == "half_val":
+        flat = flat.view(np.uint16)
+    elif field.endswith("complex_val"):
+        flat = flat.view(flat.real.dtype)
+    getattr(proto, field).extend(flat.tolist())
     if not array.ndim:
         proto.tensor_shape.SetInParent()
 
@@ -81,14 +93,11 @@ def to_array(proto: Any) -> np.ndarray:
     Reads both encodings; a list of values shorter than the shape repeats its last value, as TensorFlow does.
 
     Raises:
-        TensorError: an unknown dtype, values that do not fit the shape, or a shape beyond `MAX_BYTES`.
+        TensorError: an unknown dtype, values that do not fit the shape, or a shape that claims much more than was sent.
     """
-    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
-    if shape and min(shape) < 0:
-        raise TensorError(f"a tensor's shape must be known; received {shape}")
-    count = math.prod(shape)
+    shape, count = _shape(proto)
     if proto.dtype == messages.DT_STRING:
-        _bound(count * STRING_BYTES, shape)
+        _bound(count * STRING_BYTES, shape, len(proto.string_val) * STRING_BYTES)
         values: Any = np.empty(count, object)
         given = list(proto.string_val)
         if len(given) > count or (count and not given):
@@ -98,16 +107,13 @@ def to_array(proto: Any) -> np.ndarray:
     if proto.dtype not in _BY_TYPE:
         raise TensorError(f"tensors of type {proto.dtype} are not supported")
     name, field = _BY_TYPE[proto.dtype]
-    dtype = np.dtype(name)
-    _bound(count * dtype.itemsize, shape)
+    dtype = _dtype(name)
+    _bound(count * dtype.itemsize, shape, len(proto.tensor_content) or len(getattr(proto, field)) * dtype.itemsize)
     if proto.tensor_content:
         if len(proto.tensor_content) != count * dtype.itemsize:
             raise TensorError(f"{len(proto.tensor_content)} bytes do not fill a {name} tensor of shape {shape}")
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
-    try:
-        flat = np.array(getattr(proto, field), dtype)
-    except OverflowError as error:
-        raise TensorError(f"a value is out of the range of {name}: {error}") from error
+    flat = _typed_values(getattr(proto, field), field, dtype)
     if 0 < len(flat) < count:
         flat = np.concatenate([flat, np.repeat(flat[-1:], count - len(flat))])
     elif not len(flat):
@@ -117,6 +123,58 @@ def to_array(proto: Any) -> np.ndarray:
     return flat.reshape(shape)
 
 
-def _bound(size: int, shape: tuple[int, ...]) -> None:
-    if size > MAX_BYTES:
-        raise TensorError(f"a tensor of shape {shape} takes {size:,} bytes; at most {MAX_BYTES:,} are accepted")
+def _shape(proto: Any) -> tuple[tuple[int, ...], int]:
+    """The shape, and how many values it has."""
+    dims = proto.tensor_shape.dim
+    if len(dims) > MAX_DIMS:
+        raise TensorError(f"a tensor has at most {MAX_DIMS} dimensions; received {len(dims)}")
+    shape = tuple([dim.size for dim in dims])
+    if proto.tensor_shape.unknown_rank or (shape and min(shape) < 0):
+        raise TensorError(f"a tensor's shape must be known; received {shape or 'an unknown rank'}")
+    count = 0 if 0 in shape else 1
+    for size in shape:
+        count *= size
+        if count > MAX_BYTES:
+            raise TensorError(f"at most {MAX_BYTES:,} values of a tensor are accepted; received {_short(shape)}")
+    if len(shape) > NUMPY_DIMS:
+        raise TensorError(f"tensors of more than {NUMPY_DIMS} dimensions are not supported; received {len(shape)}")
+    return shape, count
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    text = str(list(shape))
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _dtype(name: str) -> np.dtype:
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes  # TensorFlow brings it; a client without it reads no bfloat16
+    except ImportError as error:
+        raise TensorError("tensors of type bfloat16 need the package ml_dtypes") from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _typed_values(values: Any, field: str, dtype: np.dtype) -> np.ndarray:
+    """The values of a `*_val` field."""
+    try:
+        if field == "half_val":
+            return np.array(values, np.uint16).view(dtype)
+        if field.endswith("complex_val"):
+            parts = np.array(values, np.empty(0, dtype).real.dtype)
+            if len(parts) % 2:
+                raise TensorError(f"{len(parts)} numbers are no whole count of {dtype} values")
+            return parts.view(dtype)
+        return np.array(values, dtype)
+    except OverflowError as error:
+        raise TensorError(f"a value is out of the range of {dtype}: {error}") from error
+
+
+def _bound(size: int, shape: tuple[int, ...], sent: int) -> None:
+    limit = min(MAX_BYTES, max(FREE_BYTES, MAX_GROWTH * sent))
+    if size > limit:
+        raise TensorError(
+            f"a tensor of shape {_short(shape)} takes {size:,} bytes; at most {limit:,} are accepted, where {sent:,} "
+            "bytes of values are sent"
+        )

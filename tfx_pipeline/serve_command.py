@@ -10,12 +10,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import click
 
-from serving.embedded_server.options import UNSUPPORTED, ServerOptions
+from serving.embedded_server.options import IGNORED, UNSUPPORTED, ServerOptions
 
 _M_ARENA_MAX = -8  # <malloc.h>
 
@@ -32,7 +33,7 @@ def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         elif types[option.name] == int | None:
             how |= {"type": int}
         command = click.option(f"--{option.name}", **how)(command)
-    for name in UNSUPPORTED:
+    for name in (*UNSUPPORTED, *IGNORED, "version"):
         command = click.option(f"--{name}", hidden=True, is_flag=False, flag_value="true", default=None)(command)
     return command
 
@@ -49,6 +50,12 @@ def serve(**flags: Any) -> None:
     for name, reason in UNSUPPORTED.items():
         if flags.pop(name) is not None:
             raise click.UsageError(f"--{name} is not supported: {reason}")
+    if flags.pop("version") is not None:
+        click.echo(f"mim serve, of TensorFlow Serving's API {metadata.version('tensorflow-serving-api')}")
+        return
+    for name, reason in IGNORED.items():
+        if flags.pop(name) is not None:
+            click.echo(f"--{name} changes nothing here: {reason}", err=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
@@ -68,14 +75,25 @@ def serve(**flags: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        server = EmbeddedServer(options=options).start()
+        server = EmbeddedServer(options=options).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:
+        if ended.is_set():
+            _exit()
         raise click.ClickException(f"Failed to start server. Error: {error}") from error
     names = ", ".join(server.core.manager.available()) or "no model yet"
     rest = f", REST on {server.rest_address}" if server.rest_address else ""
     click.echo(f"serving {names} on {server.address}{rest}", err=True)
     ended.wait()
     server.stop()
+    _exit()
+
+
+def _exit() -> None:
+    """Ends the process; a thread that loads a model inside TensorFlow cannot be asked to."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _share_memory() -> None:

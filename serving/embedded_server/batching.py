@@ -141,6 +141,12 @@ class _Batch:
     tasks: list[_Task] = field(default_factory=list)
     rows: int = 0
 
+    def end(self, fault: ServingFault | None) -> None:
+        """Lets the callers go on, with their results or with what went wrong."""
+        for task in self.tasks:
+            task.fault = fault
+            task.done.release()
+
 
 class BatchThreads:
     """The threads that run batches of all queues, oldest first.
@@ -176,15 +182,25 @@ class BatchThreads:
         return BatchThreads(count, parameters.thread_pool_name.value or "model_server_batch_threads")
 
     def stop(self) -> None:
-        """Ends the threads; batches that wait are not run."""
+        """Ends the threads; batches that wait are not run, and their calls end with UNAVAILABLE."""
         with self.changed:
             self._stopped = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
             self.changed.notify_all()
+        for batch in waiting:
+            batch.end(from_code(14, "the server stops"))
         for thread in self._threads:
             thread.join()
 
     def add(self, batch: _Batch) -> None:
-        """Takes a batch that was just opened; `changed` is held."""
+        """Takes a batch that was just opened; `changed` is held.
+
+        Raises:
+            ServingFault: UNAVAILABLE, the threads have ended.
+        """
+        if self._stopped:
+            raise from_code(14, "the server stops")
         self._waiting.append(batch)
         self.changed.notify(2)  # the batch before it is closed by it
 
@@ -259,10 +275,10 @@ class _Queue:
                         f"{config.max_enqueued_batches}",
                     )
                 batch = _Batch(self, task.enqueued + config.batch_timeout_micros / 1e6)
-                self._open, self._enqueued = batch, self._enqueued + 1
                 batch.tasks.append(task)
                 batch.rows += task.rows
                 self._threads.add(batch)
+                self._open, self._enqueued = batch, self._enqueued + 1
                 return
             batch.tasks.append(task)
             batch.rows += task.rows
@@ -271,17 +287,14 @@ class _Queue:
 
     def run_batch(self, batch: _Batch) -> None:
         """Runs it and gives each task its rows, or all of them what went wrong."""
+        fault: ServingFault | None = None
         try:
             self._run(batch)
-        except ServingFault as fault:
-            for task in batch.tasks:
-                task.fault = fault
+        except ServingFault as found:
+            fault = found
         except Exception as error:  # a bug of ours must reach the callers, not end the thread
-            for task in batch.tasks:
-                task.fault = from_code(13, f"batching failed: {error!r}")
-        finally:
-            for task in batch.tasks:
-                task.done.release()
+            fault = from_code(13, f"batching failed: {error!r}")
+        batch.end(fault)
 
     def _run(self, batch: _Batch) -> None:
         now = time.monotonic()

@@ -63,12 +63,13 @@ def models_below(folder: Path) -> list[Any]:
     return found
 
 
-def validate(models: Sequence[Any], old: Sequence[Any]) -> None:
+def validate(models: Sequence[Any], old: Sequence[Any], root: Path | None = None) -> None:
     """Refuses a list of ModelConfigs as TensorFlow Serving does.
 
     Args:
         models: What is asked for.
         old: What is served.
+        root: Where their folders must lie; None for anywhere.
 
     Raises:
         ServingFault: INVALID_ARGUMENT.
@@ -78,8 +79,15 @@ def validate(models: Sequence[Any], old: Sequence[Any]) -> None:
         if model.name in names:
             raise invalid(f"Illegal to list model {model.name} multiple times in config list")
         names.add(model.name)
+        if not model.name.isprintable():
+            raise invalid(f"a model's name has no control characters; received {model.name[:200]!r}")
     for model in models:
-        if not model.base_path.startswith("/") and "://" not in model.base_path:
+        if "://" in model.base_path or (
+            root is not None and not Path(model.base_path).resolve().is_relative_to(root.resolve())
+        ):
+            where = f"below --models_root {root}" if root is not None else "on a local or mounted file system"
+            raise invalid(f"model {model.name} must lie {where}; received base_path {model.base_path[:500]!r}")
+        if not model.base_path.startswith("/"):
             raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.embedded_server.errors import failed_precondition, from_code, invalid
-from serving.tensors import TYPE_NAMES, TensorError, fill_typed, to_array
+from serving.tensors import TYPE_NAMES, TensorError, fill_typed, to_array, to_proto
 
 if TYPE_CHECKING:
     from serving.embedded_server.loaded_model import LoadedModel, Signature
@@ -65,7 +65,7 @@ def predict(model: LoadedModel, request: Any, seconds: float | None) -> Any:
     _fill_spec(response.model_spec, model, name)
     outputs = response.outputs
     for alias, array in zip(aliases, values, strict=True):
-        fill_typed(np.asarray(array), outputs[alias])
+        (to_proto if model.as_content else fill_typed)(np.asarray(array), outputs[alias])
     return response
 
 

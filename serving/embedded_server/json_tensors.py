@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from serving.messages import DT_STRING
 from serving.tensors import TYPE_NAMES, to_array
 
 _DEBUG_BYTES = 256
+MAX_CONTAINERS, MAX_VALUES = 1_000_000, 8_000_000  # of a body, by its brackets and commas
 _INT32 = (messages.DT_INT32, messages.DT_INT16, messages.DT_INT8, messages.DT_UINT8)
 # dtype → (field of TensorProto, lowest, highest), for whole numbers
 _WHOLE: dict[int, tuple[str, int, int]] = {
@@ -35,19 +37,24 @@ _OLD_NAMES = {"float32": "float", "float64": "double"}
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body; text after it is ignored, as there.
+    """The JSON object in a request's body; text after it is ignored, as TensorFlow Serving does.
 
     Raises:
         ServingFault: INVALID_ARGUMENT.
     """
+    for kind, marks, limit in (("arrays and objects", b"[{", MAX_CONTAINERS), ("values", b",", MAX_VALUES)):
+        if (count := sum(body.count(bytes([mark])) for mark in marks)) > limit:
+            raise invalid(f"JSON Parse error: {count:,} {kind}; at most {limit:,} are accepted")
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
     if not text.strip():
         raise invalid("JSON Parse error: The document is empty")
+    if _SHORT_INFINITY.search(text):
+        text = _TOKENS.sub(lambda token: "Infinity" if token[0] == "Inf" else token[0], text)
     try:
-        document, _ = json.JSONDecoder(parse_float=float).raw_decode(text.lstrip())
+        document, _ = _DECODER.raw_decode(text.lstrip())
     except json.JSONDecodeError as error:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
     except RecursionError as error:
@@ -55,6 +62,34 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {_debug(document)} Is not object")
     return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that is given twice the first value, as TensorFlow Serving finds it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in reversed(pairs):
+            found[key] = value
+    return found
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise invalid("JSON Parse error: Number too big to be stored in double.")
+    return value
+
+
+def _integer(digits: str) -> int | float:
+    """A whole number that no 64 bits hold is a float, as RapidJSON reads it."""
+    if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**64:
+        return value
+    return _float(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_float, parse_int=_integer)
+_SHORT_INFINITY = re.compile(r"Inf(?!inity)")
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|Inf(?:inity)?')
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -156,7 +191,7 @@ def _fill_rows(instances: list[Any], infos: Mapping[str, Any], inputs: Any) -> N
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """By the first element of each level, as there; `_fill_values` refuses what differs."""
+    """By the first element of each level, as TensorFlow Serving does; `_fill_values` refuses what differs."""
     sizes = []
     while isinstance(value, list):
         sizes.append(len(value))
@@ -263,7 +298,7 @@ def _add_to_feature(value: Any, name: str, feature: Any) -> None:
         kind, own = "bytes", value.encode() if isinstance(value, str) else _base64(value)
     elif isinstance(value, float):
         kind = "float"
-    elif not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+    elif not isinstance(value, bool) and value >= 2**63:
         raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
     if (now := feature.WhichOneof("kind")) not in (None, f"{kind}_list"):
         raise invalid(f"Unexpected element type in feature: {name} expecting type: {now.removesuffix('_list')}")
@@ -314,8 +349,9 @@ def regressions_to_json(result: Any) -> str:
 
 
 def _decimal(value: float) -> float:
-    """A float32 as the double that is told with no more digits than it has."""
-    return float(str(np.float32(value)))
+    """A float32 as the number of at most nine digits that TensorFlow Serving writes: six, where they say the same."""
+    short = float(f"{value:.6g}")
+    return short if np.float32(short) == np.float32(value) else float(f"{value:.9g}")
 
 
 def _values(alias: str, proto: Any) -> Any:
@@ -350,8 +386,9 @@ def _is_base64(value: Any) -> bool:
 def _base64(value: Any) -> bytes:
     if not _is_base64(value):
         raise invalid(f"JSON Value: {_debug(value)} not formatted correctly for base64 data")
+    text = "".join(value["b64"].split()).rstrip("=")  # TensorFlow Serving takes both, with padding and without
     try:
-        return base64.b64decode(value["b64"], validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
 
@@ -373,7 +410,13 @@ def _kind(value: Any) -> str:
 
 
 def _debug(value: Any) -> str:
-    return json.dumps(value, indent=4)[:_DEBUG_BYTES]
+    """The first characters of the value, without writing the rest."""
+    text = ""
+    for part in json.JSONEncoder(indent=4).iterencode(value):
+        text += part[:_DEBUG_BYTES]
+        if len(text) >= _DEBUG_BYTES:
+            break
+    return text[:_DEBUG_BYTES]
 
 
 def _listed(shape: tuple[int, ...]) -> str:

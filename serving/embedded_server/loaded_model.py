@@ -76,6 +76,7 @@ class LoadedModel:
         batch_threads: BatchThreads | None = None,
     ) -> None:
         self.name, self.version, self.monitoring = name, version, monitoring
+        self.as_content = options.enable_serialization_as_tensor_content
         session = Session(folder, options)
         self.definitions = dict(session.meta_graph.signature_def)
         self.signatures = {key: Signature.of(definition) for key, definition in self.definitions.items()}

@@ -9,7 +9,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +89,7 @@ class ModelManager:
                     version.given_up.set()
             self._changed.notify_all()
         self._thread.join()
-        self._loaders.shutdown(wait=True, cancel_futures=True)
+        self._loaders.shutdown(wait=False, cancel_futures=True)  # nothing can interrupt TensorFlow while it loads
         if self._batch_threads is not None:
             self._batch_threads.stop()
         with self._lock:
@@ -113,6 +113,10 @@ class ModelManager:
             raise not_found(f"Servable not found for request: Specific({name}, {version})")
         return loaded[version]
 
+    def knows(self, name: str) -> bool:
+        """Whether a model of this name is or was asked for; takes no lock."""
+        return name in self._serving or name in self._versions or name in self._ended
+
     def available(self) -> dict[str, list[int]]:
         """Model → its available versions, newest first."""
         return {name: list(loaded) for name, loaded in sorted(self._serving.items()) if loaded}
@@ -124,20 +128,23 @@ class ModelManager:
             known.update({number: version.state for number, version in self._versions.get(name, {}).items()})
         return dict(sorted(known.items(), reverse=True))
 
-    def wait(self, name: str, seconds: float | None, once: bool = False) -> bool:
+    def wait(
+        self, name: str, seconds: float | None, once: bool = False, cancelled: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Waits until a version of a model is available, or none can be any more.
 
         Args:
             name: Of the model.
             seconds: At most; None for ever.
             once: Return also when each of its versions was tried once.
+            cancelled: Asked ten times a second; ends the wait.
 
         Returns:
             Whether one is available.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         with self._changed:
-            while not self._stop.is_set():
+            while not (self._stop.is_set() or cancelled()):
                 versions = list(self._versions.get(name, {}).values())
                 if any(version.ready for version in versions):
                     return True

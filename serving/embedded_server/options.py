@@ -17,6 +17,16 @@ UNSUPPORTED = {
     "tensorflow_session_config_file": "use --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism",
     "per_process_gpu_memory_fraction": "this server runs on CPUs",
     "mixed_precision": "models run as they were exported",
+    "xla_cpu_compilation_enabled": "models run as they were exported",
+    "xla_gpu_compilation_enabled": "this server runs on CPUs",
+    "enable_signature_method_name_check": "signatures are checked by their inputs and outputs",
+}
+# Flags of tensorflow_model_server that are taken, so that its command lines work, and change nothing here.
+IGNORED = {
+    "flush_filesystem_caches": "the operating system keeps its caches",
+    "num_unload_threads": "a version is unloaded by a thread of its own",
+    "remove_unused_fields_from_bundle_metagraph": "the whole graph is kept",
+    "skip_initialize_tpu": "this server runs on CPUs",
 }
 
 
@@ -43,7 +53,11 @@ class ServerOptions:
     grpc_socket_path: str = _flag("", "A Unix socket to listen on as well.")
     rest_api_port: int | None = _flag(None, "REST and metrics; 0 for any free port (TF Serving: none). Off by default.")
     rest_api_num_threads: int = _flag(4, "Threads of the REST API.")
-    rest_api_timeout_in_ms: int = _flag(30_000, "Of a REST call.")
+    rest_api_timeout_in_ms: int = _flag(30_000, "Of a REST call; 0 for no limit.")
+    rest_api_max_body_bytes: int = _flag(16 << 20, "Of a REST body, decompressed too (TF Serving: no limit).")
+    grpc_max_message_bytes: int = _flag(64 << 20, "Of a gRPC request, decompressed too (TF Serving: no limit).")
+    admin_token_file: Path | None = _flag(None, "A token; HandleReloadConfigRequest needs it as `Bearer` then.")
+    models_root: Path | None = _flag(None, "Models that a configuration names must lie below this folder.")
     rest_api_enable_cors_support: bool = _flag(False, "CORS headers in REST answers.")
     model_config_file_poll_wait_seconds: float = _flag(0.0, "Between looks at the config file; 0 reads it once.")
     file_system_poll_wait_seconds: float = _flag(1.0, "Between looks at the version folders; 0 looks once.")
@@ -57,9 +71,11 @@ class ServerOptions:
     enable_model_warmup: bool = _flag(True, "Replay assets.extra/tf_serving_warmup_requests before serving.")
     num_request_iterations_for_warmup: int = _flag(1, "How often each is replayed.")
     enforce_session_run_timeout: bool = _flag(True, "A call's deadline bounds the run of the model.")
+    enable_serialization_as_tensor_content: bool = _flag(False, "Answer numbers as raw bytes, however few.")
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, comma-separated.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads of one operation; 0 as TensorFlow likes.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations run at a time; 0 as TensorFlow likes.")
+    tensorflow_session_parallelism: int = _flag(0, "Both of these; 0 for each its own.")
     ssl_config_file: Path | None = _flag(None, "SSLConfig in text form: TLS; mTLS with client_verify.")
     monitoring_config_file: Path | None = _flag(None, "MonitoringConfig in text form: Prometheus on the REST port.")
     enable_grpc_healthcheck_service: bool = _flag(False, "The standard gRPC health service.")
@@ -77,6 +93,17 @@ class ServerOptions:
             raise ValueError(
                 "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
             )
+        own = self.tensorflow_intra_op_parallelism or self.tensorflow_inter_op_parallelism
+        if self.tensorflow_session_parallelism and own:
+            raise ValueError(
+                "--tensorflow_session_parallelism sets --tensorflow_intra_op_parallelism and "
+                "--tensorflow_inter_op_parallelism, and is not given beside them; give one or the others"
+            )
+        for name in ("rest_api_max_body_bytes", "grpc_max_message_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1; received {getattr(self, name)}")
+        if self.admin_token_file is not None and not self.admin_token_file.is_file():
+            raise ValueError(f"--admin_token_file must name a file; {self.admin_token_file} does not exist")
         if self.rest_api_port and self.rest_api_port == self.port:
             raise ValueError(
                 "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API."

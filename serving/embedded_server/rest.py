@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import threading
+import zlib
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -28,18 +29,17 @@ from waitress.server import create_server
 from serving.embedded_server import inference, json_tensors
 from serving.embedded_server.config_files import read_text_proto
 from serving.embedded_server.errors import ServingFault, failed_precondition, invalid
+from serving.embedded_server.handlers import model_metadata, model_status, record_request
 from serving.embedded_server.monitoring import PROMETHEUS_PATH
 from serving.embedded_server.server_core import ServerCore
-from serving.embedded_server.services import measured, model_metadata, model_status
 from serving.messages import MonitoringConfig
 
 log = logging.getLogger("mim")
 
 _PLACE = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
-_INFER = re.compile(_PLACE + r":(classify|regress|predict)", re.IGNORECASE)
-_LOOK = re.compile(
-    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
-)
+# The path knows no case, the method behind it does.
+_INFER = re.compile(f"(?i:{_PLACE}):(classify|regress|predict)")
+_LOOK = re.compile(r"(?i:/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?)(?:/([A-Za-z]+))?")
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
@@ -60,7 +60,6 @@ _CORS = [
     ("Access-Control-Allow-Methods", "POST, GET"),
     ("Access-Control-Allow-Headers", "Content-Type"),
 ]
-_MAX_BODY = 1 << 30
 _CONNECTIONS = 4096  # those that trickle cost a file each, and must not keep others out
 _CHANNEL_SECONDS = 30  # a connection that sends nothing for so long is closed
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -92,7 +91,7 @@ class RestServer:
                 connection_limit=_CONNECTIONS,
                 asyncore_use_poll=True,  # select() ends at 1,024 files
                 cleanup_interval=5,
-                max_request_body_size=_MAX_BODY,
+                max_request_body_size=options.rest_api_max_body_bytes,
                 ident=None,
                 clear_untrusted_proxy_headers=True,
             )
@@ -142,7 +141,7 @@ class RestServer:
                     raise failed_precondition("Origin header is missing in CORS preflight")
                 text = ""
             else:
-                text = self._process(method, path, lambda: environ["wsgi.input"].read())
+                text = self._process(method, path, lambda: self._body(environ))
         except ServingFault as fault:
             status = _STATUS.get(fault.code, HTTPStatus.INTERNAL_SERVER_ERROR)
             return _send(start_response, status, json.dumps({"error": fault.message}, indent=4), cors=cors)
@@ -156,19 +155,41 @@ class RestServer:
         if method == "POST" and (found := _INFER.fullmatch(path)):
             name, version, label, action = found.groups()
             spec = _spec(name, version, label)
-            work = {"predict": self._predict, "classify": self._classify, "regress": self._regress}[action.lower()]
-            return measured(self._core, spec["name"], action.lower(), "REST", lambda: work(spec, body()))
-        if method == "GET" and (found := _LOOK.fullmatch(path)):
-            name, version, label, metadata = found.groups()
+            work = {"predict": self._predict, "classify": self._classify, "regress": self._regress}[action]
+            return record_request(self._core, spec["name"], action, "REST", lambda: _parsed(work, spec, body()))
+        if method == "GET" and (found := _LOOK.fullmatch(path)) and (found[4] or "metadata").lower() == "metadata":
+            name, version, label, action = found.groups()
             if not name:
                 raise invalid("Missing model name in request.")
             spec = _spec(name, version, label)
-            return self._metadata(spec) if metadata else self._model_status(spec)
-        raise invalid(f"Malformed request: {method} {path}")
+            # As TensorFlow Serving: what is not exactly `metadata` asks for the status.
+            look = self._metadata if action == "metadata" else self._model_status
+            return record_request(self._core, spec["name"], action or "status", "REST", lambda: look(spec))
+        return record_request(self._core, "", "malformed", "REST", lambda: _malformed(method, path))
+
+    def _body(self, environ: dict[str, Any]) -> bytes:
+        """The body, decompressed.
+
+        Raises:
+            ServingFault: INVALID_ARGUMENT, for a body that is not gzip, or is too large.
+        """
+        body: bytes = environ["wsgi.input"].read()
+        if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() != "gzip":
+            return body
+        limit, inflater = self._core.options.rest_api_max_body_bytes, zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            body = inflater.decompress(body, limit)
+        except zlib.error as error:
+            raise invalid(f"the body cannot be decompressed: {error}") from error
+        if inflater.unconsumed_tail:
+            raise invalid(f"the body is more than {limit:,} bytes when decompressed; see --rest_api_max_body_bytes")
+        if not inflater.eof:
+            raise invalid("the body cannot be decompressed: it ends too early")
+        return body
 
     @property
-    def _seconds(self) -> float:
-        return self._core.options.rest_api_timeout_in_ms / 1000
+    def _seconds(self) -> float | None:
+        return self._core.options.rest_api_timeout_in_ms / 1000 or None
 
     def _predict(self, spec: dict[str, Any], body: bytes) -> str:
         request = predict_pb2.PredictRequest(model_spec=spec)
@@ -219,11 +240,22 @@ class RestServer:
         return json.dumps(told, indent=1) + "\n"
 
 
+def _parsed(work: Callable[[dict[str, Any], bytes], str], spec: dict[str, Any], body: bytes) -> str:
+    try:
+        return work(spec, body)
+    except RecursionError as error:
+        raise invalid("JSON Parse error: nested too deeply") from error
+
+
+def _malformed(method: str, path: str) -> str:
+    raise invalid(f"Malformed request: {method} {path}")
+
+
 def _spec(name: str, version: str | None, label: str | None) -> dict[str, Any]:
     spec: dict[str, Any] = {"name": unquote(name)}
     if version is not None:
-        if int(version) >= 2**63:
-            raise invalid(f"Failed to convert version: {version} to numeric.")
+        if len(version) > 19 or int(version) >= 2**63:
+            raise invalid(f"Failed to convert version: {version[:100]} to numeric.")
         spec["version"] = {"value": int(version)}
     if label is not None:
         spec["version_label"] = unquote(label)

@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ from serving.embedded_server.config_files import server_credentials
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.rest import RestServer
 from serving.embedded_server.server_core import ServerCore
-from serving.embedded_server.services import ModelService, PredictionService
+from serving.embedded_server.services import ModelService, PredictionService, RequestInterceptor
 
 log = logging.getLogger("mim")
 
 _CALLS = 1_000  # at a time; one whose message trickles in keeps a thread waiting, and must not keep others out
 _READY = 16  # threads that wait for them from the start
 _SWITCH_SECONDS = 0.0005  # a thread that loads a model must not hold up those that answer
+GRACE_SECONDS = 3.0
 _OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent rival
     ("grpc.server_handshake_timeout_ms", 10_000),
@@ -64,15 +65,21 @@ class EmbeddedServer:
         self.core = ServerCore(options)
         self._server = grpc.server(
             _threads(),
-            options=[*_OPTIONS, *_arguments(options.grpc_channel_arguments)],
+            options=[
+                ("grpc.max_receive_message_length", options.grpc_max_message_bytes),
+                *_OPTIONS,
+                *_arguments(options.grpc_channel_arguments),
+            ],
+            interceptors=[RequestInterceptor(self.core)],
         )
+        self._checks: health.HealthServicer | None = None
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core), self._server)
         if options.enable_grpc_healthcheck_service:
-            checks = health.HealthServicer()
-            health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
+            self._checks = health.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(self._checks, self._server)
             for service in ("", "ModelService", "PredictionService"):
-                checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+                self._checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
             self.port = self._listen(f"{options.host}:{options.port}", credentials)
             if options.grpc_socket_path:
@@ -84,8 +91,11 @@ class EmbeddedServer:
         self.address = f"{options.host}:{self.port}"
         self.rest_address = f"{options.host}:{self._rest.port}" if self._rest else None
 
-    def start(self) -> EmbeddedServer:
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> EmbeddedServer:
         """Loads the models, then opens the ports to calls.
+
+        Args:
+            cancelled: Asked while models are loaded; ends the waiting for them.
 
         Raises:
             ServingFault: a model that the configuration names cannot be loaded.
@@ -95,7 +105,7 @@ class EmbeddedServer:
         gc.collect()
         gc.freeze()  # TensorFlow's half a million objects: a full collection of them would hold every call up
         try:
-            self.core.start()
+            self.core.start(cancelled)
         except BaseException:
             self.core.stop()
             raise
@@ -105,10 +115,13 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Lets calls in flight finish, within five seconds."""
-        self._server.stop(5).wait()
+        """Says NOT_SERVING to health checks, lets calls in flight finish within `GRACE_SECONDS`, and ends."""
+        if self._checks is not None:
+            self._checks.enter_graceful_shutdown()
+        drained = self._server.stop(GRACE_SECONDS)
         if self._rest is not None:
             self._rest.stop()
+        drained.wait()
         self.core.stop()
 
     def __enter__(self) -> EmbeddedServer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ class ServerCore:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Loads what is to be served and waits for it; then watches folders and configuration.
+
+        Args:
+            cancelled: Whether the server is to end before it has started.
 
         Raises:
             ServingFault: the configuration is refused, or a model it names cannot be loaded.
@@ -50,9 +53,9 @@ class ServerCore:
             self._labels = {}
             self.poll()
             for name in [model.name for model in self._models()]:
-                self.manager.wait(name, None, once=True)
+                self.manager.wait(name, None, once=True, cancelled=cancelled)
         else:
-            self.reload_config(self._first_config())
+            self.reload_config(self._first_config(), cancelled)
         if options.file_system_poll_wait_seconds > 0:
             self._every(options.file_system_poll_wait_seconds, self.poll)
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
@@ -108,8 +111,12 @@ class ServerCore:
 
     # -- changing ------------------------------------------------------------------------------------------
 
-    def reload_config(self, config: Any) -> None:
+    def reload_config(self, config: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Serves what a ModelServerConfig lists, and nothing else; waits until each new model is available.
+
+        Args:
+            config: A ModelServerConfig.
+            cancelled: Whether nobody waits any more.
 
         Raises:
             ServingFault: the configuration is refused, or a new model cannot be loaded.
@@ -122,15 +129,22 @@ class ServerCore:
             if config.WhichOneof("config") != "model_config_list":
                 raise invalid("Invalid ServerModelConfig")
             models, old = list(config.model_config_list.config), self._models()
-            config_files.validate(models, old)
+            config_files.validate(models, old, self.options.models_root)
             labels = self._checked_labels(models)  # against what is served now: load first, label after
             self._config, self._labels = config, labels
             self.poll()
-            new = [model.name for model in models if model.name not in {known.name for known in old}]
-            missing = [name for name in new if not self.manager.wait(name, None)]
-            if missing and not self._stop.is_set():
-                subject = "servable" if first else "model"
-                raise from_code(2, f"{len(missing)} {subject}(s) did not become available: {self._told(missing)}")
+        # Outside the lock: a model that cannot be loaded must not keep the next configuration out.
+        new = [model.name for model in models if model.name not in {known.name for known in old}]
+
+        def ended() -> bool:
+            return cancelled() or self._config is not config
+
+        missing = [name for name in new if not self.manager.wait(name, None, cancelled=ended)]
+        if missing and ended():
+            raise from_code(1, "the configuration was replaced, or nobody waits for it, before its models were loaded")
+        if missing and not self._stop.is_set():
+            subject = "servable" if first else "model"
+            raise from_code(2, f"{len(missing)} {subject}(s) did not become available: {self._told(missing)}")
 
     def poll(self) -> None:
         """Looks at the folders once."""

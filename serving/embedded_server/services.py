@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
@@ -20,20 +18,50 @@ from tensorflow_serving.apis import (
 
 from serving.embedded_server import inference
 from serving.embedded_server.errors import ServingFault, from_code, invalid
+from serving.embedded_server.handlers import ended, model_metadata, model_status, record_request
 from serving.embedded_server.server_core import ServerCore
 
 log = logging.getLogger("mim")
 _WAITING = 64  # calls that may wait for a batch at a time
+MAX_RELOADS = 4
+INFERENCES = ("Predict", "Classify", "Regress", "MultiInference")
 _FOREVER = 1e8  # seconds
-Answer = TypeVar("Answer")
 
 
-def _answered(context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
-    try:
-        return work()
-    except ServingFault as fault:
-        context.abort(fault.code, fault.message)
-        raise AssertionError("abort does not return") from fault
+class RequestInterceptor(grpc.ServerInterceptor):
+    """Counts and times every inference, and ends every call with the code of what went wrong.
+
+    Args:
+        core: Whose metrics.
+    """
+
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """See `grpc.ServerInterceptor`."""
+        handler = continuation(details)
+        if handler is None or handler.unary_unary is None or not details.method.startswith("/tensorflow.serving."):
+            return handler
+        api = details.method.rsplit("/", 1)[-1]
+
+        def behavior(request: Any, context: grpc.ServicerContext) -> Any:
+            def work() -> Any:
+                return handler.unary_unary(request, context)
+
+            try:
+                if api in INFERENCES:  # as TensorFlow Serving counts
+                    return record_request(self._core, _model_name(request), api, "GRPC", work)
+                return ended(api, work)
+            except ServingFault as fault:
+                context.abort(fault.code, fault.message)
+
+        return grpc.unary_unary_rpc_method_handler(behavior, handler.request_deserializer, handler.response_serializer)
+
+
+def _model_name(request: Any) -> str:
+    spec = request.tasks[0].model_spec if getattr(request, "tasks", None) else getattr(request, "model_spec", None)
+    return spec.name if spec is not None else ""
 
 
 def seconds_left(context: grpc.ServicerContext) -> float | None:
@@ -55,30 +83,6 @@ def checked_seconds(core: ServerCore, seconds: float | None) -> float | None:
     return seconds
 
 
-def measured(core: ServerCore, name: str, api: str, entrypoint: str, work: Callable[[], Answer]) -> Answer:
-    """Counts and times a request.
-
-    Args:
-        core: Whose metrics.
-        name: Of the model.
-        api: Predict, Classify or Regress.
-        entrypoint: GRPC or REST.
-        work: Answers it.
-
-    Raises:
-        ServingFault: what `work` raised.
-    """
-    started = time.perf_counter()
-    try:
-        answer = work()
-    except ServingFault as fault:
-        core.monitoring.request_count.add(name, fault.code.name)
-        raise
-    core.monitoring.request_latency.add((time.perf_counter() - started) * 1e6, name, api, entrypoint)
-    core.monitoring.request_count.add(name, "OK")
-    return answer
-
-
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
@@ -89,36 +93,30 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         )
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._infer(inference.predict, "Predict", request, context)
+        return self._infer(inference.predict, request, context)
 
     def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._infer(inference.classify, "Classify", request, context)
+        return self._infer(inference.classify, request, context)
 
     def Regress(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._infer(inference.regress, "Regress", request, context)
+        return self._infer(inference.regress, request, context)
 
-    def _infer(self, run: Any, api: str, request: Any, context: grpc.ServicerContext) -> Any:
-        def work() -> Any:
-            if not request.HasField("model_spec"):
-                raise invalid("Missing ModelSpec")
-            model = self._core.find(request.model_spec)
-            with self._turn(context):
-                return run(model, request, checked_seconds(self._core, seconds_left(context)))
-
-        return _answered(context, lambda: measured(self._core, request.model_spec.name, api, "GRPC", work))
+    def _infer(self, run: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        model = self._core.find(request.model_spec)
+        with self._turn(context):
+            return run(model, request, checked_seconds(self._core, seconds_left(context)))
 
     def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:
-        def work() -> Any:
-            if not request.tasks:
-                raise invalid("Inference request must have at least one task.")
-            model = self._core.find(request.tasks[0].model_spec)
-            with self._turn(context):
-                return inference.multi_inference(model, request, checked_seconds(self._core, seconds_left(context)))
-
-        return _answered(context, work)
+        if not request.tasks:
+            raise invalid("Inference request must have at least one task.")
+        model = self._core.find(request.tasks[0].model_spec)
+        with self._turn(context):
+            return inference.multi_inference(model, request, checked_seconds(self._core, seconds_left(context)))
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return _answered(context, lambda: model_metadata(self._core, request))
+        return model_metadata(self._core, request)
 
     @contextlib.contextmanager
     def _turn(self, context: grpc.ServicerContext) -> Iterator[None]:
@@ -131,64 +129,44 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest."""
+    """GetModelStatus and HandleReloadConfigRequest.
+
+    A reload waits until the new models are loaded.  At most `MAX_RELOADS` wait at a time, so that they leave threads to
+    the other calls; one whose client is gone ends.
+    """
 
     def __init__(self, core: ServerCore) -> None:
         self._core = core
+        self._reloads = threading.BoundedSemaphore(MAX_RELOADS)
+        file = core.options.admin_token_file
+        self._token = file.read_text().strip() if file is not None else None
 
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return _answered(context, lambda: model_status(self._core, request))
+        return model_status(self._core, request)
 
     def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:
-        def work() -> Any:
-            if request.config.WhichOneof("config") != "model_config_list":
-                raise invalid(
-                    "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
-                    "currently supported"
-                )
+        self._authorize(context)
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
+                "currently supported"
+            )
+        if not self._reloads.acquire(blocking=False):
+            raise from_code(8, f"{MAX_RELOADS} configurations are being loaded; try again when they are")
+        try:
             log.info("Config entry changed: %d models", len(request.config.model_config_list.config))
-            self._core.reload_config(request.config)
-            response = model_management_pb2.ReloadConfigResponse()
-            response.status.error_code = 0
-            return response
+            self._core.reload_config(request.config, cancelled=lambda: not context.is_active())
+        finally:
+            self._reloads.release()
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.error_code = 0
+        return response
 
-        return _answered(context, work)
-
-
-def model_metadata(core: ServerCore, request: Any) -> Any:
-    """A GetModelMetadataResponse.
-
-    Raises:
-        ServingFault: INVALID_ARGUMENT or NOT_FOUND.
-    """
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    if not request.metadata_field:
-        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-    for wanted in request.metadata_field:
-        if wanted != "signature_def":
-            raise invalid(f"Metadata field {wanted} is not supported")
-    model = core.find(request.model_spec)
-    response = get_model_metadata_pb2.GetModelMetadataResponse()
-    response.model_spec.name = model.name
-    response.model_spec.version.value = model.version
-    signatures = get_model_metadata_pb2.SignatureDefMap()
-    for name, definition in model.definitions.items():
-        signatures.signature_def[name].CopyFrom(definition)
-    response.metadata["signature_def"].Pack(signatures)
-    return response
-
-
-def model_status(core: ServerCore, request: Any) -> Any:
-    """A GetModelStatusResponse.
-
-    Raises:
-        ServingFault: INVALID_ARGUMENT or NOT_FOUND.
-    """
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for version, state in core.status(request.model_spec):
-        entry = response.model_version_status.add(version=version, state=state.state)
-        entry.status.error_code, entry.status.error_message = state.code, state.message
-    return response
+    def _authorize(self, context: grpc.ServicerContext) -> None:
+        if self._token is None:
+            return
+        given = dict(context.invocation_metadata()).get("authorization", "")
+        if not hmac.compare_digest(str(given).encode(), f"Bearer {self._token}".encode()):
+            raise ServingFault(
+                grpc.StatusCode.UNAUTHENTICATED, "this server takes configurations with its --admin_token_file alone"
+            )

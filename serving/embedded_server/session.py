@@ -56,9 +56,10 @@ class Session:
                 f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}. Check that "
                 "the directory exists and that you have the right permissions for accessing it.",
             )
+        both = options.tensorflow_session_parallelism
         config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism,
-            inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism,
+            intra_op_parallelism_threads=both or options.tensorflow_intra_op_parallelism,
+            inter_op_parallelism_threads=both or options.tensorflow_inter_op_parallelism,
         )
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=config)

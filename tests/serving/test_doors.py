@@ -109,6 +109,23 @@ def test_a_call_without_a_deadline_is_answered(models: Path) -> None:
             "--prefer_tflite_model is not supported: TensorFlow Lite",
         ),
         (["--model_base_path", "/a", "--enable_profiler=true"], "--enable_profiler is not supported"),
+        (
+            ["--model_base_path", "/a", "--flush_filesystem_caches=false", "--rest_api_port", "8500"],
+            "--flush_filesystem_caches changes nothing here",
+        ),
+        (
+            [
+                "--model_base_path",
+                "/a",
+                "--tensorflow_session_parallelism",
+                "1",
+                "--tensorflow_intra_op_parallelism",
+                "1",
+            ],
+            "give one or the others",
+        ),
+        (["--model_base_path", "/a", "--admin_token_file", "/none"], "--admin_token_file must name a file"),
+        (["--model_base_path", "/a", "--grpc_max_message_bytes", "0"], "must be at least 1; received 0"),
     ],
 )
 def test_flags_that_are_refused(flags: list[str], told: str) -> None:
