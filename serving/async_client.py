@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
 
-from serving import messages
-from serving.channel import ServerError, Tls, open_channel
-from serving.client import Metadata, look_up, pause_when_full
-from serving.conversation import Call, Conversation, Embeddings, Lookup, Result, Scores, Talk, VersionStatus
-from serving.request_log import RequestLog
+from serving.channel import ServerError
+from serving.client_base import BaseClient
+from serving.conversation import (
+    Embeddings,
+    Lookup,
+    Pause,
+    Result,
+    Scores,
+    Talk,
+    VersionStatus,
+    check_content,
+    newest_available,
+)
 
-if TYPE_CHECKING:
-    from serving.representation_center.center import RepresentationCenter
+log = logging.getLogger("mim")
 
 
-class AsyncMimClient:
+class AsyncMimClient(BaseClient):
     """One channel to one server, for one event loop; arguments and errors as `MimClient`'s.
 
     The Center is read in a thread, so that a slow store does not hold up the loop.
@@ -30,26 +38,7 @@ class AsyncMimClient:
         ...     first, second = await asyncio.gather(client.rank(...), client.rank(...))
     """
 
-    def __init__(
-        self,
-        target: str = "localhost:8500",
-        timeout: float = 2.0,
-        center: RepresentationCenter | None = None,
-        *,
-        tls: Tls | None = None,
-        metadata: Metadata | Callable[[], Metadata] = (),
-        versions: Mapping[str, int] | None = None,
-        labels: Mapping[str, str] | None = None,
-        canaries: Mapping[str, float] | None = None,
-        fall_back: bool = False,
-        validate: bool = True,
-        request_log: RequestLog | None = None,
-    ) -> None:
-        self._target, self._timeout, self._center = target, timeout, center
-        self._metadata, self._log = metadata, request_log
-        self._talk = Conversation(center is not None, versions or {}, labels or {}, canaries or {}, fall_back, validate)
-        self._channel = open_channel(target, tls, asynchronous=True)
-        self._calls = messages.calls(self._channel)
+    asynchronous = True
 
     async def __aenter__(self) -> AsyncMimClient:
         return self
@@ -59,6 +48,8 @@ class AsyncMimClient:
 
     async def close(self) -> None:
         """Closes the channel."""
+        if self._center is not None:
+            self._center.close()
         await self._channel.close()
 
     async def rank(
@@ -94,8 +85,24 @@ class AsyncMimClient:
         """See `MimClient.status`."""
         return await self._run(self._talk.status(model))
 
-    async def _run(self, talk: Talk[Result]) -> Result:
-        deadline = time.monotonic() + self._timeout
+    async def embed(self, image: bytes = b"", title: str = "", text: str = "") -> np.ndarray:
+        """See `MimClient.embed`."""
+        check_content(image, title, text)
+        vector: np.ndarray = (await self.embed_many([(image, title, text)])).vectors[0]
+        return vector
+
+    async def version(self, model: str) -> int | None:
+        """See `MimClient.version`."""
+        return newest_available(await self.status(model))
+
+    async def wait_until_available(
+        self, *models: str, seconds: float = 60.0, version: int | None = None
+    ) -> dict[str, int]:
+        """See `MimClient.wait_until_available`."""
+        return await self._run(self._talk.wait_until_available(models, seconds, version, self._target), seconds)
+
+    async def _run(self, talk: Talk[Result], seconds: float | None = None) -> Result:
+        deadline = time.monotonic() + (self._timeout if seconds is None else seconds)
         answer: Any = None
         failure: ServerError | None = None
         while True:
@@ -103,29 +110,26 @@ class AsyncMimClient:
                 step = talk.throw(failure) if failure is not None else talk.send(answer)
             except StopIteration as end:
                 return end.value
-            failure = None
-            if isinstance(step, Lookup):
-                answer = await asyncio.to_thread(look_up, self._center, step)
-                continue
-            try:
-                answer = await self._call(step, deadline)
-            except ServerError as error:
-                failure = error
+            answer, failure = None, None
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            elif isinstance(step, Lookup):
+                answer = await self._look_up(step, deadline)
+            else:
+                try:
+                    answer = await self._send(step, deadline)
+                except grpc.RpcError as error:
+                    failure = ServerError.of(error, self._target)
+                    failure.__cause__ = error
+                else:
+                    self._keep(step)
 
-    async def _call(self, call: Call, deadline: float) -> Any:
-        attempt = 0
-        while True:
-            metadata = self._metadata() if callable(self._metadata) else self._metadata
-            left = max(0.001, deadline - time.monotonic())
-            try:
-                answer = await self._calls[call.method](call.request, timeout=left, metadata=tuple(metadata))
-            except grpc.RpcError as error:
-                wait = pause_when_full(error, attempt, deadline)
-                if wait is None:
-                    raise ServerError.of(error, self._target) from error
-                await asyncio.sleep(wait)
-                attempt += 1
-                continue
-            if self._log is not None and call.method == "Predict":
-                self._log.offer(call.request)
-            return answer
+    async def _look_up(self, lookup: Lookup, deadline: float) -> Any:
+        assert self._center is not None
+        future = self._center.start(lookup)
+        try:
+            left = max(0.0, deadline - time.monotonic())
+            return None if future is None else await asyncio.wait_for(asyncio.wrap_future(future), left)
+        except TimeoutError:
+            log.warning("the Representation Center did not answer in time; ranked without its vectors")
+            return None

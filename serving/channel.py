@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,9 @@ OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+_NOT_CONNECTED = re.compile("connect|backends failing|DNS|resol|Socket closed|GOAWAY|recvmsg", re.IGNORECASE)
+
+
 class ServerError(RuntimeError):
     """A server refused a call or could not be reached.
 
@@ -50,7 +54,7 @@ class ServerError(RuntimeError):
     def of(error: grpc.RpcError, target: str) -> ServerError:
         """What a failed call says, without the runtime's node names."""
         code, details = error.code(), (error.details() or "").split("\n\t [[")[0]
-        if code == grpc.StatusCode.UNAVAILABLE:
+        if code == grpc.StatusCode.UNAVAILABLE and _NOT_CONNECTED.search(details):  # a server may say it, too
             details = f"no server answers at {target}; start one with `mim serve --models DIR` ({details})"
         return ServerError(f"{code.name}: {details}", code)
 

@@ -6,10 +6,13 @@ with blocking calls, `AsyncMimClient` with asyncio: the logic is here, once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -18,7 +21,7 @@ import numpy as np
 from serving import messages
 from serving.channel import ServerError
 from serving.representation_center.ids import normalize_id
-from serving.signatures import Signatures
+from serving.signatures import SignatureError, Signatures
 from serving.tensors import to_array, to_proto
 
 log = logging.getLogger("mim")
@@ -28,6 +31,7 @@ CANARY = "canary"
 DEFAULT_AGE = 3600  # seconds, for a history that comes without ages
 
 Result = TypeVar("Result")
+ABOUT = ("has_vector", "encoder_version")  # outputs of a ranker that are no scores
 Choice = int | str | None  # a version, a label, or the newest
 
 
@@ -47,14 +51,28 @@ class Lookup:
     encoder_version: str
 
 
-Talk = Generator[Call | Lookup, Any, Result]
+@dataclass(frozen=True)
+class Pause:
+    """A wait before the next call."""
+
+    seconds: float
+
+
+Talk = Generator[Call | Lookup | Pause, Any, Result]
 
 
 class Scored(NamedTuple):
-    """An item and its score: the predicted click-through rate, or a cosine."""
+    """An item and its score: the predicted click-through rate, the final score of a ranker that has one, or a cosine.
+
+    Attributes:
+        item_id: The item.
+        score: What items are ordered by.
+        outputs: Of a ranker of several outputs, each of them: `ctr`, `ordered`, …
+    """
 
     item_id: str
     score: float
+    outputs: Mapping[str, float] = MappingProxyType({})
 
 
 class Scores(list[Scored]):
@@ -95,7 +113,7 @@ class Conversation:
         has_center: Whether `Lookup`s are answered.
         versions: Model → the version to ask; the newest available where not named.
         labels: Model → the label to ask, `stable` say; a model has a version or a label, not both.
-        canaries: Model → the share of its questions, 0 to 1, that ask the label `canary` instead, as long as the
+        canaries: Model → the share of its users, 0 to 1, whose calls ask the label `canary` instead, as long as the
             server has that label.
         fall_back: Ask the newest version where the version or label named is gone.
         validate: Check requests against the model's own signatures first.
@@ -135,32 +153,36 @@ class Conversation:
             raise ValueError(
                 f"each item of the history needs an age; received {len(ages)} ages for {len(history_item_ids)} items"
             )
+        user_id = normalize_id(user_id)
         inputs = {
-            "user_id": texts([normalize_id(user_id)]),
+            "user_id": texts([user_id]),
             "history_item_ids": texts([normalize_id(one) for one in history_item_ids]),
             "history_ages": np.array(ages, np.int64),
             "candidate_item_ids": texts([normalize_id(one) for one in candidate_item_ids]),
             **{name: texts([_feature_text(value)]) for name, value in (context or {}).items()},
         }
-        answer, version = yield from self.predict(RANKER, "rank", inputs)
-        scores = answer["ctr"]
+        answer, version = yield from self.predict(RANKER, "rank", inputs, user_id)
         if self.has_center:
-            scores, version = yield from self._with_center(inputs, answer, version)
+            answer, version = yield from self._with_center(inputs, answer, version, user_id)
+        scores = answer.get("final_score", answer["ctr"])
         order = np.argsort(-scores, kind="stable").tolist()
         values = scores.tolist()
-        return Scores([Scored(candidate_item_ids[place], values[place]) for place in order], version)
+        if len(outputs := {name: found.tolist() for name, found in answer.items() if name not in ABOUT}) == 1:
+            return Scores([Scored(candidate_item_ids[row], values[row]) for row in order], version)
+        rows = [{name: found[row] for name, found in outputs.items()} for row in range(len(values))]
+        return Scores([Scored(candidate_item_ids[row], values[row], rows[row]) for row in order], version)
 
     def _with_center(
-        self, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray], version: int
-    ) -> Talk[tuple[np.ndarray, int]]:
-        """Scores, those of items newer than the ranker's snapshot made with the Center's vectors."""
+        self, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray], version: int, user: str
+    ) -> Talk[tuple[dict[str, np.ndarray], int]]:
+        """The answer, with scores of items newer than the ranker's snapshot made with the Center's vectors."""
         if "has_vector" not in answer:
             raise ValueError(
                 "the served ranker does not say which encoder it was trained on; export it again, or rank without a "
                 "Center"
             )
         for _ in range(2):  # a new ranker may take over between the two calls; then both are made once more
-            scores, unseen = answer["ctr"], np.flatnonzero(~answer["has_vector"])
+            unseen = np.flatnonzero(~answer["has_vector"])
             if not len(unseen):
                 break
             encoder = answer["encoder_version"][0].decode()
@@ -176,16 +198,17 @@ class Conversation:
                 "encoder_version": texts([encoder]),
             }
             try:
-                own, _ = yield from self.predict(RANKER, "rank_with_vectors", with_vectors)
+                own, _ = yield from self.predict(RANKER, "rank_with_vectors", with_vectors, user)
             except ServerError as error:
                 if "must be of encoder" not in str(error):
                     raise
-                answer, version = yield from self.predict(RANKER, "rank", inputs)
+                answer, version = yield from self.predict(RANKER, "rank", inputs, user)
                 continue
-            scores = scores.copy()
-            scores[rows] = own["ctr"]
-            return scores, version
-        return answer["ctr"], version
+            answer = {name: values.copy() for name, values in answer.items()}
+            for name in set(answer) - set(ABOUT):
+                answer[name][rows] = own[name]
+            return answer, version
+        return answer, version
 
     def similar(self, item_id: str, count: int = 10) -> Talk[Scores]:
         """See `MimClient.similar`."""
@@ -243,18 +266,53 @@ class Conversation:
             for entry in response.model_version_status
         ]
 
+    def wait_until_available(
+        self, models: Sequence[str], seconds: float, version: int | None, target: str
+    ) -> Talk[dict[str, int]]:
+        """See `MimClient.wait_until_available`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found: dict[str, int] = {}
+            for model in models:
+                if (number := (yield from self._loaded(model, version))) is not None:
+                    found[model] = number
+            missing = [model for model in models if model not in found]
+            if not missing:
+                return found
+            if time.monotonic() > deadline:
+                message = f"{', '.join(missing)} not available on {target} after {seconds:.0f} s"
+                raise ServerError(message, grpc.StatusCode.DEADLINE_EXCEEDED)
+            yield Pause(0.1)
+
+    def _loaded(self, model: str, version: int | None) -> Talk[int | None]:
+        """The version that is available, or None for not yet."""
+        try:
+            entries = yield from self.status(model)
+        except ServerError as error:
+            if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise
+            return None
+        entries = [entry for entry in entries if version in (None, entry.version)]
+        if (newest := newest_available(entries)) is not None:
+            return newest
+        if entries and all(entry.state == "END" and entry.code for entry in entries):
+            last = entries[0]
+            code = next((code for code in grpc.StatusCode if code.value[0] == last.code), grpc.StatusCode.UNKNOWN)
+            raise ServerError(f"{model} version {last.version} cannot be loaded: {last.message}", code)
+        return None
+
     # -- one prediction ------------------------------------------------------------------------------------
 
     def predict(
-        self, model: str, signature: str, inputs: Mapping[str, np.ndarray]
+        self, model: str, signature: str, inputs: Mapping[str, np.ndarray], user: str | None = None
     ) -> Talk[tuple[dict[str, np.ndarray], int]]:
-        """(outputs, version that answered) of a signature.
+        """(outputs, version that answered) of a signature; `user` decides whether a canary answers.
 
         Raises:
             SignatureError: the model does not take such inputs.
             ServerError: the server refused or did not answer.
         """
-        choice = self._choose(model)
+        choice = self._choose(model, user)
         try:
             return (yield from self._predict(model, choice, signature, inputs))
         except ServerError as error:
@@ -277,7 +335,12 @@ class Conversation:
         known = None
         if self.validate:
             known = yield from self._known(model, choice)
-            known.check(signature, inputs)
+            try:
+                known.check(signature, inputs)
+            except SignatureError:  # another version may answer by now, which takes other inputs
+                del self._signatures[model, choice]
+                known = yield from self._known(model, choice)
+                known.check(signature, inputs)
         for name, values in inputs.items():
             to_proto(values, request.inputs[name])
         response = yield Call("Predict", request)
@@ -300,9 +363,13 @@ class Conversation:
     def _usual(self, model: str) -> Choice:
         return self.versions[model] if model in self.versions else self.labels.get(model)
 
-    def _choose(self, model: str) -> Choice:
+    def _choose(self, model: str, user: str | None) -> Choice:
+        """The canary for a share of the users, always the same ones; of calls without a user, for a share of these."""
         share = self.canaries.get(model, 0.0)
-        return CANARY if share and random.random() < share else self._usual(model)
+        if not share:
+            return self._usual(model)
+        drawn = random.random() if user is None else user_fraction(model, user)
+        return CANARY if drawn < share else self._usual(model)
 
     def _may_ask_another(self, model: str, choice: Choice, error: ServerError) -> bool:
         """Whether the version or label asked for is not there, and another may be asked."""
@@ -310,6 +377,29 @@ class Conversation:
         if choice is None or not (error.code == grpc.StatusCode.NOT_FOUND or unknown_label):
             return False
         return self.fall_back or (choice == CANARY and model in self.canaries)
+
+
+def user_fraction(model: str, user: str) -> float:
+    """Where a user stands between 0 and 1 for the canaries of a model; the same in every client.
+
+    Example:
+        >>> from serving.conversation import user_fraction
+        >>> user_fraction("mim_ranker", "u1") == user_fraction("mim_ranker", "u1")
+        True
+    """
+    digest = hashlib.blake2b(f"{model}\0{user}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def newest_available(entries: Sequence[VersionStatus]) -> int | None:
+    """The newest version that answers, or None."""
+    return max((entry.version for entry in entries if entry.state == "AVAILABLE"), default=None)
+
+
+def check_content(image: bytes, title: str, text: str) -> None:
+    """Raises `ValueError` for a content of nothing."""
+    if not (image or title.strip() or text.strip()):
+        raise ValueError("embed needs a picture or words; received neither. Give an image, a title or a text")
 
 
 def _address(spec: Any, model: str, choice: Choice) -> None:

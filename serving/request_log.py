@@ -5,6 +5,7 @@ The file holds serialised PredictRequests, each after its length: protobuf's del
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
 from serving import messages
+
+log = logging.getLogger("mim")
 
 
 class RequestLog:
@@ -32,15 +35,21 @@ class RequestLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("ab")
         self._lock = threading.Lock()
+        self.lost = 0  # records that could not be written
 
     def offer(self, request: Any) -> None:
-        """Writes the request, perhaps."""
+        """Writes the request, perhaps.  A disk that is full costs the record, never the call."""
         if self._share < 1 and random.random() >= self._share:
             return
         with self._lock:
-            if not self._file.closed and self._file.tell() < self._max_bytes:
-                serialize_length_prefixed(request, self._file)
-                self._file.flush()
+            try:
+                if not self._file.closed and self._file.tell() < self._max_bytes:
+                    serialize_length_prefixed(request, self._file)
+                    self._file.flush()
+            except OSError as error:
+                self.lost += 1
+                if self.lost == 1:
+                    log.warning("the request log %s cannot be written: %s", self._path, error)
 
     def close(self) -> None:
         """Closes the file."""

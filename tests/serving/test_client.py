@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.async_client import AsyncMimClient
 from serving.client import MimClient, RequestLog, ServerError, SignatureError
+from serving.conversation import Conversation, Lookup
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.server import EmbeddedServer
 from serving.request_log import read_requests
@@ -140,8 +142,7 @@ class Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
     ("code", "failures", "calls", "answered"),
     [
         (grpc.StatusCode.UNAVAILABLE, 2, 3, True),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, 2, 3, True),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, 9, 3, False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, 1, False),
         (grpc.StatusCode.INVALID_ARGUMENT, 1, 1, False),
         (grpc.StatusCode.FAILED_PRECONDITION, 1, 1, False),
         (grpc.StatusCode.NOT_FOUND, 1, 1, False),
@@ -186,7 +187,7 @@ def test_only_what_may_be_sent_again_is(
 
 
 def test_the_deadline_covers_all_calls_and_retries() -> None:
-    flaky = Flaky(grpc.StatusCode.RESOURCE_EXHAUSTED, 99)
+    flaky = Flaky(grpc.StatusCode.UNAVAILABLE, 99)
     running = grpc.server(futures.ThreadPoolExecutor(2))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
     target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
@@ -197,6 +198,81 @@ def test_the_deadline_covers_all_calls_and_retries() -> None:
             client.predict("m", "", {"x": np.float32([1.0])})
         assert time.monotonic() - started < 0.5
         assert flaky.calls <= 2, "a retry that would come too late is not made"
+    running.stop(0)
+
+
+def test_a_signature_that_refuses_is_asked_for_again(server: EmbeddedServer) -> None:
+    with MimClient(server.address) as client:
+        client.predict("adder", "", XY)
+        key = ("adder", None)
+        known = client._talk._signatures[key]
+        client._talk._signatures[key] = replace(
+            known, inputs={"serving_default": {"other": known.inputs["serving_default"]["x"]}}
+        )
+        assert client.predict("adder", "", XY)["amount"] == 2.0, "another version took over since it was asked"
+        with pytest.raises(SignatureError, match="missing: y"):
+            client.predict("adder", "", {"x": XY["x"]})
+
+
+def test_a_user_stays_with_one_version() -> None:
+    talk = Conversation(False, {}, {"m": "stable"}, {"m": 0.2}, False, True)
+    chosen = {user: talk._choose("m", f"u{user}") for user in range(5_000)}
+    assert chosen == {user: talk._choose("m", f"u{user}") for user in range(5_000)}
+    assert 0.17 < sum(choice == "canary" for choice in chosen.values()) / 5_000 < 0.23
+    other = [talk._choose("m", None) for _ in range(2_000)]
+    assert 0.15 < other.count("canary") / 2_000 < 0.25, "calls without a user are drawn each"
+
+
+def test_a_request_log_that_cannot_be_written_fails_no_call(server: EmbeddedServer) -> None:
+    log = RequestLog("/dev/full", share=1.0)
+    with MimClient(server.address, request_log=log) as client:
+        assert client.predict("adder", "", XY)["amount"] == 2.0
+        assert client.predict("adder", "", XY)["amount"] == 2.0
+    assert log.lost == 2
+
+
+class SilentCenter:
+    """Answers after two seconds."""
+
+    def get(self, item_ids: list[str], version: str) -> Any:
+        time.sleep(2)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_silent_center_costs_vectors_and_no_answer(asynchronous: bool) -> None:
+    lookup = Lookup(["a"], "e")
+
+    def flow() -> Any:
+        found = yield lookup
+        return "ranked without" if found is None else found
+
+    center: Any = SilentCenter()
+
+    async def ask() -> Any:
+        async with AsyncMimClient("127.0.0.1:1", 0.3, center) as client:
+            return await client._run(flow())
+
+    started = time.monotonic()
+    if asynchronous:
+        assert asyncio.run(ask()) == "ranked without"
+    else:
+        client = MimClient("127.0.0.1:1", 0.3, center)
+        assert client._run(flow()) == "ranked without"
+        assert time.monotonic() - started < 0.35 + 0.05
+        reads = [client._center.start(lookup) for _ in range(12)] if client._center else []
+        assert reads[-1] is None, "reads that wait are bounded"
+        client.close()
+
+
+def test_what_a_server_says_is_told_from_a_server_that_is_not_there() -> None:
+    flaky = Flaky(grpc.StatusCode.UNAVAILABLE, 99)
+    running = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
+    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+    running.start()
+    for address, message in ((target, "UNAVAILABLE: in vain"), ("127.0.0.1:1", "no server answers at 127.0.0.1:1")):
+        with MimClient(address, 1.0, validate=False) as client, pytest.raises(ServerError, match=message):
+            client.predict("m", "", {"x": np.float32([1.0])})
     running.stop(0)
 
 

@@ -1,0 +1,104 @@
+"""What the blocking and the asyncio client share: settings, time limits, the look into the Representation Center."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from serving import messages
+from serving.channel import Tls, open_channel
+from serving.conversation import Call, Conversation, Lookup
+from serving.request_log import RequestLog
+
+if TYPE_CHECKING:
+    from serving.representation_center.center import RepresentationCenter
+
+log = logging.getLogger("mim")
+
+Metadata = Sequence[tuple[str, str]]
+CENTER_THREADS = 4  # looks into the Center at a time; beyond twice as many that wait, a call goes without
+
+
+class BaseClient:
+    """One channel to one server; see `MimClient` for the arguments."""
+
+    asynchronous = False
+
+    def __init__(
+        self,
+        target: str = "localhost:8500",
+        timeout: float = 2.0,
+        center: RepresentationCenter | None = None,
+        *,
+        tls: Tls | None = None,
+        metadata: Metadata | Callable[[], Metadata] = (),
+        versions: Mapping[str, int] | None = None,
+        labels: Mapping[str, str] | None = None,
+        canaries: Mapping[str, float] | None = None,
+        fall_back: bool = False,
+        validate: bool = True,
+        request_log: RequestLog | None = None,
+    ) -> None:
+        self._target, self._timeout = target, timeout
+        self._metadata, self._log = metadata, request_log
+        self._center = None if center is None else CenterReader(center)
+        self._talk = Conversation(center is not None, versions or {}, labels or {}, canaries or {}, fall_back, validate)
+        self._channel: Any = open_channel(target, tls, asynchronous=self.asynchronous)
+        self._calls = messages.calls(self._channel)
+
+    def _send(self, call: Call, deadline: float) -> Any:
+        """Sends a call; returns its response, or what to await for it."""
+        metadata = self._metadata() if callable(self._metadata) else self._metadata
+        left = max(0.001, deadline - time.monotonic())
+        return self._calls[call.method](call.request, timeout=left, metadata=tuple(metadata))
+
+    def _keep(self, call: Call) -> None:
+        if self._log is not None and call.method == "Predict":
+            self._log.offer(call.request)
+
+
+class CenterReader:
+    """Reads vectors in threads of its own, so that a store that does not answer costs vectors and never an answer.
+
+    Args:
+        center: The store.
+    """
+
+    def __init__(self, center: RepresentationCenter) -> None:
+        self._center = center
+        self._threads = ThreadPoolExecutor(CENTER_THREADS, "center")
+        self._lock, self._waiting = threading.Lock(), 0
+
+    def start(self, lookup: Lookup) -> Future[Any] | None:
+        """Begins to read; None where too many reads wait already."""
+        with self._lock:
+            if self._waiting >= 2 * CENTER_THREADS:
+                log.warning("the Representation Center is behind; %d new items go without", len(lookup.item_ids))
+                return None
+            self._waiting += 1
+        try:
+            future = self._threads.submit(self._read, lookup)
+        except RuntimeError:  # closed
+            self._done()
+            return None
+        future.add_done_callback(self._done)
+        return future
+
+    def close(self) -> None:
+        """Takes no more reads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _done(self, _: Any = None) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _read(self, lookup: Lookup) -> Any:
+        try:
+            return self._center.get(lookup.item_ids, lookup.encoder_version)
+        except Exception as error:  # whatever befalls the Center: the items are ranked by their ids
+            log.warning("%s; %d new items are ranked without their vectors", error, len(lookup.item_ids))
+            return None
