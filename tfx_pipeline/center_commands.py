@@ -78,7 +78,11 @@ def get(items: str, address: str, version: str | None, as_json: bool) -> None:
     """Show the vectors of ITEMS, comma-separated. A look queues nothing."""
     ids = [part.strip() for part in items.split(",") if part.strip()]
     with _open(address) as opened:
+        if version is not None:
+            opened.version(version)  # says which there are
         found = opened.get(ids, version, queue_misses=False)
+    if not found.version:
+        raise click.ClickException("no version is active yet; load a snapshot, then promote its version")
     vectors = [
         [round(float(value), 4) for value in vector] if there else None
         for vector, there in zip(found.vectors, found.mask, strict=True)

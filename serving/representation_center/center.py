@@ -16,14 +16,20 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from serving.representation_center.metrics import CenterMetrics
+from serving.representation_center.misses import MissBuffer
 from serving.representation_center.records import MAX_ID_BYTES, Found, RecordFormat
 from serving.representation_center.snapshot import DTYPES
 
+MAX_QUEUED, MAX_ATTEMPTS = 100_000, 6  # items that wait for their encoding; turns that one gets
 _VERSION = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
 class CenterError(RuntimeError):
     """The Center cannot do what was asked.  The message names the rule, what came and the fix."""
+
+
+class VersionMissing(CenterError):
+    """The Center does not hold this version of the encoder."""
 
 
 class CenterUnavailable(CenterError):
@@ -100,12 +106,17 @@ class RepresentationCenter(ABC):
 
     metrics: CenterMetrics
 
+    def __init__(self) -> None:
+        dropped = self.metrics.dropped_misses.inc
+        self._misses = MissBuffer(self.enqueue, self.lease, dropped)
+
     # -- reading -------------------------------------------------------------------------------------------
 
     def get(self, item_ids: Sequence[str], version: str | None = None, queue_misses: bool = True) -> Found:
         """The vectors of items, all of one version.
 
-        A miss has no vector, only a mask; it is put in the queue of what must be encoded, once.
+        A miss has no vector, only a mask.  It is queued for encoding, once, by a thread of this process: a read writes
+        nothing.  Where the version is not there, every item is a miss that is not queued, and `vectors` is [n, 0].
 
         Args:
             item_ids: Up to some thousands at a time.
@@ -113,10 +124,17 @@ class RepresentationCenter(ABC):
             queue_misses: Whether an item without a vector is queued.
 
         Raises:
-            CenterError: the version is not there, or none is active yet.
+            CenterError: an item id is not valid.
             CenterUnavailable: the store does not answer.
         """
-        wanted, records = self._read(_keys(item_ids), version)
+        try:
+            wanted, records = self._read(_keys(item_ids), version)
+        except VersionMissing:
+            self.metrics.missing_versions.inc()
+            nothing = np.zeros(len(item_ids), bool)
+            return Found(version or "", np.zeros((len(item_ids), 0), np.float32), nothing, nothing)
+        if version is not None:
+            self._misses.used(version)
         found = wanted.records.decode(records, wanted.name)
         misses = []
         if not found.stored.all():
@@ -124,8 +142,12 @@ class RepresentationCenter(ABC):
         self.metrics.hits.inc(len(item_ids) - len(misses))
         self.metrics.misses.inc(len(misses))
         if misses and queue_misses:
-            self.enqueue(dict.fromkeys(misses))
+            self._misses.add(misses)
         return found
+
+    def flush_misses(self) -> None:
+        """Writes the misses of this process to the queue now."""
+        self._misses.flush()
 
     def content_hashes(self, item_ids: Sequence[str], version: str) -> list[str | None]:
         """The hash of the content each item's vector was made from, or None where there is no vector."""
@@ -141,10 +163,12 @@ class RepresentationCenter(ABC):
         content_hashes: Sequence[str],
         vectors: np.ndarray,
         modalities: np.ndarray,
-        stored_at: float | None = None,
-        keep_newer: bool = False,
-    ) -> None:
-        """Stores vectors; afterwards they can be read, and their items leave the queue.
+        event_time: float | np.ndarray | None = None,
+    ) -> int:
+        """Stores vectors, but for those of which there is a newer one; their items leave the queue.
+
+        Comparing and writing is one transaction of the store, so that an old event that comes again, or late, never
+        replaces a newer one.
 
         Args:
             version: Must be in the Center.
@@ -152,15 +176,17 @@ class RepresentationCenter(ABC):
             content_hashes: [n], as `snapshot.content_hash` makes them.
             vectors: Floats of length one, or as stored in a snapshot of the version's dtype; [n, d].
             modalities: [n]; 0 for an item that has no content, and so no vector.
-            stored_at: Seconds since the epoch; now where not given.
-            keep_newer: Leave alone what was stored after `stored_at`.
+            event_time: When the content was so, seconds since the epoch, one for all or [n]; now where not given.
+
+        Returns:
+            How many were stored.
 
         Raises:
             CenterError: the version is not there, or the vectors are not of its dimension.
             CenterUnavailable: the store does not answer; nothing or a part was stored, so put again.
         """
         wanted = self.version(version)
-        stored_at = time.time() if stored_at is None else stored_at
+        times = np.broadcast_to(time.time() if event_time is None else event_time, len(item_ids))
         keys = _keys(item_ids)
         vectors = np.asarray(vectors)
         if vectors.shape != (len(keys), wanted.dimension):
@@ -168,14 +194,10 @@ class RepresentationCenter(ABC):
                 f"vectors of version {version} are [items, {wanted.dimension}]; received {list(vectors.shape)} for "
                 f"{len(keys)} items. Are they of another encoder?"
             )
-        records = wanted.records.encode(content_hashes, vectors, modalities, stored_at)
-        if keep_newer:
-            _, there = self._read(keys, version)
-            keep = [r is None or wanted.records.stored_at(r) <= stored_at for r in there]
-            keys = [key for key, kept in zip(keys, keep, strict=True) if kept]
-            records = [record for record, kept in zip(records, keep, strict=True) if kept]
-        self._write(wanted, keys, records)
+        records = wanted.records.encode(content_hashes, vectors, modalities, times)
+        stored = self._write_newer(wanted, keys, records)
         self.dequeue(item_ids)
+        return stored
 
     def add_version(self, version: Version) -> Version:
         """Makes room for a version; a version that is there already is returned as it is.
@@ -213,7 +235,7 @@ class RepresentationCenter(ABC):
         versions = self.versions()
         if name not in versions:
             listed = ", ".join(versions) or "no version at all"
-            raise CenterError(
+            raise VersionMissing(
                 f"encoder version {name} is not in the Center, which holds {listed}; load a snapshot of it first"
             )
         return versions[name]
@@ -243,20 +265,19 @@ class RepresentationCenter(ABC):
         return previous
 
     def retain(self, count: int) -> list[str]:
-        """Drops all but the `count` newest versions; the active and the previous one always stay.
+        """Drops all but the `count` newest versions.  The active and the previous one stay, and those that were read by
+        name in the last ten minutes, as clients read the version of their ranker.
 
         Returns:
             What was dropped.
         """
-        stay = {name for name in self.active() if name}
+        stay = {name for name in self.active() if name} | self.leased()
         newest_first = sorted(self.versions().values(), key=lambda version: -version.created_at)
         for version in newest_first:
             if len(stay) < count:
                 stay.add(version.name)
         dropped = [version.name for version in newest_first if version.name not in stay]
-        for name in dropped:
-            self._drop(name)
-        return dropped
+        return [name for name in dropped if self._drop(name)]
 
     # -- what a store does ---------------------------------------------------------------------------------
 
@@ -274,11 +295,30 @@ class RepresentationCenter(ABC):
 
     @abstractmethod
     def enqueue(self, item_ids: Iterable[str]) -> int:
-        """Queues items for encoding, each once however often it is asked for; returns how many were new."""
+        """Queues items for encoding, each once however often it is asked for; returns how many were new.
+
+        The queue holds `MAX_QUEUED` items; more are left out, and a later miss tries again.
+        """
 
     @abstractmethod
     def queued(self, limit: int) -> list[str]:
-        """Up to `limit` queued items, longest waiting first."""
+        """Up to `limit` queued items, those first whose turn comes first."""
+
+    @abstractmethod
+    def claim(self, limit: int, now: float | None = None) -> list[str]:
+        """Up to `limit` queued items whose turn it is.
+
+        An item that is not dequeued gets its next turn after `retry_seconds(attempts)`, so that items of which nobody
+        has the content do not hold up the others.  After `MAX_ATTEMPTS` turns it leaves the queue.
+        """
+
+    @abstractmethod
+    def lease(self, version: str, seconds: float) -> None:
+        """Says that a version is in use for so many seconds, so that `retain` keeps it."""
+
+    @abstractmethod
+    def leased(self) -> set[str]:
+        """Versions in use."""
 
     @abstractmethod
     def dequeue(self, item_ids: Iterable[str]) -> None:
@@ -292,16 +332,25 @@ class RepresentationCenter(ABC):
     def parked(self) -> dict[str, str]:
         """Parked items and their reasons."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Releases the store."""
+        """Writes the misses that are left, and releases the store."""
+        self._misses.close()
+        self._close()
+
+    @abstractmethod
+    def _close(self) -> None: ...
 
     @abstractmethod
     def _read(self, keys: Sequence[bytes], version: str | None) -> tuple[Version, list[bytes | None]]:
-        """Records of `keys`, all of one version: the named one, or the one active at one moment."""
+        """Records of `keys`, all of one version: the named one, or the one active at one moment.
+
+        Raises:
+            VersionMissing: it is not there.
+        """
 
     @abstractmethod
-    def _write(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> None: ...
+    def _write_newer(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> int:
+        """Stores the records that are not older than what is there, in transactions; returns how many."""
 
     @abstractmethod
     def _save_version(self, version: Version) -> None: ...
@@ -310,7 +359,8 @@ class RepresentationCenter(ABC):
     def _activate(self, name: str, previous: str | None) -> None: ...
 
     @abstractmethod
-    def _drop(self, name: str) -> None: ...
+    def _drop(self, name: str) -> bool:
+        """Drops a version, unless it is active or the previous one by now; returns whether it was."""
 
     def __enter__(self) -> RepresentationCenter:
         return self
@@ -320,7 +370,10 @@ class RepresentationCenter(ABC):
 
 
 def _keys(item_ids: Sequence[str]) -> list[bytes]:
-    keys = [item_id.encode() for item_id in item_ids]
+    try:
+        keys = [item_id.encode() for item_id in item_ids]
+    except (UnicodeEncodeError, AttributeError) as error:
+        raise CenterError(f"an item id is text of valid Unicode: {error}") from error
     if keys and (max(map(len, keys)) > MAX_ID_BYTES or min(keys) < b"\x01"):
         wrong = next(key for key in keys if len(key) > MAX_ID_BYTES or key < b"\x01")
         raise CenterError(
@@ -328,6 +381,11 @@ def _keys(item_ids: Sequence[str]) -> list[bytes]:
             f"({wrong[:40]!r}). Change it"
         )
     return keys
+
+
+def retry_seconds(attempts: int) -> float:
+    """How long an item whose content was not found waits for its next turn: a minute, then twice as long each time."""
+    return 60.0 * float(2 ** (attempts - 1))
 
 
 def open_center(address: str, create: bool = True) -> RepresentationCenter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving.representation_center.center import CenterUnavailable
+from serving.representation_center.ids import normalize_id
 from serving.representation_center.images import normalize_image
+from serving.representation_center.records import MAX_ID_BYTES
 from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
 
 DROPS = (".json", ".jsonl", ".parquet")
 READ_TRIES = 5
+MAX_JSON_BYTES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES = 96 << 20, 64 << 20, 1 << 20
+CONSUMER_IDLE = 60  # times `idle_seconds` after which a consumer without pending messages is deleted
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class FolderEvents(EventSource):
             file = self._current
             try:
                 event = next(file.events, None)
-            except (OSError, ValueError, pa.ArrowException) as error:
+            except Exception as error:  # whatever a file can hold: the next one must be read
                 self._failed(file, error)
                 continue
             if event is None:
@@ -128,10 +132,18 @@ class FolderEvents(EventSource):
             self._finish(file)
 
     def _next_file(self) -> _File | None:
-        paths = [p for p in self._folder.iterdir() if p.suffix in DROPS and p.is_file() and p not in self._files]
-        if not paths:
+        dated = []
+        for path in self._folder.iterdir():
+            if path.suffix in DROPS and not path.name.startswith((".", "_")) and path not in self._files:
+                try:
+                    found = path.stat()
+                except OSError:  # renamed or removed meanwhile
+                    continue
+                if stat.S_ISREG(found.st_mode):
+                    dated.append((found.st_mtime, path.name, path))
+        if not dated:
             return None
-        path = min(paths, key=lambda p: (p.stat().st_mtime, p.name))
+        path = min(dated)[2]
         file = _File(path, iter(()))
         file.events = self._read(file)
         self._files[path] = file
@@ -144,16 +156,21 @@ class FolderEvents(EventSource):
                 row for batch in pq.ParquetFile(file.path).iter_batches(1_000) for row in batch.to_pylist()
             )
         elif file.path.suffix == ".jsonl":
-            rows = (_parsed(line) for line in file.path.read_text().splitlines() if line.strip())
+            rows = _lines(file.path)
         else:
-            found = json.loads(file.path.read_text())
+            if file.path.stat().st_size > MAX_JSON_BYTES:
+                raise ValueError(f"a .json file has at most {MAX_JSON_BYTES:,} bytes; write .jsonl or .parquet")
+            found = json.loads(file.path.read_bytes())
             rows = found if isinstance(found, list) else [found]
         for number, row in enumerate(rows):
             yield event_of(row, f"{file.path.name}:{number}", dropped, file, self._folder)
 
     def _finish(self, file: _File) -> None:
         if file.read and not file.open:
-            self._move(file, "done")
+            try:
+                self._move(file, "done")
+            except FileNotFoundError:  # somebody took it away
+                self._files.pop(file.path, None)
 
     def _failed(self, file: _File, error: Exception) -> None:
         """A file that cannot be read may be half written: it is tried again, then parked with its reason."""
@@ -163,7 +180,11 @@ class FolderEvents(EventSource):
             del self._files[file.path]
             time.sleep(0.05)
             return
-        target = self._move(file, "parked")
+        try:
+            target = self._move(file, "parked")
+        except FileNotFoundError:  # somebody took it away
+            self._files.pop(file.path, None)
+            return
         target.with_name(target.name + ".reason").write_text(f"{type(error).__name__}: {error}\n")
 
     def _move(self, file: _File, where: str) -> Path:
@@ -199,7 +220,7 @@ class RedisStreamEvents(EventSource):
         self._idle = int(idle_seconds * 1000)
         self._error = redis.exceptions.RedisError
         self._own: set[bytes] = set()
-        self._next_claim = 0.0
+        self._next_claim, self._cursor = 0.0, b"0-0"
         try:
             client.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
         except redis.exceptions.ResponseError as error:
@@ -221,11 +242,13 @@ class RedisStreamEvents(EventSource):
     def _take(self, limit: int) -> list[ItemEvent]:
         messages, self._pending = self._pending[:limit], self._pending[limit:]
         if not messages and time.monotonic() > self._next_claim:
-            self._next_claim = time.monotonic() + self._idle / 1000
-            claimed = self._redis.xautoclaim(
-                self._stream, self.GROUP, self._consumer, min_idle_time=self._idle, count=limit
-            )[1]
+            self._cursor, claimed, *_ = self._redis.xautoclaim(
+                self._stream, self.GROUP, self._consumer, min_idle_time=self._idle, start_id=self._cursor, count=limit
+            )
             messages = [m for m in claimed if m[0] not in self._own]
+            if self._cursor == b"0-0":  # all of them; else the next call goes on
+                self._next_claim = time.monotonic() + self._idle / 1000
+                self._delete_idle_consumers()
         if not messages:
             messages = self._read(">", limit)
         self._own |= {message[0] for message in messages}
@@ -241,6 +264,13 @@ class RedisStreamEvents(EventSource):
                 pipe.execute()
             self._own -= set(numbers)
 
+    def _delete_idle_consumers(self) -> None:
+        """Watchers that are gone, and of whom nothing is pending."""
+        for consumer in self._redis.xinfo_consumers(self._stream, self.GROUP):
+            gone = consumer["idle"] > CONSUMER_IDLE * self._idle and not consumer["pending"]
+            if gone and consumer["name"] != self._consumer.encode():
+                self._redis.xgroup_delconsumer(self._stream, self.GROUP, consumer["name"])
+
     def _read(self, start: str, count: int) -> list[Any]:
         answer = self._redis.xreadgroup(self.GROUP, self._consumer, {self._stream: start}, count=count)
         if isinstance(answer, dict):  # RESP3
@@ -249,10 +279,10 @@ class RedisStreamEvents(EventSource):
 
     def _event(self, number: bytes, fields: Mapping[bytes, bytes]) -> ItemEvent:
         happened = int(number.split(b"-")[0]) / 1000
-        row = {name.decode(): value for name, value in fields.items()}
+        row: dict[str, Any] = {name.decode("utf-8", "replace"): value for name, value in fields.items()}
         for name in ("item_id", "title", "text"):
             if name in row:
-                row[name] = row[name].decode("utf-8", "replace")  # type: ignore[assignment]
+                row[name] = row[name].decode("utf-8", "replace")
         return event_of(row, f"{self._stream}:{number.decode()}", happened, number, None)
 
 
@@ -263,10 +293,19 @@ class ContentSource(Protocol):
         """Content of those of the items that are known."""
 
 
-def _parsed(line: str) -> Mapping[str, Any]:
+def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                yield _parsed(line)
+
+
+def _parsed(line: bytes) -> Mapping[str, Any]:
+    if len(line) > MAX_JSON_BYTES:
+        return {"problem": f"a line of {len(line):,} bytes; at most {MAX_JSON_BYTES:,} are read"}
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {"problem": f"a line that is not JSON ({error})"}
     return row if isinstance(row, dict) else {"problem": "a line that is not a JSON object"}
 
@@ -283,23 +322,67 @@ def event_of(row: Mapping[str, Any], place: str, dropped: float, receipt: Any, f
     """
     if not isinstance(row, Mapping):
         row = {"problem": "an entry that is not an object of names and values"}
-    item_id = row.get("item_id")
-    name = str(item_id) if item_id not in (None, "") else place
+    name = place
     try:
         if row.get("problem"):
             raise ValueError(str(row["problem"]))
-        if item_id in (None, ""):
-            raise ValueError("an event names its item in item_id; this one does not")
-        image = row.get("image") or b""
-        if isinstance(image, str):
-            image = base64.b64decode(image, validate=True)
-        if not image and row.get("image_path"):
-            if folder is None:
-                raise ValueError("image_path means nothing in a stream; send the picture's bytes as image")
-            image = (folder / str(row["image_path"])).read_bytes()
-        image = normalize_image(image) if image else b""
-        happened = float(row.get("timestamp") or dropped)
-        content = Content(image, str(row.get("title") or "").strip(), str(row.get("text") or "").strip())
-    except (ValueError, OSError, TypeError) as error:
-        return ItemEvent(name, None, dropped, f"{place}: {error}", receipt)
+        name = _item_id(row.get("item_id"))
+        image = _image(row, folder)
+        happened = _time(row.get("timestamp"), dropped)
+        content = Content(normalize_image(image) if image else b"", _words(row, "title"), _words(row, "text"))
+    except Exception as error:  # whatever a row can hold: the next one must be read
+        return ItemEvent(name, None, dropped, f"{place}: {error}"[:1_000], receipt)
     return ItemEvent(name, content, happened, receipt=receipt)
+
+
+def _item_id(value: Any) -> str:
+    if value in (None, ""):
+        raise ValueError("an event names its item in item_id; this one does not")
+    name = normalize_id(value)
+    if not 1 <= len(name.encode()) <= MAX_ID_BYTES or "\0" in name:
+        raise ValueError(f"an item id has 1 to {MAX_ID_BYTES} bytes and no NUL; received {name[:40]!r}")
+    return name
+
+
+def _words(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{name} is text; received {type(value).__name__}")
+    words = str(value).strip()
+    if len(words.encode()) > MAX_TEXT_BYTES:  # also fails for half a surrogate pair, which no model can read
+        raise ValueError(f"{name} has at most {MAX_TEXT_BYTES:,} bytes; received {len(words):,} characters")
+    return words
+
+
+def _time(value: Any, dropped: float) -> float:
+    """Seconds since the epoch; a moment to come counts as now, or it would outlast every later event."""
+    if value in (None, "", 0):
+        return dropped
+    seconds = float(value)
+    if not 0 < seconds < 1e11:
+        raise ValueError(f"timestamp is in seconds since 1970; received {str(value)[:40]}")
+    return min(seconds, time.time())
+
+
+def _image(row: Mapping[str, Any], folder: Path | None) -> bytes:
+    image = row.get("image") or b""
+    if isinstance(image, str):
+        image = base64.b64decode(image, validate=True)
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise ValueError(f"image is bytes, or base64 in JSON; received {type(image).__name__}")
+    if not image and row.get("image_path"):
+        if folder is None:
+            raise ValueError("image_path means nothing in a stream; send the picture's bytes as image")
+        path = (folder / str(row["image_path"])).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError("image_path leads out of the folder of events")
+        if not path.is_file():
+            raise ValueError("image_path names no regular file")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise ValueError(f"a picture has at most {MAX_IMAGE_BYTES:,} bytes; received {path.stat().st_size:,}")
+        image = path.read_bytes()
+    if len(image) > MAX_IMAGE_BYTES:
+        raise ValueError(f"a picture has at most {MAX_IMAGE_BYTES:,} bytes; received {len(image):,}")
+    return bytes(image)

@@ -8,6 +8,7 @@ A version's file is opened once a process.  LMDB needs a local disk, not a netwo
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,22 +17,32 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
 from serving.representation_center.center import (
+    MAX_ATTEMPTS,
+    MAX_QUEUED,
     CenterError,
     CenterUnavailable,
     RepresentationCenter,
     Stats,
     Version,
+    VersionMissing,
+    retry_seconds,
 )
 from serving.representation_center.metrics import process_metrics
 
 MAP_BYTES = 256 * 1024**3  # address space, not disk: a file is as large as what is in it
 MAX_READERS = 1024
 NEWEST = b"\x00"  # no item's id, and before all of them, so that sorted ids can be appended
-VERSIONS, POINTERS, QUEUE, ORDER, PARKED = b"versions", b"pointers", b"queue", b"order", b"parked"
+VERSIONS, POINTERS, QUEUE, ORDER, PARKED, LEASES = (
+    *(b"versions", b"pointers"),  # facts of each version; which one is active
+    *(b"queue", b"order"),  # item → attempts and turn; turn → item
+    *(b"parked", b"leases"),  # item → reason; version → end
+)
+TABLES, DATABASES = (VERSIONS, POINTERS, QUEUE, ORDER, PARKED, LEASES), 8
 ACTIVE, PREVIOUS = b"active", b"previous"
 
 
@@ -48,140 +59,225 @@ class LmdbCenter(RepresentationCenter):
     """
 
     def __init__(self, folder: str | Path, create: bool = True, map_bytes: int = MAP_BYTES) -> None:
-        self._folder, self._map_bytes = Path(folder), map_bytes
+        self._folder, self._map_bytes = Path(folder).resolve(), map_bytes
         if not create and not (self._folder / "state").is_dir():
             raise CenterError(f"{folder} holds no Representation Center; fill one with `mim center load`")
         self.metrics = process_metrics()
-        self._opened: dict[Path, lmdb.Environment] = {}
-        self._lock = threading.Lock()
+        super().__init__()
         self._parsed: dict[bytes, Version] = {}
-        self._state = self._open(self._folder / "state", databases=8)
-        with self._told():
-            self._tables = {name: self._state.open_db(name) for name in (VERSIONS, POINTERS, QUEUE, ORDER, PARKED)}
+        self._closed = False
+        self._open_state()
 
-    def close(self) -> None:
-        with self._lock:
-            for path in self._opened:
-                _release(path)
-            self._opened.clear()
+    def _open_state(self) -> None:
+        """Opens what is this process' own: LMDB's environments do not survive a fork."""
+        self._process = os.getpid()
+        self._kept: dict[Path, _Shared] = {}  # versions, open until they are dropped
+        with self._translated():
+            held = _hold(self._folder / "state", self._map_bytes, DATABASES, create=True)
+            assert held is not None
+            self._held = held
+            self._opened_tables = {name: held.environment.open_db(name) for name in TABLES}
+
+    def _check_process(self) -> None:
+        if self._closed:
+            raise CenterError(f"the Center in {self._folder} is closed; open it again")
+        if self._process != os.getpid():
+            self._open_state()
+
+    @property
+    def _state(self) -> lmdb.Environment:
+        self._check_process()
+        return self._held.environment
+
+    @property
+    def _tables(self) -> dict[bytes, Any]:
+        self._check_process()
+        return self._opened_tables
+
+    def _close(self) -> None:
+        if not self._closed and self._process == os.getpid():
+            for held in (self._held, *self._kept.values()):
+                held.release()
+        self._closed = True
 
     # -- versions ------------------------------------------------------------------------------------------
 
     def versions(self) -> dict[str, Version]:
-        with self._told(), self._state.begin(self._tables[VERSIONS]) as read:
+        with self._translated(), self._state.begin(self._tables[VERSIONS]) as read:
             found = [self._parse(value) for _, value in read.cursor()]
         return {version.name: version for version in sorted(found, key=lambda version: version.created_at)}
 
     def active(self) -> tuple[str | None, str | None]:
-        with self._told(), self._state.begin(self._tables[POINTERS]) as read:
+        with self._translated(), self._state.begin(self._tables[POINTERS]) as read:
             return _text(read.get(ACTIVE)), _text(read.get(PREVIOUS))
 
     def stats(self) -> Stats:
         versions, (active, previous) = self.versions(), self.active()
         counts, newest = {}, None
         for name, version in versions.items():
-            with self._told(), self._vectors(version).begin() as read:
-                stamp = read.get(NEWEST)
-                counts[name] = read.stat()["entries"] - (stamp is not None)
-                if name == active and stamp is not None:
-                    newest = float(stamp)
-        with self._told(), self._state.begin() as read:
+            try:
+                with self._translated(), self._vectors(version) as environment, environment.begin() as read:
+                    stamp = read.get(NEWEST)
+                    counts[name] = read.stat()["entries"] - (stamp is not None)
+                    if name == active and stamp is not None:
+                        newest = float(stamp)
+            except VersionMissing:  # dropped meanwhile
+                counts[name] = 0
+        with self._translated(), self._state.begin() as read:
             queued, parked = (read.stat(self._tables[name])["entries"] for name in (QUEUE, PARKED))
         return Stats(active, previous, counts, versions, newest, queued, parked)
 
     def _save_version(self, version: Version) -> None:
-        with self._told(), self._state.begin(self._tables[VERSIONS], write=True) as write:
+        with self._translated():
+            self._path(version).mkdir(parents=True, exist_ok=True)  # here alone: reading makes nothing
+        with self._translated(), self._state.begin(self._tables[VERSIONS], write=True) as write:
             write.put(version.name.encode(), json.dumps(version.to_mapping()).encode())
 
     def _activate(self, name: str, previous: str | None) -> None:
-        with self._told(), self._state.begin(self._tables[POINTERS], write=True) as write:
+        with self._translated(), self._state.begin(self._tables[POINTERS], write=True) as write:
             write.put(ACTIVE, name.encode())
             if previous is not None:
                 write.put(PREVIOUS, previous.encode())
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, name: str) -> bool:
         path = self._path(self.version(name))
-        with self._told(), self._state.begin(self._tables[VERSIONS], write=True) as write:
-            write.delete(name.encode())
-        with self._lock:
-            if path in self._opened:
-                del self._opened[path]
-                _release(path)
+        with self._translated(), self._state.begin(write=True) as write:
+            pointers = self._tables[POINTERS]
+            if name.encode() in (write.get(ACTIVE, db=pointers), write.get(PREVIOUS, db=pointers)):
+                return False  # promoted meanwhile
+            write.delete(name.encode(), db=self._tables[VERSIONS])
+            write.delete(name.encode(), db=self._tables[LEASES])
+        self._let_go(path)
         shutil.rmtree(path, ignore_errors=True)  # who reads it still has it mapped
+        return True
+
+    def _let_go(self, path: Path) -> None:
+        kept = self._kept.pop(path, None)
+        if kept is not None:
+            kept.release()
+
+    def lease(self, version: str, seconds: float) -> None:
+        with self._translated(), self._state.begin(self._tables[LEASES], write=True) as write:
+            write.put(version.encode(), repr(time.time() + seconds).encode())
+
+    def leased(self) -> set[str]:
+        with self._translated(), self._state.begin(self._tables[LEASES]) as read:
+            return {key.decode() for key, value in read.cursor() if float(value) > time.time()}
 
     # -- vectors -------------------------------------------------------------------------------------------
 
     def _read(self, keys: Sequence[bytes], version: str | None) -> tuple[Version, list[bytes | None]]:
-        with self._told():
+        with self._translated():
             with self._state.begin() as read:
                 name = version.encode() if version else read.get(ACTIVE, db=self._tables[POINTERS])
                 if name is None:
-                    raise CenterError("no version is active yet; load a snapshot, then promote its version")
+                    raise VersionMissing("no version is active yet; load a snapshot, then promote its version")
                 value = read.get(name, db=self._tables[VERSIONS])
             if value is None:
                 self.version(name.decode())  # raises, and lists what there is
-                raise CenterError(f"version {name.decode()} was dropped while it was asked for; ask again")
+                raise VersionMissing(f"version {name.decode()} was dropped while it was asked for; ask again")
             wanted = self._parse(value)
-            with self._vectors(wanted).begin() as read, read.cursor() as cursor:
+            with self._vectors(wanted) as environment, environment.begin() as read, read.cursor() as cursor:
                 found: list[tuple[bytes, bytes]] = cursor.getmulti(keys)
         if len(found) == len(keys):
             return wanted, [record for _, record in found]
         records = dict(found)
         return wanted, [records.get(key) for key in keys]
 
-    def _write(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> None:
-        rows = sorted(dict(zip(keys, records, strict=True)).items())
-        with self._told(), self._vectors(version).begin(write=True) as write, write.cursor() as cursor:
+    def _write_newer(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> int:
+        of, newest = version.records, {}  # type: Any, dict[bytes, bytes]
+        for key, record in zip(keys, records, strict=True):
+            if key not in newest or of.event_time(newest[key]) <= of.event_time(record):
+                newest[key] = record
+        with (
+            self._translated(),
+            self._vectors(version) as environment,
+            environment.begin(write=True) as write,
+            write.cursor() as cursor,
+        ):
+            there = dict(cursor.getmulti(sorted(newest)))
+            rows = [
+                (key, record)
+                for key, record in sorted(newest.items())
+                if key not in there or of.event_time(there[key]) <= of.event_time(record)
+            ]
             write.put(NEWEST, repr(time.time()).encode())
             if rows:
                 cursor.last()
                 cursor.putmulti(rows, append=cursor.key() < rows[0][0])  # appended pages are full ones
+        return len(rows)
 
     # -- the queue -----------------------------------------------------------------------------------------
 
     def enqueue(self, item_ids: Iterable[str]) -> int:
         keys = [item_id.encode() for item_id in item_ids]
-        with self._told():
+        with self._translated():
             with self._state.begin(self._tables[QUEUE]) as read, read.cursor() as cursor:
                 there = set(cursor.getmulti(keys, values=False))
             if len(there) == len(keys):  # nothing to write, so no writer is waited for
                 return 0
             with self._state.begin(write=True) as write:
-                last = write.cursor(self._tables[ORDER])
-                ticket = int.from_bytes(last.key(), "big") if last.last() else 0
-                new = 0
-                for key in keys:
-                    ticket += 1
-                    number = ticket.to_bytes(8, "big")
-                    if write.put(key, number, db=self._tables[QUEUE], overwrite=False):
-                        write.put(number, key, db=self._tables[ORDER])
-                        new += 1
-        return new
+                room = MAX_QUEUED - write.stat(self._tables[QUEUE])["entries"]
+                new = [key for key in dict.fromkeys(keys) if key not in there][: max(0, room)]
+                for key in new:
+                    self._set_turn(write, key, time.time(), 0)
+        return len(new)
+
+    def _set_turn(self, write: lmdb.Transaction, key: bytes, at: float, attempts: int) -> None:
+        """Puts an item in the order: by its time, then as it came."""
+        for number in itertools.count():
+            turn = int(at * 1e6).to_bytes(8, "big") + number.to_bytes(4, "big")
+            if write.put(turn, key, db=self._tables[ORDER], overwrite=False):
+                write.put(key, bytes([attempts]) + turn, db=self._tables[QUEUE])
+                return
 
     def queued(self, limit: int) -> list[str]:
-        with self._told(), self._state.begin(self._tables[ORDER]) as read:
+        with self._translated(), self._state.begin(self._tables[ORDER]) as read:
             return [key.decode() for (_, key), _ in zip(read.cursor(), range(limit), strict=False)]
+
+    def claim(self, limit: int, now: float | None = None) -> list[str]:
+        now = time.time() if now is None else now
+        with self._translated():
+            with self._state.begin(self._tables[ORDER]) as read:
+                first = next(iter(read.cursor()), None)
+            if first is None or int.from_bytes(first[0][:8], "big") > now * 1e6:
+                return []
+            with self._state.begin(write=True) as write:
+                cursor = write.cursor(self._tables[ORDER])
+                due = [
+                    (bytes(turn), bytes(key))
+                    for (turn, key), _ in zip(cursor, range(limit), strict=False)
+                    if int.from_bytes(turn[:8], "big") <= now * 1e6
+                ]
+                for turn, key in due:
+                    write.delete(turn, db=self._tables[ORDER])
+                    attempts = (write.get(key, db=self._tables[QUEUE]) or b"\0")[0] + 1
+                    if attempts < MAX_ATTEMPTS:
+                        self._set_turn(write, key, now + retry_seconds(attempts), attempts)
+                    else:
+                        write.delete(key, db=self._tables[QUEUE])
+        return [key.decode() for _, key in due]
 
     def dequeue(self, item_ids: Iterable[str]) -> None:
         keys = [item_id.encode() for item_id in item_ids]
-        with self._told():
+        with self._translated():
             with self._state.begin(self._tables[QUEUE]) as read, read.cursor() as cursor:
                 there = cursor.getmulti(keys)
             if not there:
                 return
             with self._state.begin(write=True) as write:
                 for key, _ in there:
-                    number = write.pop(key, db=self._tables[QUEUE])
-                    if number is not None:
-                        write.delete(number, db=self._tables[ORDER])
+                    turn = write.pop(key, db=self._tables[QUEUE])
+                    if turn is not None:
+                        write.delete(turn[1:], db=self._tables[ORDER])
 
     def park(self, item_id: str, reason: str) -> None:
-        with self._told(), self._state.begin(self._tables[PARKED], write=True) as write:
+        with self._translated(), self._state.begin(self._tables[PARKED], write=True) as write:
             write.put(item_id.encode(), reason.encode())
         self.dequeue([item_id])
 
     def parked(self) -> dict[str, str]:
-        with self._told(), self._state.begin(self._tables[PARKED]) as read:
+        with self._translated(), self._state.begin(self._tables[PARKED]) as read:
             return {key.decode(): value.decode() for key, value in read.cursor()}
 
     # -- files ---------------------------------------------------------------------------------------------
@@ -194,20 +290,30 @@ class LmdbCenter(RepresentationCenter):
     def _path(self, version: Version) -> Path:
         return self._folder / "versions" / f"{version.name}.{int(version.created_at * 1e6)}"
 
-    def _vectors(self, version: Version) -> lmdb.Environment:
-        return self._open(self._path(version))
+    @contextmanager
+    def _vectors(self, version: Version) -> Iterator[lmdb.Environment]:
+        """The environment of a version's vectors, which stays open for as long as it is used.
 
-    def _open(self, path: Path, databases: int = 0) -> lmdb.Environment:
-        found = self._opened.get(path)
-        if found is None:
-            with self._lock, self._told():
-                if path not in self._opened:
-                    self._opened[path] = _acquire(path, self._map_bytes, databases)
-                found = self._opened[path]
-        return found
+        Raises:
+            VersionMissing: it was dropped.
+        """
+        path = self._path(version)
+        held = _hold(path, self._map_bytes, 0, create=False)
+        if held is None:
+            raise VersionMissing(f"version {version.name} was dropped while it was used; ask again")
+        if path not in self._kept:
+            for dropped in [one for one in list(self._kept) if not one.is_dir()]:  # by another process
+                self._let_go(dropped)
+            kept = _hold(path, self._map_bytes, 0, create=False)
+            if kept is not None and self._kept.setdefault(path, kept) is not kept:
+                kept.release()
+        try:
+            yield held.environment
+        finally:
+            held.release()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         """Turns LMDB's errors into the Center's."""
         try:
             yield
@@ -224,35 +330,54 @@ class LmdbCenter(RepresentationCenter):
             raise CenterUnavailable(f"the Center in {self._folder} cannot be used: {error}") from error
 
 
-# LMDB allows one opening of a file in a process, so those who use the same folder share it.
-_shared: dict[tuple[int, str], tuple[lmdb.Environment, int]] = {}
-_shared_lock = threading.Lock()
+class _Shared:
+    """An environment, and how many use it; LMDB allows one opening of a file in a process."""
+
+    def __init__(self, key: tuple[int, str], environment: lmdb.Environment) -> None:
+        self._key, self.environment, self.users = key, environment, 0
+
+    def release(self) -> None:
+        """One user less; the last one closes it, so that nothing is unmapped under a reader."""
+        with _lock:
+            self.users -= 1
+            if not self.users:
+                _environments.pop(self._key, None)
+                self.environment.close()
 
 
-def _acquire(path: Path, map_bytes: int, databases: int) -> lmdb.Environment:
-    key = (os.getpid(), str(path.resolve()))
-    with _shared_lock:
-        environment, users = _shared.get(key, (None, 0))
-        if environment is None:
-            path.mkdir(parents=True, exist_ok=True)
+_lock = threading.Lock()
+_environments: dict[tuple[int, str], _Shared] = {}
+
+
+def _forget_environments() -> None:
+    """In a forked process: lets go of the environments, which are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    for shared in _environments.values():
+        shared.environment.close()
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_forget_environments)
+
+
+def _hold(path: Path, map_bytes: int, databases: int, create: bool) -> _Shared | None:
+    """The environment in a folder, until `release`; None where it is not there and may not be made."""
+    key = (os.getpid(), str(path))
+    with _lock:
+        shared = _environments.get(key)
+        if shared is None:
+            if create:
+                path.mkdir(parents=True, exist_ok=True)
+            elif not path.is_dir():
+                return None
             environment = lmdb.open(
                 str(path), map_size=map_bytes, max_dbs=databases, max_readers=MAX_READERS, readahead=False
             )
             environment.reader_check()  # forgets readers that died
-        _shared[key] = (environment, users + 1)
-        return environment
-
-
-def _release(path: Path) -> None:
-    key = (os.getpid(), str(path.resolve()))
-    with _shared_lock:
-        environment, users = _shared.pop(key, (None, 0))
-        if environment is None:
-            return
-        if users > 1:
-            _shared[key] = (environment, users - 1)
-        else:
-            environment.close()
+            shared = _environments[key] = _Shared(key, environment)
+        shared.users += 1
+        return shared
 
 
 def _text(value: bytes | None) -> str | None:

@@ -30,7 +30,6 @@ def load_snapshot(
     """
     manifest = check_snapshot(folder)
     version = Version(manifest.encoder_version, manifest.encoder_digest, manifest.dimension, manifest.dtype)
-    there = center.versions().get(version.name)
     center.add_version(version)
     done = 0
     for rows in read_sorted_rows(folder, manifest, BATCH_ROWS):
@@ -40,8 +39,7 @@ def load_snapshot(
             rows.content_hashes,
             rows.vectors,
             rows.modalities,
-            stored_at=manifest.created_at,
-            keep_newer=there is not None,
+            event_time=manifest.created_at,
         )
         done += len(rows.item_ids)
         progress(done, manifest.count)

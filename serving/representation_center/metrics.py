@@ -20,6 +20,10 @@ class CenterMetrics:
         self.registry = registry
         self.hits = Counter("mim_center_hits", "Items asked for that are known", registry=registry)
         self.misses = Counter("mim_center_misses", "Items asked for that are not known", registry=registry)
+        self.dropped_misses = Counter("mim_center_dropped_misses", "Misses that were not queued", registry=registry)
+        self.missing_versions = Counter(
+            "mim_center_missing_versions", "Reads of an encoder version that the Center lacks", registry=registry
+        )
         self.newest_age = Gauge(
             "mim_center_newest_vector_age_seconds", "Age of the active version's newest vector", registry=registry
         )

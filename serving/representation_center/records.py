@@ -44,7 +44,7 @@ class RecordFormat:
     @property
     def _type(self) -> np.dtype:
         return np.dtype(
-            [("hash", "V16"), ("stored_at", "<f8"), ("modalities", "u1"), ("vector", self.dtype, (self.dimension,))]
+            [("hash", "V16"), ("event_time", "<f8"), ("modalities", "u1"), ("vector", self.dtype, (self.dimension,))]
         )
 
     @property
@@ -53,12 +53,12 @@ class RecordFormat:
         return self._type.itemsize
 
     def encode(
-        self, content_hashes: Sequence[str], vectors: np.ndarray, modalities: np.ndarray, stored_at: float
+        self, content_hashes: Sequence[str], vectors: np.ndarray, modalities: np.ndarray, event_time: float | np.ndarray
     ) -> list[bytes]:
-        """A record for each row."""
+        """A record for each row; `event_time` in seconds since the epoch, one for all or [n]."""
         rows = np.zeros(len(vectors), self._type)
         rows["hash"] = np.frombuffer(bytes.fromhex("".join(content_hashes)), "V16")
-        rows["stored_at"], rows["modalities"] = stored_at, modalities
+        rows["event_time"], rows["modalities"] = event_time, modalities
         rows["vector"] = vectors if str(vectors.dtype) == self.dtype else store_vectors(vectors, self.dtype)
         data, size = rows.tobytes(), self.size
         return [data[start : start + size] for start in range(0, len(data), size)]
@@ -78,6 +78,6 @@ class RecordFormat:
         """The content hash of one record."""
         return None if record is None else record[:16].hex()
 
-    def stored_at(self, record: bytes) -> float:
-        """When one record was stored, seconds since the epoch."""
+    def event_time(self, record: bytes) -> float:
+        """The time of one record, seconds since the epoch."""
         return float(np.frombuffer(record[16:24], "<f8")[0])

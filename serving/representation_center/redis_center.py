@@ -4,7 +4,9 @@ PREFIX:versions            hash, version → its facts
 PREFIX:active, :previous   version
 PREFIX:vectors:VERSION     hash, item id → record; to drop a version is to unlink one key
 PREFIX:newest              hash, version → when its newest vector was stored
-PREFIX:queue               sorted set, item id by the time it was first asked for
+PREFIX:queue               sorted set, item id by the time of its next turn
+PREFIX:attempts            hash, item id → turns that it had
+PREFIX:leases              sorted set, version by the end of its use
 PREFIX:parked              hash, item id → reason
 
 So that nothing is lost in a restart, the server must append to a file (`appendonly yes`).
@@ -13,22 +15,72 @@ So that nothing is lost in a restart, the server must append to a file (`appendo
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from serving.representation_center.center import (
+    MAX_ATTEMPTS,
+    MAX_QUEUED,
     CenterError,
     CenterUnavailable,
     RepresentationCenter,
     Stats,
     Version,
+    VersionMissing,
+    retry_seconds,
 )
 from serving.representation_center.metrics import process_metrics
 
 TRIES, LONGEST_WAIT = 6, 1.0
-WRITE_CHUNK = 5_000
+WRITE_CHUNK = 2_000
+# Each runs as one transaction in the server.
+SCRIPTS = {
+    # keys: versions, vectors, newest; arguments: version, now, then item id and record by turns
+    "put": """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return -1 end
+local stored = 0
+for at = 3, #ARGV, 2 do
+  local there = redis.call('HGET', KEYS[2], ARGV[at])
+  if not there or struct.unpack('<d', there, 17) <= struct.unpack('<d', ARGV[at + 1], 17) then
+    redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
+    stored = stored + 1
+  end
+end
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
+return stored""",
+    # keys: active, previous, versions, newest, leases, vectors; argument: version
+    "drop": """
+if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('GET', KEYS[2]) == ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('HDEL', KEYS[4], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('UNLINK', KEYS[6])
+return 1""",
+    # key: queue; arguments: now, the most items, then item ids
+    "enqueue": """
+local added, room = 0, tonumber(ARGV[2]) - redis.call('ZCARD', KEYS[1])
+for at = 3, #ARGV do
+  if added >= room then break end
+  added = added + redis.call('ZADD', KEYS[1], 'NX', ARGV[1], ARGV[at])
+end
+return added""",
+    # keys: queue, attempts; arguments: now, how many, then the wait after each attempt
+    "claim": """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+for _, item in ipairs(due) do
+  local attempts = redis.call('HINCRBY', KEYS[2], item, 1)
+  if ARGV[2 + attempts] then
+    redis.call('ZADD', KEYS[1], tonumber(ARGV[1]) + tonumber(ARGV[2 + attempts]), item)
+  else
+    redis.call('ZREM', KEYS[1], item)
+    redis.call('HDEL', KEYS[2], item)
+  end
+end
+return due""",
+}
 
 
 class RedisCenter(RepresentationCenter):
@@ -44,7 +96,7 @@ class RedisCenter(RepresentationCenter):
         CenterUnavailable: no server answers.
     """
 
-    def __init__(self, url: str, prefix: str = "mim", timeout: float = 5.0) -> None:
+    def __init__(self, url: str, prefix: str = "mim", timeout: float = 2.0) -> None:
         try:
             import redis
             from redis.backoff import ExponentialBackoff
@@ -62,13 +114,16 @@ class RedisCenter(RepresentationCenter):
             retry=Retry(ExponentialBackoff(cap=LONGEST_WAIT, base=0.02), TRIES),
             retry_on_error=[*passing, redis.exceptions.BusyLoadingError],
         )
-        self._url, self._prefix = url, prefix
+        self._url = re.sub(r"//[^@/]*@", "//…@", url)  # errors and logs show no password
+        self._prefix = prefix
+        self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
         self.metrics = process_metrics()
+        super().__init__()
         self._last: tuple[bytes, Version] | None = None  # the version that was active at the last look
-        with self._told():
+        with self._translated():
             self._redis.ping()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._redis.close()
 
     @property
@@ -79,18 +134,18 @@ class RedisCenter(RepresentationCenter):
     # -- versions ------------------------------------------------------------------------------------------
 
     def versions(self) -> dict[str, Version]:
-        with self._told():
+        with self._translated():
             found = [Version(**json.loads(value)) for value in self._redis.hvals(self._name("versions"))]
         return {version.name: version for version in sorted(found, key=lambda version: version.created_at)}
 
     def active(self) -> tuple[str | None, str | None]:
-        with self._told():
+        with self._translated():
             active, previous = self._redis.mget(self._name("active"), self._name("previous"))
         return active and active.decode(), previous and previous.decode()
 
     def stats(self) -> Stats:
         versions, (active, previous) = self.versions(), self.active()
-        with self._told():
+        with self._translated():
             pipe = self._redis.pipeline(transaction=False)
             for name in versions:
                 pipe.hlen(self._vectors(name))
@@ -102,32 +157,38 @@ class RedisCenter(RepresentationCenter):
         return Stats(active, previous, of_version, versions, float(newest) if newest else None, queued, parked)
 
     def _save_version(self, version: Version) -> None:
-        with self._told():
+        with self._translated():
             self._redis.hset(self._name("versions"), version.name, json.dumps(version.to_mapping()))
 
     def _activate(self, name: str, previous: str | None) -> None:
         pointers = {self._name("active"): name}
         if previous is not None:
             pointers[self._name("previous")] = previous
-        with self._told():
+        with self._translated():
             self._redis.mset(pointers)  # one command: all of it or nothing
 
-    def _drop(self, name: str) -> None:
-        with self._told():
-            pipe = self._redis.pipeline()
-            pipe.hdel(self._name("versions"), name)
-            pipe.hdel(self._name("newest"), name)
-            pipe.unlink(self._vectors(name))
-            pipe.execute()
+    def _drop(self, name: str) -> bool:
+        names = ("active", "previous", "versions", "newest", "leases")
+        with self._translated():
+            keys = [*map(self._name, names), self._vectors(name)]
+            return bool(self._scripts["drop"](keys=keys, args=[name]))
+
+    def lease(self, version: str, seconds: float) -> None:
+        with self._translated():
+            self._redis.zadd(self._name("leases"), {version: time.time() + seconds})
+
+    def leased(self) -> set[str]:
+        with self._translated():
+            return {name.decode() for name in self._redis.zrangebyscore(self._name("leases"), time.time(), "+inf")}
 
     # -- vectors -------------------------------------------------------------------------------------------
 
     def _read(self, keys: Sequence[bytes], version: str | None) -> tuple[Version, list[bytes | None]]:
         if version is not None:
-            return self.version(version), self._records(version, keys)
+            return self._read_named(version, keys)
         if self._last is not None:  # one round trip, right unless another version was promoted meanwhile
             name, wanted = self._last
-            with self._told():
+            with self._translated():
                 pipe = self._redis.pipeline()
                 pipe.get(self._name("active"))
                 pipe.hmget(self._vectors(wanted.name), keys) if keys else pipe.ping()
@@ -136,53 +197,79 @@ class RedisCenter(RepresentationCenter):
                 return wanted, records if keys else []
         current, _ = self.active()
         if current is None:
-            raise CenterError("no version is active yet; load a snapshot, then promote its version")
-        self._last = (current.encode(), self.version(current))
-        return self._last[1], self._records(current, keys)
+            raise VersionMissing("no version is active yet; load a snapshot, then promote its version")
+        wanted, found = self._read_named(current, keys)
+        self._last = (current.encode(), wanted)
+        return wanted, found
 
-    def _records(self, version: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        if not keys:
-            return []
-        with self._told():
-            records: list[bytes | None] = self._redis.hmget(self._vectors(version), keys)
-        return records
+    def _read_named(self, version: str, keys: Sequence[bytes]) -> tuple[Version, list[bytes | None]]:
+        """The version's facts and its records, as they are at one moment."""
+        with self._translated():
+            pipe = self._redis.pipeline()
+            pipe.hget(self._name("versions"), version)
+            pipe.hmget(self._vectors(version), keys) if keys else pipe.ping()
+            facts, records = pipe.execute()
+        if facts is None:
+            return self.version(version), []  # raises, and lists what there is
+        return Version(**json.loads(facts)), records if keys else []
 
-    def _write(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> None:
+    def _write_newer(self, version: Version, keys: Sequence[bytes], records: Sequence[bytes]) -> int:
+        stored = 0
+        names = [self._name("versions"), self._vectors(version.name), self._name("newest")]
         for start in range(0, len(keys), WRITE_CHUNK):
             rows = slice(start, start + WRITE_CHUNK)
-            with self._told():
-                pipe = self._redis.pipeline()
-                pipe.hset(self._vectors(version.name), mapping=dict(zip(keys[rows], records[rows], strict=True)))
-                pipe.hset(self._name("newest"), version.name, repr(time.time()))
-                pipe.execute()
+            pairs = [part for pair in zip(keys[rows], records[rows], strict=True) for part in pair]
+            with self._translated():
+                written = self._scripts["put"](keys=names, args=[version.name, repr(time.time()), *pairs])
+            if written < 0:
+                raise VersionMissing(f"version {version.name} was dropped while it was written; load it again")
+            stored += int(written)
+        return stored
 
     # -- the queue -----------------------------------------------------------------------------------------
 
     def enqueue(self, item_ids: Iterable[str]) -> int:
-        now = time.time()
-        scores = dict.fromkeys(item_ids, now)
-        with self._told():
-            return int(self._redis.zadd(self._name("queue"), scores, nx=True)) if scores else 0
+        names = list(dict.fromkeys(item_ids))
+        added = 0
+        for start in range(0, len(names), WRITE_CHUNK):
+            part = names[start : start + WRITE_CHUNK]
+            with self._translated():
+                keys, arguments = [self._name("queue")], [repr(time.time()), str(MAX_QUEUED), *part]
+                added += int(self._scripts["enqueue"](keys=keys, args=arguments))
+        return added
+
+    def claim(self, limit: int, now: float | None = None) -> list[str]:
+        now = time.time() if now is None else now
+        waits = [retry_seconds(attempts) for attempts in range(1, MAX_ATTEMPTS)]
+        with self._translated():
+            keys = [self._name("queue"), self._name("attempts")]
+            found = self._scripts["claim"](keys=keys, args=[repr(now), limit, *map(repr, waits)])
+        return [key.decode() for key in found]
 
     def queued(self, limit: int) -> list[str]:
-        with self._told():
+        with self._translated():
             return [key.decode() for key in self._redis.zrange(self._name("queue"), 0, limit - 1)]
 
     def dequeue(self, item_ids: Iterable[str]) -> None:
         names = list(item_ids)
-        with self._told():
+        with self._translated():
             for start in range(0, len(names), WRITE_CHUNK):
-                self._redis.zrem(self._name("queue"), *names[start : start + WRITE_CHUNK])
+                part = names[start : start + WRITE_CHUNK]
+                pipe = self._redis.pipeline()
+                pipe.zrem(self._name("queue"), *part)
+                pipe.hdel(self._name("attempts"), *part)
+                pipe.execute()
 
     def park(self, item_id: str, reason: str) -> None:
-        with self._told():
+        with self._translated():
             pipe = self._redis.pipeline()
             pipe.hset(self._name("parked"), item_id, reason)
             pipe.zrem(self._name("queue"), item_id)
+            pipe.hdel(self._name("attempts"), item_id)
             pipe.execute()
 
     def parked(self) -> dict[str, str]:
-        with self._told():
+        with self._translated():
             found = self._redis.hgetall(self._name("parked"))
         return {key.decode(): value.decode() for key, value in found.items()}
 
@@ -193,7 +280,7 @@ class RedisCenter(RepresentationCenter):
         return f"{self._prefix}:vectors:{version}"
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         """Turns Redis' errors into the Center's."""
         try:
             yield

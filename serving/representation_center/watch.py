@@ -17,7 +17,9 @@ from serving.representation_center.events import ContentSource, EventSource, Ite
 
 log = logging.getLogger("mim")
 
-PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "NOT_FOUND", "CANCELLED", "ABORTED")
+# The encoder may be away, and back later; a time-out may also be the content's.
+TRANSIENT = ("UNAVAILABLE", "NOT_FOUND", "CANCELLED", "ABORTED")
+OVERLOADED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 REASON_LENGTH = 300
 
 
@@ -73,6 +75,8 @@ class Watcher:
         self._taken: list[ItemEvent] = []
         self._encoder_version = ""
         self._next_look = 0.0
+        self._answers = False  # whether the encoder answered since it was last away
+        self._one_by_one = False  # after the encoder went away over a batch: perhaps over one of its contents
 
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set."""
@@ -99,28 +103,33 @@ class Watcher:
         if not self._taken:
             self._taken = self._source.take(self._config.batch_size)
         look = time.monotonic() >= self._next_look
-        work = [*self._taken, *(self._missed() if look else [])]
-        if look:
+        if look or not self._answers:
             self._next_look = time.monotonic() + self._config.look_seconds
             self._encoder_version = self._ask_version()
             self._tell()
+        work = [*self._taken, *(self._missed() if look else [])]
         if not work:
             return False
-        latest = {event.item_id: event for event in work}  # the last word on an item is what counts
-        for event in latest.values():
+        latest: dict[str, ItemEvent] = {}
+        for event in work:  # the last word on an item is what counts
             if event.content is None:
                 self._park(event, event.problem)
-        self._store([event for event in latest.values() if event.content is not None])
+            elif event.item_id not in latest or latest[event.item_id].happened_at <= event.happened_at:
+                latest[event.item_id] = event
+        events = list(latest.values())
+        size = 1 if self._one_by_one else max(1, len(events))
+        for begin in range(0, len(events), size):
+            self._store(events[begin : begin + size])
+        self._one_by_one = False
         self._source.settle(self._taken)
         self._taken = []
         return True
 
     def _missed(self) -> list[ItemEvent]:
-        """Missed items whose content the catalogue has."""
-        if self._catalogue is None or not (queued := self._center.queued(self._config.batch_size)):
+        """Missed items whose content the catalogue has; it is older than any event."""
+        if self._catalogue is None or not (queued := self._center.claim(self._config.batch_size)):
             return []
-        now = time.time()
-        return [ItemEvent(item_id, content, now) for item_id, content in self._catalogue.find(queued).items()]
+        return [ItemEvent(item_id, content, 0.0) for item_id, content in self._catalogue.find(queued).items()]
 
     def _store(self, events: Sequence[ItemEvent]) -> None:
         if not events:
@@ -128,18 +137,27 @@ class Watcher:
         if not self._encoder_version:
             self._encoder_version = self._ask_version()
         there = self._center.content_hashes([event.item_id for event in events], self._encoder_version)
-        new = []
+        new: list[ItemEvent] = []
+        same: list[ItemEvent] = []
         for event, hashed in zip(events, there, strict=True):
-            if event.content is not None and event.content.hash == hashed:
-                self._center.metrics.skipped.inc()
-                self._center.dequeue([event.item_id])
-            else:
-                new.append(event)
+            known = event.content is not None and event.content.hash == hashed
+            (same if known else new).append(event)
+        self._keep(same)
         self._encode([event for event in new if event.content and event.content.modalities])
         empty = [event for event in new if event.content and not event.content.modalities]
         if empty:
             dimension = self._center.version(self._encoder_version).dimension
             self._put(empty, np.zeros((len(empty), dimension), np.float32), self._encoder_version)
+
+    def _keep(self, events: Sequence[ItemEvent]) -> None:
+        """Stores the vectors that are there under the time of these events, which say that they still hold."""
+        if not events:
+            return
+        self._center.metrics.skipped.inc(len(events))
+        found = self._center.get([event.item_id for event in events], self._encoder_version, queue_misses=False)
+        there = [event for event, stored in zip(events, found.stored, strict=True) if stored]
+        if there:
+            self._put(there, found.vectors[found.stored], self._encoder_version)
 
     def _encode(self, events: Sequence[ItemEvent]) -> None:
         """Encodes and stores; where the encoder refuses a batch, its halves are tried, down to the item it is."""
@@ -149,20 +167,35 @@ class Watcher:
         try:
             vectors, version, _ = self._client.embed_many([(c.image, c.title, c.text) for c in contents])
         except ServerError as error:
-            if error.code.name in PASSING:
+            away = error.code.name in TRANSIENT
+            if error.code.name in OVERLOADED:
+                self._ask_version()  # an encoder that answers nothing is away
+            if away and not self._answers:
                 raise EncoderAway(str(error)) from error
-            if len(events) > 1:
-                middle = len(events) // 2
-                self._encode(events[:middle])
-                self._encode(events[middle:])
-                return
-            (event,) = events
-            self._attempts[event.item_id] += 1
-            if self._attempts[event.item_id] < self._config.max_attempts:
+            self._answers = self._answers and not away
+            if len(events) == 1:
+                self._attempts[events[0].item_id] += 1
+                if self._attempts[events[0].item_id] >= self._config.max_attempts:
+                    self._park(events[0], str(error))
+                    return
+            if away:  # it may be what brought the encoder down
+                self._one_by_one = True
+                raise EncoderAway(str(error)) from error
+            if len(events) == 1:
                 self._encode(events)
-            else:
-                self._park(event, str(error))
+                return
+            middle = len(events) // 2
+            self._encode(events[:middle])
+            self._encode(events[middle:])
             return
+        except ValueError as error:  # of one of the contents: a picture that cannot be read, words that cannot be sent
+            if len(events) == 1:
+                self._park(events[0], str(error))
+                return
+            for event in events:
+                self._encode([event])
+            return
+        self._answers = True
         self._encoder_version = version
         self._put(events, vectors, version)
         self._center.metrics.encoded.inc(len(events))
@@ -175,22 +208,27 @@ class Watcher:
             [content.hash for content in contents],
             vectors,
             np.array([content.modalities for content in contents], np.uint8),
+            np.array([event.happened_at for event in events]),
         )
         now = time.time()
         for event in events:
-            self._center.metrics.event_seconds.observe(max(0.0, now - event.happened_at))
+            if event.happened_at:
+                self._center.metrics.event_seconds.observe(max(0.0, now - event.happened_at))
             self._attempts.pop(event.item_id, None)
 
     def _park(self, event: ItemEvent, reason: str) -> None:
-        log.warning("item %s parked: %s", event.item_id, reason)
+        log.warning("item %r parked: %r", event.item_id, reason)
         self._attempts.pop(event.item_id, None)
         self._center.park(event.item_id, reason[:REASON_LENGTH])
 
     def _ask_version(self) -> str:
         try:
-            return self._client.embed_many([(b"", "version", "")]).encoder_version
+            version = self._client.embed_many([(b"", "version", "")]).encoder_version
         except ServerError as error:
+            self._answers = False
             raise EncoderAway(str(error)) from error
+        self._answers = True
+        return version
 
     def _tell(self) -> None:
         """Brings the gauges up to date."""
@@ -201,6 +239,7 @@ class Watcher:
         metrics = self._center.metrics
         metrics.queued.set(stats.queued)
         metrics.parked.set(stats.parked)
+        metrics.vectors.clear()
         for name, count in stats.counts.items():
             metrics.vectors.labels(name).set(count)
         if stats.newest is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from serving.representation_center.center import (
+    MAX_ATTEMPTS,
     CenterError,
     CenterUnavailable,
     RepresentationCenter,
@@ -81,6 +83,8 @@ def test_a_miss_is_a_mask_and_is_queued_once(center: RepresentationCenter) -> No
         assert found.mask.tolist() == [True, False, False, False, False]
         assert found.stored.tolist() == [True, False, True, False, False]
         assert not np.any(found.vectors[1:])
+    assert center.queued(10) == [], "a read writes nothing"
+    center.flush_misses()
     assert sorted(center.queued(10)) == ["new", "newer"]
     assert center.queued(1) == [center.queued(10)[0]]
     center.get(["never"], queue_misses=False)
@@ -94,8 +98,8 @@ def test_a_miss_is_a_mask_and_is_queued_once(center: RepresentationCenter) -> No
 
 
 def test_versions_live_side_by_side_and_switch_at_once(center: RepresentationCenter) -> None:
-    with pytest.raises(CenterError, match="no version is active yet"):
-        center.get(["i0001"])
+    nothing = center.get(["i0001"])
+    assert (nothing.version, nothing.vectors.shape, nothing.mask.tolist()) == ("", (1, 0), [False])
     first, second = fill(center, "a", seed=0), fill(center, "b", seed=1)
     center.promote("a")
     center.promote("b")
@@ -108,8 +112,7 @@ def test_versions_live_side_by_side_and_switch_at_once(center: RepresentationCen
     assert center.active() == ("a", "b")
     with pytest.raises(CenterError, match="encoder version c is not in the Center, which holds a, b"):
         center.promote("c")
-    with pytest.raises(CenterError, match="version c is not in the Center"):
-        center.get(["i0001"], "c")
+    assert not center.get(["i0001"], "c").stored.any()
 
 
 def test_another_open_center_sees_a_promote_at_once(center: RepresentationCenter, address: str) -> None:
@@ -129,11 +132,150 @@ def test_old_versions_go_and_the_active_and_previous_stay(center: Representation
     center.promote("b")
     assert center.retain(3) == ["d", "c"]
     assert set(center.versions()) == {"a", "b", "e"}
-    with pytest.raises(CenterError, match="version c is not in the Center"):
-        center.get(["i0001"], "c")
+    assert not center.get(["i0001"], "c").stored.any()
+    center.flush_misses()
+    assert center.stats().queued == 0, "what a version that is gone lacks is not encoded for it"
     fill(center, "c", seed=7)  # the name is free again
     assert center.get(["i0001"], "c").mask.all()
     assert center.stats().counts == {"a": 20, "b": 20, "e": 20, "c": 20}
+
+
+def test_a_version_that_rankers_read_is_kept(center: RepresentationCenter) -> None:
+    for seed, name in enumerate("abcd"):
+        fill(center, name, seed=seed)
+    center.promote("d")
+    assert center.get(["i0001"], "a").mask.all()
+    center.flush_misses()
+    assert center.leased() == {"a"}
+    assert center.retain(1) == ["c", "b"]
+    center.lease("a", -1)
+    assert center.retain(1) == ["a"]
+
+
+def test_an_older_event_never_replaces_a_newer_one(center: RepresentationCenter) -> None:
+    fill(center, "a")
+    center.promote("a")
+    old, new = unit_vectors(1, seed=7), unit_vectors(1, seed=8)
+
+    def put(vector: np.ndarray, when: float) -> int:
+        return center.put("a", ["x"], hashes(1), vector, np.array([3]), event_time=when)
+
+    assert put(new, 200.0) == 1
+    assert put(old, 100.0) == 0
+    np.testing.assert_allclose(center.get(["x"]).vectors, new, atol=0.6 / 127)
+    assert put(old, 200.0) == 1, "of two of one time the later call counts"
+    both = center.put("a", ["x", "y"], hashes(2), np.concatenate([new, new]), np.full(2, 3), np.array([150.0, 50.0]))
+    assert both == 1
+    twice = center.put("a", ["z", "z"], hashes(2), np.concatenate([new, old]), np.full(2, 3), np.array([9.0, 5.0]))
+    assert twice in (1, 2)
+    np.testing.assert_allclose(center.get(["x", "z"]).vectors, np.concatenate([old, new]), atol=0.6 / 127)
+
+
+def test_items_without_content_do_not_hold_up_the_queue(center: RepresentationCenter) -> None:
+    now = time.time()
+    center.enqueue(ids(64, "unknown"))
+    center.enqueue(["known"])
+    first = center.claim(64, now + 1)
+    assert len(first) == 64
+    second = center.claim(64, now + 1)
+    assert len({*first, *second}) == 65, "each gets its turn"
+    assert center.claim(64, now + 2) == []
+    center.dequeue(["known"])
+    turns, at = 1, now
+    while center.stats().queued:
+        at += 4_000
+        turns += 1
+        center.claim(100, at)
+    assert turns == MAX_ATTEMPTS
+    assert center.enqueue(["unknown0000"]) == 1, "asked for again, it gets new turns"
+
+
+def test_the_queue_is_bounded(center: RepresentationCenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("lmdb_center", "redis_center"):
+        monkeypatch.setattr(f"serving.representation_center.{module}.MAX_QUEUED", 10)
+    assert center.enqueue(ids(25)) == 10
+    assert center.enqueue(["more"]) == 0
+    assert center.stats().queued == 10
+
+
+def test_a_queue_that_cannot_be_written_costs_no_vector(
+    center: RepresentationCenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(center, "a")
+    center.promote("a")
+
+    def full(_: object) -> int:
+        raise CenterError("OOM command not allowed when used memory > 'maxmemory'")
+
+    monkeypatch.setattr(center._misses, "_enqueue", full)
+    before = center.metrics.dropped_misses._value.get()
+    assert center.get(["i0001", "new"]).mask.tolist() == [True, False]
+    center.flush_misses()
+    assert center.metrics.dropped_misses._value.get() == before + 1
+
+
+def test_a_dropped_version_is_not_made_again_by_reading(center: RepresentationCenter, address: str) -> None:
+    for name in "ab":
+        fill(center, name)
+    center.promote("b")
+    with open_center(address) as other:
+        assert other.get(["i0001"], "a").mask.all()
+        assert center.retain(1) == ["a"]
+        assert not other.get(["i0001"], "a").stored.any()
+        with pytest.raises(CenterError, match="version a is not in the Center"):
+            other.put("a", ["x"], hashes(1), unit_vectors(1), np.array([3]))
+        assert set(other.versions()) == {"b"}
+    if not address.startswith("redis"):
+        assert len(list((Path(address) / "versions").iterdir())) == 1
+
+
+def test_nothing_is_unmapped_under_a_reader(tmp_path: Path) -> None:
+    """Threads read a version while it is dropped and made anew; a segmentation fault would end this process."""
+    with open_center(str(tmp_path / "center")) as center:
+        fill(center, "keep")
+        center.promote("keep")
+        fill(center, "b", 200)
+        stop, wrong = threading.Event(), []
+
+        def read() -> None:
+            while not stop.is_set():
+                found = center.get(ids(200), "b", queue_misses=False)
+                if found.mask.any() and not found.mask.all() and len(found.mask) != 200:
+                    wrong.append(found)
+
+        readers = [threading.Thread(target=read) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        for _ in range(60):
+            center._drop("b")
+            fill(center, "b", 200)
+        stop.set()
+        for reader in readers:
+            reader.join()
+        assert not wrong
+
+
+def _read_in_a_fork(center: RepresentationCenter, out: Path) -> None:
+    out.write_text(" ".join(map(str, center.get(["i0002", "new"]).mask.tolist())))
+    center.flush_misses()
+
+
+def test_a_forked_process_reads_and_queues(center: RepresentationCenter, tmp_path: Path) -> None:
+    fill(center, "a")
+    center.promote("a")
+    center.get(["i0001"])
+    child = multiprocessing.get_context("fork").Process(target=_read_in_a_fork, args=(center, tmp_path / "out"))
+    child.start()
+    child.join(60)
+    assert (tmp_path / "out").read_text() == "True False"
+    assert center.get(["i0001"]).mask.all()
+    assert center.queued(10) == ["new"]
+
+
+def test_no_password_is_shown() -> None:
+    with pytest.raises(CenterUnavailable) as refused:
+        open_center("redis://user:s3cret@127.0.0.1:9/0")
+    assert "s3cret" not in str(refused.value)
 
 
 def test_wrong_vectors_are_refused(center: RepresentationCenter) -> None:

@@ -181,6 +181,7 @@ def test_every_queued_item_is_encoded_in_the_end_whatever_dies(tmp_path: Path) -
         center.promote(name)
         names = [f"n{n}" for n in range(count)]
         center.get(names)  # all are missed, and queued
+        center.flush_misses()
         for start in range(0, count, 10):
             part = drops / f".{start}"
             lines = [json.dumps({"item_id": item, "title": f"red mug {item}"}) for item in names[start : start + 10]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -83,7 +84,25 @@ def test_a_file_comes_again_until_all_of_it_is_settled(tmp_path: Path) -> None:
     [
         ({"title": "x"}, "an event names its item in item_id"),
         ({"item_id": "a", "image": "not base64!"}, "base64"),
-        ({"item_id": "a", "image_path": "gone.png"}, "No such file"),
+        ({"item_id": "a", "image_path": "gone.png"}, "names no regular file"),
+        ({"item_id": "a", "image_path": "../secret.png"}, "leads out of the folder"),
+        ({"item_id": "a", "image_path": "/etc/hostname"}, "leads out of the folder"),
+        ({"item_id": "a", "image_path": "/dev/zero"}, "leads out of the folder"),
+        ({"item_id": "a", "image_path": "a\0b"}, "null"),
+        ({"item_id": "a", "image": 5}, "image is bytes"),
+        ({"item_id": "a", "image": {"a": 1}}, "image is bytes"),
+        ({"item_id": "x" * 501}, "1 to 500 bytes"),
+        ({"item_id": "\0a"}, "1 to 500 bytes and no NUL"),
+        ({"item_id": "\ud800"}, "surrogates not allowed"),
+        ({"item_id": ["a"]}, "an id is text"),
+        ({"item_id": 1.5}, "an id is"),
+        ({"item_id": "a", "title": "half a \ud83d pair"}, "surrogates not allowed"),
+        ({"item_id": "a", "title": ["a", "b"]}, "title is text"),
+        ({"item_id": "a", "title": "x" * (1 << 20 | 1)}, "title has at most"),
+        ({"item_id": "a", "timestamp": 10**400}, "too large"),
+        ({"item_id": "a", "timestamp": -5}, "seconds since 1970"),
+        ({"item_id": "a", "timestamp": "NaN"}, "seconds since 1970"),
+        ({"item_id": "a", "timestamp": [1]}, "float"),
         ({"item_id": "a", "image": "bm8gcGljdHVyZQ=="}, "cannot identify image"),
         ({"item_id": "a", "timestamp": "soon"}, "could not convert"),
         (["a list"], "not an object"),
@@ -96,6 +115,54 @@ def test_a_row_that_cannot_be_read_says_why(tmp_path: Path, row: object, problem
     assert problem in bad.problem
     assert "a.json:0" in bad.problem
     assert good.content is not None
+
+
+def test_a_moment_to_come_counts_as_now(tmp_path: Path) -> None:
+    drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": "x", "timestamp": 32_503_680_000}))
+    (event,) = FolderEvents(tmp_path).take(10)
+    assert event.happened_at <= time.time()
+
+
+def test_files_of_any_content_are_parked_and_the_next_is_read(tmp_path: Path) -> None:
+    drop(tmp_path, "deep.json", "[" * 100_000)
+    drop(tmp_path, "deep.jsonl", "[" * 100_000 + "\n" + json.dumps({"item_id": "b", "title": "x"}))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"item_id": "caf\xe9"}\n{"item_id": "c", "title": "x"}\n')
+    (tmp_path / "latin.json").write_bytes(b'{"item_id": "caf\xe9"}')
+    drop(tmp_path, "number.json", "5")
+    drop(tmp_path, ".upload.jsonl", '{"item_id": "half')
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "gone")
+    drop(tmp_path, "z.json", json.dumps({"item_id": "last", "title": "x"}))
+    source = FolderEvents(tmp_path)
+    events = [event for _ in range(40) for event in source.take(10)]
+    assert {event.item_id for event in events if event.content is not None} == {"b", "c", "last"}
+    assert {event.item_id for event in events if event.content is None} == {
+        *("deep.jsonl:0", "latin.jsonl:0", "number.json:0")
+    }
+    source.settle(events)
+    assert {path.name for path in (tmp_path / "parked").glob("*.json")} == {"deep.json", "latin.json"}
+    assert (tmp_path / ".upload.jsonl").exists(), "a file that is still written is left alone"
+
+
+def test_a_watcher_takes_over_all_that_a_dead_one_had(redis_server: RedisServer) -> None:
+    client = open_center(redis_server.url).client  # type: ignore[attr-defined]
+    client.delete("many")
+    for n in range(500):
+        client.xadd("many", {"item_id": f"i{n}", "title": "x", b"\xff": "an odd name"})
+    dead = RedisStreamEvents(client, "many", "dead")
+    assert len(dead.take(500)) == 500
+    other = RedisStreamEvents(client, "many", "other", idle_seconds=0.05)
+    time.sleep(0.1)
+    taken = [event for _ in range(9) for event in other.take(64)]
+    assert {event.item_id for event in taken} == {f"i{n}" for n in range(500)}
+    other.settle(taken)
+    assert client.xlen("many") == 0
+    client.xadd("many", {"item_id": "x", "title": "x"})
+    time.sleep(4)
+    assert len(other.take(5)) == 1
+    other.take(5)
+    names = {consumer["name"] for consumer in client.xinfo_consumers("many", "encoder")}
+    assert names == {b"other"}, "consumers that are gone are deleted"
 
 
 def test_a_file_that_cannot_be_read_is_parked_with_its_reason(tmp_path: Path) -> None:
