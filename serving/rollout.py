@@ -7,6 +7,7 @@ once.  A server takes a label only for a version that it has loaded, so a versio
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -69,12 +70,13 @@ class Rollout:
             ServerError: the server cannot be reached.
         """
         entry = self._entry(self._config)
-        states: dict[int, str] = {}
+        found = []
         for server in self._servers:
             with self._client(server) as client:
-                for status in client.status(self._model):
-                    known = states.get(status.version, status.state)
-                    states[status.version] = min(known, status.state, key=_PROGRESS.index)
+                found.append({status.version: status.state for status in client.status(self._model)})
+        # A version that a server does not list is not there.
+        versions = {version for states in found for version in states}
+        states = {version: min((one.get(version, "END") for one in found), key=_PROGRESS.index) for version in versions}
         return Place(dict(sorted(entry.version_labels.items())), dict(sorted(states.items(), reverse=True)))
 
     def hold(self, version: int | None = None, seconds: float = LOAD_SECONDS) -> Place:
@@ -182,18 +184,17 @@ class Rollout:
     # -- the file and the server ---------------------------------------------------------------------------
 
     def _apply(self, versions: set[int], labels: dict[str, int]) -> Place:
-        entry = self._entry(self._config)
+        entry = _copy(self._config).model_config_list.config[self._index(self._config)]
         entry.model_version_policy.Clear()
         entry.model_version_policy.specific.versions.extend(sorted(versions))
         entry.version_labels.clear()
         entry.version_labels.update(labels)
-        self._write()
+        self._write(entry)
         self._reload()
         return self.place()
 
     def _restore(self, before: Any) -> None:
-        self._config = before
-        self._write()
+        self._write(self._entry(before))
         try:
             self._reload()
         except ServerError as error:
@@ -207,10 +208,25 @@ class Rollout:
         except text_format.ParseError as error:
             raise RolloutError(f"{self._file} is no ModelServerConfig: {error}") from error
 
-    def _write(self) -> None:
-        part = self._file.with_name(self._file.name + ".part")
-        part.write_text(text_format.MessageToString(self._config))
-        os.replace(part, self._file)
+    def _write(self, entry: Any) -> None:
+        """Writes the model's entry, and keeps those of other models as they are in the file by now.
+
+        Raises:
+            RolloutError: somebody changed the model's entry since it was read.
+        """
+        with self._file.with_name(f".{self._file.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+            now = self._read()
+            if self._entry(now) != self._entry(self._config):
+                raise RolloutError(
+                    f"{self._file} was changed for {self._model} by somebody else meanwhile; look at `mim rollout "
+                    "status` and begin again"
+                )
+            now.model_config_list.config[self._index(now)].CopyFrom(entry)
+            part = self._file.with_name(f".{self._file.name}.part")
+            part.write_text(text_format.MessageToString(now))
+            os.replace(part, self._file)
+            self._config = now
 
     def _reload(self) -> None:
         request = messages.ReloadConfigRequest(config=self._config)
@@ -224,11 +240,14 @@ class Rollout:
                     raise ServerError(answer.status.error_message, grpc.StatusCode.UNKNOWN)
 
     def _entry(self, config: Any) -> Any:
-        entries = {entry.name: entry for entry in config.model_config_list.config}
-        if self._model not in entries:
-            listed = ", ".join(sorted(entries)) or "no model"
+        return config.model_config_list.config[self._index(config)]
+
+    def _index(self, config: Any) -> int:
+        names = [entry.name for entry in config.model_config_list.config]
+        if self._model not in names:
+            listed = ", ".join(sorted(names)) or "no model"
             raise RolloutError(f"{self._file} lists {listed}; {self._model} is not among them")
-        return entries[self._model]
+        return names.index(self._model)
 
     def _client(self, server: str) -> MimClient:
         return MimClient(server, timeout=10.0, tls=self._tls)

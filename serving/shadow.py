@@ -67,18 +67,18 @@ class Comparison:
             )
         if self.errors == self.requests:
             return found
-        if self.psi > limits.max_psi:
+        # `not <=`: a figure that is not finite passes no limit.
+        if not self.psi <= limits.max_psi:
             found.append(f"the scores' stability index is {self.psi:.3f}; at most {limits.max_psi} is allowed")
         shift = abs(self.mean[1] / self.mean[0] - 1) if self.mean[0] else abs(self.mean[1])
-        if shift > limits.max_mean_shift:
+        if not shift <= limits.max_mean_shift:
             found.append(
                 f"the mean score went from {self.mean[0]:.4f} to {self.mean[1]:.4f}; a shift of at most "
                 f"{limits.max_mean_shift:.0%} is allowed"
             )
-        if self.top_overlap is not None and self.top_overlap < limits.min_top_overlap:
+        if self.top_overlap is not None and not self.top_overlap >= limits.min_top_overlap:
             found.append(f"{self.top_overlap:.0%} of the best items stayed; at least {limits.min_top_overlap:.0%} must")
-        ratio = self.p99[1] / self.p99[0]
-        if ratio > limits.max_p99_ratio:
+        if not self.p99[1] <= limits.max_p99_ratio * self.p99[0]:
             found.append(
                 f"p99 went from {self.p99[0]:.1f} to {self.p99[1]:.1f} ms; at most {limits.max_p99_ratio} times is "
                 "allowed"
@@ -132,7 +132,11 @@ def compare(
         for version in (old, new) if count % 2 else (new, old):
             started = time.perf_counter()
             try:
-                answers[version] = _scores(call(_pinned(request, version), timeout=timeout))
+                scores = _scores(call(_pinned(request, version), timeout=timeout))
+                if not np.isfinite(scores).all():
+                    failures[version] = f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite"
+                    continue
+                answers[version] = scores
                 times[version] = time.perf_counter() - started
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAVAILABLE:

@@ -237,3 +237,58 @@ def test_each_limit_is_said(psi: float, overlap: float, errors: int) -> None:
     measured = Comparison(200, errors, "x", (0.5, 0.5), psi, overlap, (1.0, 1.0), (1.0, 1.0))
     passed = [psi > 0.25, overlap < 0.3, errors > 0]
     assert len(measured.beyond(Limits())) == sum(passed)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_figures_that_are_not_finite_pass_no_limit(wrong: float) -> None:
+    good: dict[str, Any] = {"mean": (0.5, 0.5), "psi": 0.0, "top_overlap": 1.0, "p50": (1.0, 1.0), "p99": (1.0, 1.0)}
+    assert Comparison(200, 0, "", **good).beyond(Limits()) == []
+    bad = {"mean": (0.5, wrong), "psi": wrong, "p99": (1.0, wrong)}
+    if np.isnan(wrong):
+        bad["top_overlap"] = wrong
+    for name, value in bad.items():
+        assert len(Comparison(200, 0, "", **{**good, name: value}).beyond(Limits())) == 1, name
+    assert Comparison(200, 0, "", **{**good, "p99": (0.0, 0.0)}).beyond(Limits()) == []
+
+
+def test_scores_that_are_not_finite_are_errors(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    requests = logged(running[1], tmp_path / "requests", 10)
+
+    class Broken(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def shift(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"shifted": tf.concat([x[:-1], [float("nan")]], axis=0)}
+
+    module = Broken()
+    tf.saved_model.save(module, str(tmp_path / "part"), {"shift": module.shift})
+    (tmp_path / "part").rename(tmp_path / "adder/2")
+    roll = rollout_of(running)
+    roll.canary(2)
+    measured = roll.compare(read_requests(requests))
+    assert (measured.requests, measured.errors) == (10, 10)
+    assert "scores are not finite" in measured.first_error
+
+
+def test_two_roll_outs_of_one_file_lose_nothing(fresh: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:
+    config, server = fresh
+    export(tmp_path / "other/1", 5.0)
+    export(tmp_path / "other/2", 6.0)
+    listed = text_format.Parse(config.read_text(), messages.ModelServerConfig())
+    added = listed.model_config_list.config.add(name="other", base_path=f"{tmp_path}/other")
+    added.model_platform = "tensorflow"
+    added.model_version_policy.specific.versions.append(1)
+    config.write_text(text_format.MessageToString(listed))
+    with grpc.insecure_channel(server.address) as channel:
+        read = text_format.Parse(config.read_text(), messages.ModelServerConfig())
+        messages.calls(channel)["HandleReloadConfigRequest"](messages.ReloadConfigRequest(config=read), timeout=20)
+    one, other = Rollout("adder", config, [server.address]), Rollout("other", config, [server.address])
+    again = Rollout("other", config, [server.address])
+    other.hold(2)
+    one.hold()
+    now = text_format.Parse(config.read_text(), messages.ModelServerConfig())
+    entries = {entry.name: entry for entry in now.model_config_list.config}
+    assert dict(entries["other"].version_labels) == {"stable": 2}, "the other's change is kept"
+    assert dict(entries["adder"].version_labels) == {"stable": 1}
+    with pytest.raises(RolloutError, match="was changed for other by somebody else meanwhile"):
+        again.hold(1)
+    assert dict(again.place().labels) == {}
