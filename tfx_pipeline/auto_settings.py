@@ -20,17 +20,20 @@ class DataCounts:
     Attributes:
         items: Rows of the catalogue.
         impressions: Rows of the log.
+        labels_follow_clicks: Whether a further label is set only where there was a click.
     """
 
     items: int
     impressions: int
+    labels_follow_clicks: bool = True
 
     @staticmethod
     def of_preview(found: Preview) -> DataCounts:
         """Counts of the rows in the files that a preview found; an estimate where only a text's size is known."""
         items = found.tables["items"]
         log = next(found.tables[name] for name in ("impressions", "events") if name in found.tables)
-        return DataCounts(_rows(items, ASSUMED.items), _rows(log, ASSUMED.impressions))
+        follow = _labels_follow_clicks(log, found.schema.labels)
+        return DataCounts(_rows(items, ASSUMED.items), _rows(log, ASSUMED.impressions), follow)
 
 
 ASSUMED = DataCounts(items=20_000, impressions=1_000_000)  # where no data are looked at
@@ -67,6 +70,7 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
             "ciubm": {
                 "id_dim": 32 if large else 16,
                 "interests": interests,
+                "multi_label": "esmm" if counts.labels_follow_clicks else "independent",
                 "id_embedding_l2": 2e-3 if small else 2e-4,
                 "training": {
                     "jit_compile": True,
@@ -80,6 +84,15 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
             },
         },
     }
+
+
+def _labels_follow_clicks(log: TablePreview, labels: tuple[str, ...]) -> bool:
+    """Whether of the rows with a further label at most a fiftieth has no click."""
+    if not log.used:
+        return True
+    clicked = log.valid["clicked"].to_numpy(zero_copy_only=False) == 1
+    labelled = [log.valid[label].to_numpy(zero_copy_only=False) == 1 for label in labels[1:]]
+    return all((rows & ~clicked).sum() <= 0.02 * rows.sum() for rows in labelled)
 
 
 def describe(counts: DataCounts, settings: Settings) -> str:

@@ -280,6 +280,9 @@ def metrics(root: Path, as_json: bool) -> None:
     columns = ("auc", "gauc", "logloss", "calibration", "rows")
     rows = [["all", *(found[name] for name in columns)]]
     rows += [[name, *(values[c] for c in columns)] for name, values in found["slices"].items()]
+    for label, own in found["labels"].items():
+        rows.append([f"{label}: all", *(own[name] for name in columns)])
+        rows += [[f"{label}: {name}", *(values[c] for c in columns)] for name, values in own["slices"].items()]
     table(["rows of", *columns], rows)
     click.echo(f"baselines: {sentence(found['baselines'])}")
     click.echo("released" if found["released"] else "not released")
@@ -407,10 +410,12 @@ def _listed(text: str) -> list[str]:
 
 
 def _show_scored(scored: list[Any], name: str, as_json: bool) -> None:
+    name = "score" if scored and scored[0].outputs else name
     if as_json:
-        click.echo(json.dumps([{"item_id": s.item_id, name: s.score} for s in scored]))
+        click.echo(json.dumps([{"item_id": s.item_id, name: s.score, **s.outputs} for s in scored]))
     else:
-        table(["item", name], [[s.item_id, s.score] for s in scored])
+        outputs = list(scored[0].outputs) if scored else []
+        table(["item", name, *outputs], [[s.item_id, s.score, *(s.outputs[one] for one in outputs)] for s in scored])
 
 
 if __name__ == "__main__":

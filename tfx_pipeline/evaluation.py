@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -19,6 +19,7 @@ from tfx_pipeline.settings import EvaluationConfig
 SIGNATURE, PREDICTION = "serve_examples", "ctr"
 SEGMENT, LAUNCHED, USER = "segment", "launched", "user_id"
 GAUC_NAME = "gauc"
+CLICK_ALONE: Mapping[str, str] = {LABEL: PREDICTION}
 
 
 class GAUC(metric_types.Metric):
@@ -123,8 +124,12 @@ def eval_config(
     has_baseline: bool = True,
     by_launch: bool = False,
     code: str = "",
+    labels: Mapping[str, str] = CLICK_ALONE,
 ) -> config_pb2.EvalConfig:
     """AUC, LogLoss, Calibration, ExampleCount and GAUC, over all rows and in the slices cold, tail and rest.
+
+    Thresholds are of the click; of a further label the same metrics are computed for the candidate, since the last
+    released ranker may lack the label.
 
     Args:
         settings: Thresholds.
@@ -132,6 +137,7 @@ def eval_config(
         has_baseline: Whether the ranker is also held against the last released one.
         by_launch: Whether items are held back for the test, so that there are slices new and known.
         code: See `GAUC`.
+        labels: Label → the ranker's output that predicts it, the click first.
     """
     everything = [config_pb2.SlicingSpec()]
     auc = config_pb2.MetricConfig(class_name="AUC")
@@ -153,8 +159,24 @@ def eval_config(
     by_row = [auc, count]
     by_row += [config_pb2.MetricConfig(class_name=name) for name in ("BinaryCrossEntropy", "Calibration")]
     by_row.append(config_pb2.MetricConfig(class_name="GAUC", module=__name__, config=json.dumps({"code": code})))
-    return config_pb2.EvalConfig(
-        model_specs=[config_pb2.ModelSpec(signature_name=SIGNATURE, label_key=LABEL, prediction_key=PREDICTION)],
-        slicing_specs=[*everything, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in sliced_by)],
-        metrics_specs=[config_pb2.MetricsSpec(metrics=by_row)],
-    )
+    slices = [*everything, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in sliced_by)]
+    if len(labels) == 1:
+        spec = config_pb2.ModelSpec(signature_name=SIGNATURE, label_key=LABEL, prediction_key=PREDICTION)
+        metrics = [config_pb2.MetricsSpec(metrics=by_row)]
+        return config_pb2.EvalConfig(model_specs=[spec], slicing_specs=slices, metrics_specs=metrics)
+    of_output = {output: label for label, output in labels.items()}
+    keys = {"label_keys": of_output, "prediction_keys": {output: output for output in of_output}}
+    names = ("candidate", "baseline") if has_baseline else ("",)
+    specs = [
+        config_pb2.ModelSpec(signature_name=SIGNATURE, name=name, is_baseline=name == "baseline", **keys)
+        for name in names
+    ]
+    without_thresholds = [
+        config_pb2.MetricConfig(class_name=one.class_name, module=one.module, config=one.config) for one in by_row
+    ]
+    further = [output for output in of_output if output != PREDICTION]
+    metrics = [
+        config_pb2.MetricsSpec(metrics=by_row, output_names=[PREDICTION]),
+        config_pb2.MetricsSpec(metrics=without_thresholds, output_names=further, model_names=names[:1]),
+    ]
+    return config_pb2.EvalConfig(model_specs=specs, slicing_specs=slices, metrics_specs=metrics)

@@ -10,8 +10,8 @@ import tensorflow_transform as tft
 ITEM_VOCABULARY = "item_id"
 USER_VOCABULARY = "user_id"
 LABEL = "clicked"
-# Kept as they are; the ranker turns item ids into rows of its own table.
-PASSED_ON = ("item_id", "history_item_ids", "history_ages", "timestamp", LABEL)
+# Kept as they are, as labels are; the ranker turns item ids into rows of its own table.
+PASSED_ON = ("item_id", "history_item_ids", "history_ages", "timestamp")
 STATISTICS = "statistics"
 VALUES_OF_COUNTS, VALUES_OF_AGES, SHARE_SCALE, MAX_SCORE = 4, 2, 10_000.0, 5.0
 NUMBER = r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
@@ -26,13 +26,13 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
 
     Args:
         inputs: Raw features.
-        custom_config: `categorical_features`; of these `bucketed_features`, which are numbers, cut into `buckets`
-            of as many rows each; `vocabulary_min_count`; `oov_buckets`, how many rows share out the values not learned;
-            `statistics`, the names of what the feature `statistics` counts, `dates`, how many ages follow these counts,
-            and `smoothing` of its click rates.
+        custom_config: `labels`; `categorical_features`; of these `bucketed_features`, which are numbers, cut into
+            `buckets` of as many rows each; `vocabulary_min_count`; `oov_buckets`, how many rows share out the values
+            not learned; `statistics`, the names of what the feature `statistics` counts, `dates`, how many ages follow
+            these counts, and `smoothing` of its click rates.
     """
     floor, others = custom_config["vocabulary_min_count"], custom_config["oov_buckets"]
-    outputs = {name: inputs[name] for name in PASSED_ON if name in inputs}
+    outputs = {name: inputs[name] for name in (*PASSED_ON, *custom_config["labels"]) if name in inputs}
     if "item_id" in inputs:
         tft.vocabulary(inputs["item_id"], frequency_threshold=floor, vocab_filename=ITEM_VOCABULARY)
     outputs["user_index"] = _index(inputs["user_id"], USER_VOCABULARY, floor, others)

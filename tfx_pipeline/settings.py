@@ -14,7 +14,15 @@ import yaml
 from components.contract.schema import Column, ColumnMapping, Schema
 from components.history_gen.span_statistics import entity_names
 from components.item_attributes import CLUSTERS
-from mim_keras.config import PRESETS, ConfigError, EmbeddingTowerConfig, StagesConfig, from_mapping, require
+from mim_keras.config import (
+    PRESETS,
+    CiubmConfig,
+    ConfigError,
+    EmbeddingTowerConfig,
+    StagesConfig,
+    from_mapping,
+    require,
+)
 from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -185,6 +193,7 @@ class DataConfig:
         """Settings of `tfx_pipeline.preprocessing`, and of those who must know how large its indices are."""
         features = schema.ranker_features
         return {
+            "labels": list(schema.labels),
             "categorical_features": list(features),
             "bucketed_features": [name for name, kind in features.items() if kind == "number"],
             "buckets": self.buckets,
@@ -272,10 +281,11 @@ class Settings:
         return _read(path).get("preset") == "auto"
 
     def for_schema(self, schema: Schema) -> Settings:
-        """These settings, with a tower for each ready-made embedding that the schema declares.
+        """These settings, with a tower for each ready-made embedding that the schema declares, and its labels.
 
         Raises:
-            ConfigError: `stages.encoder.embeddings` names one that the schema lacks, or gives it another width.
+            ConfigError: `stages.encoder.embeddings` names one that the schema lacks, or gives it another width;
+                `stages.ciubm` names labels or numbers that the schema lacks.
         """
         declared = schema.items.embeddings()
         for tower in self.stages.encoder.embeddings:
@@ -290,7 +300,19 @@ class Settings:
             if name not in own
         ]
         encoder = replace(self.stages.encoder, embeddings=(*self.stages.encoder.embeddings, *more))
-        return replace(self, stages=replace(self.stages, encoder=encoder))
+        return replace(self, stages=replace(self.stages, encoder=encoder, ciubm=self._ranker_of(schema)))
+
+    def _ranker_of(self, schema: Schema) -> CiubmConfig:
+        ranker, labels = self.stages.ciubm, schema.labels
+        rule = "stages.ciubm.labels are those of shop.yaml, and follow from it"
+        require(ranker.labels in (("clicked",), labels), rule, ranker.labels, "Remove the setting.")
+        ranker = replace(ranker, labels=labels)
+        numbers = [name for name, kind in schema.items.features("items").items() if kind == "number"]
+        known = (*ranker.label_outputs.values(), *numbers)
+        unknown = sorted(set(ranker.final_score) - set(known))
+        rule = "stages.ciubm.final_score names outputs of the ranker and numbers of items"
+        require(not unknown, rule, unknown, f"Known names: {', '.join(known)}.")
+        return ranker
 
     def require_presets(self) -> None:
         """Looks, before anything runs on this machine, whether the backbones named by a path are there.

@@ -188,6 +188,12 @@ class RowChecker:
         """Column `name` as int64 [n]; 0 where it is missing."""
         return np.asarray(self._accept(name, parse_integers(self.raw(name)), "is not a whole number", required))
 
+    def label(self, name: str) -> np.ndarray:
+        """Column `name` as 0 or 1, int64 [n]."""
+        values = self.integers(name)
+        self.reject((values != 0) & (values != 1), name, "is not 0 or 1", lambda i: int(values[i]))
+        return values
+
     def numbers(self, name: str) -> pa.Array:
         """Column `name` as numbers in text, null where there is none."""
         parsed = parse_numbers(self.raw(name), self._table.column(name).decimal)
@@ -342,11 +348,12 @@ def check_impressions(batch: TableBatch, table: Table, policies: Policies, known
     rows = RowChecker(batch, table)
     user, item = rows.ids("user_id"), rows.ids("item_id")
     micros = rows.times("timestamp")
-    clicked = rows.integers("clicked")
-    rows.reject((clicked != 0) & (clicked != 1), "clicked", "is not 0 or 1", lambda i: int(clicked[i]))
+    clicked = rows.label("clicked")
     sequence = rows.integers("sequence", required=False) if "sequence" in batch.columns else micros % MICROS
     rows.known(item, known_items, "item_id", policies)
     columns = {"user_id": user, "item_id": item, "timestamp": micros // MICROS, "clicked": clicked}
+    for name in table.label_columns():
+        columns[name] = rows.label(name)
     return rows.result(columns | {"sequence": sequence, **rows.features("impressions")})
 
 

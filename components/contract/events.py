@@ -1,8 +1,9 @@
-"""Joins a log of events into impressions: each view, and whether a click followed it."""
+"""Joins a log of events into impressions: each view, and whether a click or another labelled event followed it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +16,15 @@ from components.contract.schema import EventTable, Policies
 from components.contract.tables import TableBatch
 from components.contract.values import MICROS
 
-VIEW, CLICK, OTHER = 0, 1, 2
+VIEW, OTHER = 0, -1  # kinds of events; of others bit n says that label n is set
 NEVER = np.iinfo(np.int64).max
 
 
 def check_events(
     batch: TableBatch, table: EventTable, policies: Policies, known_items: frozenset[str] | set[str]
 ) -> CheckedRows:
-    """Rows of `events`: user, item, microseconds, what happened (`VIEW` or `CLICK`), and context features as text.
+    """Rows of `events`: user, item, microseconds, what happened (`VIEW`, or a bit for each label of
+    `events.labels`), and context features as text.
 
     An event that is neither a view nor a label is dropped.
     """
@@ -31,9 +33,15 @@ def check_events(
     micros = rows.times("timestamp")
     event = rows.text("event", required=True)
     kind = np.full(len(batch), OTHER, np.int64)
-    for code, names in ((VIEW, table.view), (CLICK, table.labels["clicked"])):
-        among = pc.is_in(event, pa.array([str(name) for name in names]))
-        kind[pc.fill_null(among, False).to_numpy(zero_copy_only=False)] = code
+
+    def among(names: tuple[str, ...]) -> np.ndarray:
+        found = pc.is_in(event, pa.array([str(name) for name in names]))
+        return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False))
+
+    kind[among(table.view)] = VIEW
+    for place, label in enumerate(table.labels.values()):
+        sets = among(label.events)
+        kind[sets] = np.maximum(kind[sets], 0) | 1 << place
     for name in pc.unique(event.filter(pa.array(rows.ok & (kind == OTHER)))).to_pylist():
         is_name = pc.fill_null(pc.equal(event, name), False).to_numpy(zero_copy_only=False)
         rows.drop(is_name, f"event {name!r} is neither in events.view nor in events.labels")
@@ -57,12 +65,13 @@ class Joined(NamedTuple):
 
     Attributes:
         views: Rows of the events that are impressions, in time order, int64 [v].
-        clicked_at: When each of these was clicked, microseconds; `NEVER` where it was not, int64 [v].
+        labelled_at: When the first event of each label followed, microseconds; `NEVER` where none did,
+            int64 [v, labels].
         dropped: How many events are no impression, by reason.
     """
 
     views: np.ndarray
-    clicked_at: np.ndarray
+    labelled_at: np.ndarray
     dropped: Counter[str]
 
 
@@ -74,46 +83,50 @@ def join_events(
     request: np.ndarray,
     event_id: np.ndarray,
     what: np.ndarray,
-    window_seconds: int,
+    windows: Sequence[int],
 ) -> Joined:
-    """Views, and the clicks that belong to them.
+    """Views, and the labelled events that belong to them.
 
-    A click belongs to the latest view of the same user and item that is not later, and at most `window_seconds`
-    earlier; to one of the same request where there is any.  A user's events of one event id are deduplicated, the
-    earliest is kept; without an id, those that agree in everything.  The order of the events does not matter.
+    A labelled event, a click say, belongs to the latest view of the same user and item that is not later, and at most
+    its label's window earlier; to one of the same request where there is any.  A user's events of one event id are
+    deduplicated, the earliest is kept; without an id, those that agree in everything.  The order of the events does not
+    matter.
 
     Args:
         user, item, request, event_id: Codes, int64 [n]; a request or event id of -1 is none.
         micros: Microseconds, int64 [n].
-        kind: `VIEW` or `CLICK`, int64 [n].
+        kind: `VIEW`, or the bits of the labels that the event sets, int64 [n].
         what: Codes of the event's name and its context, int64 [n].
-        window_seconds: The oldest that the view of a click may be.
+        windows: Of each label, the oldest that the view of its events may be, in seconds.
     """
     dropped: Counter[str] = Counter()
     kept = _first_of_each((what, request, kind, item, micros, user), event_id)
     if len(kept) < len(user):
         dropped["the event repeats another one"] = len(user) - len(kept)
     order = kept[np.lexsort((kind[kept], micros[kept], item[kept], user[kept]))]
-    clicks = order[kind[order] == CLICK]
-    view_of = np.full(len(clicks), -1, np.int64)
-    with_request = request[clicks] >= 0
+    labelled = order[kind[order] > VIEW]
+    view_of = np.full(len(labelled), -1, np.int64)
+    with_request = request[labelled] >= 0
     if with_request.any():
-        view_of[with_request] = _latest_views(
-            (request, item, user), micros, kind, order[request[order] >= 0], window_seconds
-        )
-    unmatched = view_of < 0
-    if unmatched.any():
-        view_of[unmatched] = _latest_views((item, user), micros, kind, order, window_seconds)[unmatched]
-    found = view_of >= 0
-    if found.any():
-        dropped["a click, joined to its view"] = int(found.sum())
-    if (alone := int((~found).sum())) > 0:
-        dropped[f"a click without a view in the {window_seconds} s before it"] = alone
-    clicked_at = np.full(len(user), NEVER, np.int64)
-    np.minimum.at(clicked_at, view_of[found], micros[clicks[found]])
+        view_of[with_request] = _latest_views((request, item, user), micros, kind, order[request[order] >= 0])
+    age = np.where(view_of >= 0, micros[labelled] - micros[np.maximum(view_of, 0)], NEVER)
+    anywhere = _latest_views((item, user), micros, kind, order) if len(labelled) else view_of
+    age_anywhere = np.where(anywhere >= 0, micros[labelled] - micros[np.maximum(anywhere, 0)], NEVER)
+    labelled_at = np.full((len(user), len(windows)), NEVER, np.int64)
+    joined = np.zeros(len(labelled), bool)
+    for place, seconds in enumerate(windows):
+        sets, window = kind[labelled] >> place & 1 == 1, seconds * MICROS
+        view = np.where(age <= window, view_of, np.where(age_anywhere <= window, anywhere, -1))
+        found = sets & (view >= 0)
+        np.minimum.at(labelled_at[:, place], view[found], micros[labelled[found]])
+        joined |= found
+    if joined.any():
+        dropped["a labelled event, joined to its view"] = int(joined.sum())
+    if (alone := int((~joined).sum())) > 0:
+        dropped["a labelled event without a view in the window before it"] = alone
     views = kept[kind[kept] == VIEW]
     views = views[np.lexsort((item[views], micros[views], user[views]))]
-    return Joined(views, clicked_at[views], dropped)
+    return Joined(views, labelled_at[views], dropped)
 
 
 def _first_of_each(keys: tuple[np.ndarray, ...], event_id: np.ndarray) -> np.ndarray:
@@ -133,16 +146,13 @@ def _first_of_each(keys: tuple[np.ndarray, ...], event_id: np.ndarray) -> np.nda
     return np.sort(order[new])
 
 
-def _latest_views(
-    keys: tuple[np.ndarray, ...], micros: np.ndarray, kind: np.ndarray, rows: np.ndarray, window_seconds: int
-) -> np.ndarray:
-    """For each click of `rows`, in their order, its view's row, or -1.
+def _latest_views(keys: tuple[np.ndarray, ...], micros: np.ndarray, kind: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """For each labelled event of `rows`, in their order, the row of the latest view before it, or -1.
 
     Args:
-        keys: What click and view have in common, in the order of `np.lexsort`: the last is the primary one.
+        keys: What event and view have in common, in the order of `np.lexsort`: the last is the primary one.
         micros, kind: Of all events.
         rows: Sorted by user, item and time.
-        window_seconds: The most that lies between the two.
     """
     position = np.argsort(np.lexsort((kind[rows], micros[rows], *(key[rows] for key in keys))))
     order = np.empty(len(rows), np.int64)
@@ -152,19 +162,17 @@ def _latest_views(
     new[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
     group = np.maximum.accumulate(np.where(new, index, 0))
     latest = np.maximum.accumulate(np.where(kind[order] == VIEW, index, -1))
-    ok = latest >= group
-    ok &= micros[order] - micros[order[np.maximum(latest, 0)]] <= window_seconds * MICROS
-    view = np.where(ok, order[np.maximum(latest, 0)], -1)[position]
-    found: np.ndarray = view[kind[rows] == CLICK]
+    view = np.where(latest >= group, order[np.maximum(latest, 0)], -1)[position]
+    found: np.ndarray = view[kind[rows] > VIEW]
     return found
 
 
-def impressions_of_users(columns: Columns, window_seconds: int) -> tuple[Columns, Counter[str]]:
+def impressions_of_users(columns: Columns, table: EventTable) -> tuple[Columns, Counter[str]]:
     """The impressions of whole users; and how many events are no impression, by reason.
 
     Args:
         columns: Of `check_events`, all events of their users.
-        window_seconds: The oldest that the view of a click may be.
+        table: Labels and their windows.
 
     Returns:
         Columns as of `check_impressions`, and `clicked_at` in seconds, 0 where it was not clicked.
@@ -180,14 +188,16 @@ def impressions_of_users(columns: Columns, window_seconds: int) -> tuple[Columns
         _codes(columns["request_id"]),
         _codes(columns["event_id"]),
         _codes_of_all([columns["event"], *(context[name] for name in sorted(set(context) - {"user_id", "item_id"}))]),
-        window_seconds,
+        [label.window_seconds or table.window_seconds for label in table.labels.values()],
     )
     found = take(context, joined.views)
-    seconds, clicked = micros[joined.views] // MICROS, joined.clicked_at != NEVER
+    seconds = micros[joined.views] // MICROS
     found["timestamp"] = pa.array(seconds)
     found["sequence"] = pa.array(micros[joined.views] % MICROS)
-    found["clicked"] = pa.array(clicked.astype(np.int64))
-    found["clicked_at"] = pa.array(np.where(clicked, joined.clicked_at // MICROS, 0))
+    for label, at in zip(table.labels, joined.labelled_at.T, strict=True):
+        found[label] = pa.array((at != NEVER).astype(np.int64))
+        if label == "clicked":
+            found["clicked_at"] = pa.array(np.where(at != NEVER, at // MICROS, 0))
     return found, joined.dropped
 
 

@@ -81,6 +81,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
 CLICKS = ("click", "klick", "open", "select", "tap")
 LEAK = 0.9  # AUC of one column alone
+LATER = 86_400  # seconds that an order or a cart may come after the view
 CODE = re.compile(
     r"(^|[_\W])(code|id|key|nr|no|number|nummer|sku|class|type|typ|group|gruppe)$"
 )  # ends of names of codes
@@ -458,6 +459,12 @@ def _described(
         if table == "items" and _is_code(source, values):
             feature = {"type": "categorical"}
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
+        if table == "impressions" and "clicked" in columns and _is_further_label(source, values):
+            name = _label_name(source)
+            found[name] = _plain(source, {"type": "label"})
+            share = parse_integers(values).values.mean()
+            guesses.append(Guess(f"{table}.{name}", f"{source}, label", f"1 in {share:.2%} of the rows; predicted too"))
+            continue
         if table != "items" and feature and feature.get("type") in ("list", "date", "embedding"):
             feature, why = None, "a list or a date, which only items may have"
         if table in ("impressions", "events") and feature is not None:
@@ -530,6 +537,19 @@ def _embedding_dim(values: pa.Array) -> int:
     return lengths.pop() if len(lengths) == 1 else 0
 
 
+def _label_name(source: str) -> str:
+    name = re.sub(r"(_\d+)+$", "", safe_name(source).lower()).removeprefix("has_")
+    return f"{name}_label" if name in RESERVED else name
+
+
+def _is_further_label(name: str, values: pa.Array) -> bool:
+    """Whether a 0/1 column says that an order, a cart or another outcome followed the impression."""
+    whole = _integers(values)
+    if whole is None or not len(whole) or set(np.unique(whole).tolist()) != {0, 1}:
+        return False
+    return any(word in name.lower() for word in (*OTHERS, *OUTCOMES)) or _fit(name, "clicked") > 0.5
+
+
 def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
     """Why a column of the log is no context: it names the request, or is known only after the click; else empty."""
     if max(_fit(name, role) for role in ("request_id", "event_id", "user_id", "item_id")) > 0.5:
@@ -541,8 +561,6 @@ def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
         return "an outcome, which is not known when the item is shown"
     if clicked is None:
         return ""
-    if _fit(name, "clicked") > 0.5 and set(np.unique(parse_integers(values).values)) <= {0, 1}:
-        return "another label; say in shop.yaml if it is the one"
     label = parse_integers(clicked).values
     if 0 < label.mean() < 1 and _separates(values, label) > LEAK:
         return "it tells the clicked rows nearly by itself, so that it is known only after the click"
@@ -684,10 +702,17 @@ def _event_names(values: pa.Array, guesses: list[Guess]) -> dict[str, Any]:
             "shop.yaml: events.view and events.labels"
         )
     guesses.append(Guess("events.view", ", ".join(views), "each is an impression"))
-    left = [name for name in others if name not in clicks]
-    why = "at most 1800 s after a view" + (f"; not used: {', '.join(left)}" if left else "")
-    guesses.append(Guess("events.labels", f"clicked: {', '.join(clicks)}", why))
-    return {"view": views, "labels": {"clicked": clicks}, "window_seconds": 1800}
+    labels: dict[str, Any] = {"clicked": clicks}
+    further = [name for name in others if name not in clicks]
+    left = [name for name in further if not any(word in name.lower() for word in OTHERS)]
+    guesses.append(Guess("events.labels.clicked", ", ".join(clicks), "at most 1800 s after a view"))
+    for name in (name for name in further if name not in left):
+        label = _label_name(name)
+        labels[label] = {"events": [*labels.get(label, {"events": []})["events"], name], "window_seconds": LATER}
+        guesses.append(Guess(f"events.labels.{label}", name, "at most a day after a view; predicted too"))
+    if left:
+        guesses.append(Guess("events: not used", ", ".join(left), "neither views nor known labels"))
+    return {"view": views, "labels": labels, "window_seconds": 1800}
 
 
 def _policies(items: Sample, columns: dict[str, str], share: float, guesses: list[Guess]) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _log(data: str, schema: Schema, known: set[str], spans: Spans, rows: int) ->
         return preview
     _add(preview, [check_events(b, schema.events, schema.policies, known) for b in batches])
     if preview.used:
-        preview.valid, dropped = impressions_of_users(preview.valid, schema.events.window_seconds)
+        preview.valid, dropped = impressions_of_users(preview.valid, schema.events)
         preview.dropped.update(dropped)
     return preview
 
@@ -340,7 +340,9 @@ def _find_problems_of_log(found: Preview, log: TablePreview, split_by: str, frac
     clicked = log.valid["clicked"].to_numpy(zero_copy_only=False)
     users, items = (len(pc.unique(log.valid[name])) for name in ("user_id", "item_id"))
     found.lines.append(f"{'':12s} {_date(moments.min())} to {_date(moments.max())}; {users:,} users, {items:,} items")
-    found.lines.append(f"{'':12s} clicked: {clicked.mean():.2%} of {len(clicked):,} impressions")
+    for label in found.schema.labels:
+        share = log.valid[label].to_numpy(zero_copy_only=False).mean()
+        found.lines.append(f"{'':12s} {label}: {share:.2%} of {len(clicked):,} impressions")
     table = found.schema.table(log.name)
     assert table is not None
     found.lines += [
@@ -357,6 +359,13 @@ def _find_problems_of_log(found: Preview, log: TablePreview, split_by: str, frac
             f"table `{log.name}`: every impression has the label {int(clicked[0])}; nothing can be learned from it. "
             + ("Look at events.labels and events.window_seconds" if log.name == "events" else "Export both kinds")
         )
+    for label in found.schema.labels[1:]:
+        own = log.valid[label].to_numpy(zero_copy_only=False)
+        if own.min() == own.max():
+            found.problems.append(
+                f"table `{log.name}`: every impression has the label {label}: {int(own[0])}, of which nothing can be "
+                "learned. Remove the label from shop.yaml, or export both kinds"
+            )
     if split_by != "time":
         return
     times, rows = np.unique(moments, return_counts=True)

@@ -14,7 +14,7 @@ columns have the names of the contract:
     events:
       files: ereignisse.csv.gz
       columns: {user_id: kunde, item_id: artikel, timestamp: zeit, event: ereignis}
-      labels: {clicked: [click]}
+      labels: {clicked: [click], ordered: {events: [order], window_seconds: 86400}}
     policies: {unknown_items: drop}
 """
 
@@ -131,7 +131,8 @@ class Column:
     Attributes:
         column: Its name in the shop's file; empty for the same name.
         type: Of a feature, a column that the contract does not name: `categorical`, `number`, or of items `list`,
-            `date`, whose age the ranker reads, and `embedding`, a ready-made vector that the encoder reads.
+            `date`, whose age the ranker reads, and `embedding`, a ready-made vector that the encoder reads.  Of
+            impressions also `label`, a further 0/1 label, which the ranker predicts beside the click.
         time: Of a time: `auto` (numbers by their size: s, ms, µs or ns; ISO 8601; YYYYMMDD; DD.MM.YYYY), a unit,
             or a format of `datetime.strptime`.
         timezone: Of times without a zone of their own, e.g. `Europe/Berlin`.
@@ -144,7 +145,7 @@ class Column:
     """
 
     column: str = ""
-    type: Literal["", "categorical", "number", "list", "date", "embedding"] = ""
+    type: Literal["", "categorical", "number", "list", "date", "embedding", "label"] = ""
     time: str = "auto"
     timezone: str = "UTC"
     decimal: Literal[".", ","] = "."
@@ -250,7 +251,8 @@ class Table:
 
     def features(self, table: str) -> dict[str, str]:
         """Features that are not in the contract, by name: `categorical`, `number` or `list`."""
-        return {name: kind for name, kind in self.declared(table).items() if kind not in ("date", "embedding")}
+        other = ("date", "embedding", "label")
+        return {name: kind for name, kind in self.declared(table).items() if kind not in other}
 
     def declared(self, table: str) -> dict[str, str]:
         """All columns that are not in the contract, by name, with their types."""
@@ -260,9 +262,47 @@ class Table:
         """Names of the features that are dates."""
         return tuple(name for name, one in self.columns.items() if one.type == "date")
 
+    def label_columns(self) -> tuple[str, ...]:
+        """Names of the columns that are labels beside the click."""
+        return tuple(name for name, one in self.columns.items() if one.type == "label")
+
     def embeddings(self) -> dict[str, Column]:
         """Ready-made embeddings, by name."""
         return {name: one for name, one in self.columns.items() if one.type == "embedding"}
+
+
+@dataclass(frozen=True)
+class EventLabel:
+    """The events that set a label.
+
+    Attributes:
+        events: Their names.  An event may set several labels: `clicked: [click, order]`, `ordered: [order]`.
+        window_seconds: The oldest that the view of such an event may be; 0 for `events.window_seconds`.
+    """
+
+    events: tuple[str, ...] = ()
+    window_seconds: int = 0
+
+    def __post_init__(self) -> None:
+        ok = bool(self.events) and all(isinstance(event, str) and event for event in self.events)
+        require(ok, "a label of events.labels names at least one event", self.events, "e.g. clicked: [click]")
+        ok = self.window_seconds >= 0
+        require(ok, "window_seconds of a label is 0 or more", self.window_seconds, "0 is events.window_seconds.")
+
+
+class EventLabels(dict[str, EventLabel]):
+    """Label → `EventLabel`."""
+
+    @classmethod
+    def from_plain(cls, value: Any, where: str) -> EventLabels:
+        """From YAML: a list of events, or a mapping with `events`."""
+        rule = f"{where} is a mapping of labels to lists of events"
+        require(isinstance(value, Mapping), rule, value, "e.g. clicked: [click]")
+        found = cls()
+        for name, one in value.items():
+            plain = one if isinstance(one, Mapping) else {"events": one}
+            found[str(name)] = from_mapping(EventLabel, plain, f"{where}.{name}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -271,22 +311,20 @@ class EventTable(Table):
 
     Attributes:
         view: Events that are impressions.
-        labels: Label to the events that set it.  `clicked` must be there.
+        labels: Label to the events that set it: `clicked` and further ones, which the ranker predicts beside the click.
         window_seconds: A label event counts for the user's latest view of the item, if it is at most so old.
     """
 
     view: tuple[str, ...] = ("view",)
-    labels: dict[str, Any] = field(default_factory=lambda: {"clicked": ["click"]})
+    labels: EventLabels = field(default_factory=lambda: EventLabels(clicked=EventLabel(("click",))))
     window_seconds: int = 1800
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.view), "events.view names at least one event", self.view, "e.g. [view]")
-        ok = all(isinstance(events, list | tuple) and events for events in self.labels.values())
-        require(ok, "events.labels is a mapping of labels to lists of events", self.labels, "e.g. clicked: [click]")
-        rule = "events.labels must contain exactly the label clicked"
-        require(set(self.labels) == {"clicked"}, rule, sorted(self.labels), "Other labels are not learned yet.")
-        both = sorted({event for events in self.labels.values() for event in events} & set(self.view))
+        rule, fix = "events.labels must contain the label clicked", "e.g. clicked: [click]"
+        require("clicked" in self.labels, rule, sorted(self.labels), fix)
+        both = sorted({event for one in self.labels.values() for event in one.events} & set(self.view))
         require(not both, "an event is a view or a label", both, "Remove it from events.view or events.labels.")
         require(self.window_seconds > 0, "events.window_seconds is positive", self.window_seconds, "1800 is usual.")
 
@@ -332,7 +370,11 @@ class Schema:
     policies: Policies = field(default_factory=Policies)
 
     def __post_init__(self) -> None:
-        seen: dict[str, str] = {}
+        seen = dict.fromkeys(self.events.labels if self.events is not None else (), "events.labels")
+        for label in seen:
+            if label != "clicked":
+                _check_feature_name(label, "events.labels")
+                _check_label_name(label, "events.labels")
         for table in CONTRACT:
             declared = self.table(table) or Table()
             for name, column in declared.columns.items():
@@ -351,6 +393,11 @@ class Schema:
                     kind,
                     fix,
                 )
+                if kind == "label":
+                    fix = "Of events, events.labels names the events that set a label."
+                    rule = f"{table}.columns.{name}: only impressions have columns that are labels"
+                    require(table == "impressions", rule, kind, fix)
+                    _check_label_name(name, table)
                 require(
                     name not in seen,
                     f"feature {name} must be declared in one table",
@@ -371,6 +418,12 @@ class Schema:
     def log(self) -> str:
         """The table that impressions come from: `impressions` or `events`."""
         return "events" if self.events is not None else "impressions"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the ranker predicts: `clicked`, then the further labels in the order of `shop.yaml`."""
+        further = self.impressions.label_columns() if self.events is None else self.events.labels
+        return ("clicked", *(label for label in further if label != "clicked"))
 
     @property
     def ranker_features(self) -> dict[str, str]:
@@ -437,6 +490,11 @@ def _check_feature_name(name: str, table: str) -> None:
     require(ok, f"{table}.columns: the name of a feature is letters, digits and _", name, fix)
     ok = name not in RESERVED and not name.endswith("_index")
     require(ok, f"{table}.columns: this name belongs to the pipeline", name, fix)
+
+
+def _check_label_name(name: str, table: str) -> None:
+    ok = re.search(r"_\d+$", name) is None and not name.startswith("has_")
+    require(ok, f"{table}: the name of a label does not end in _ and digits, nor begin with has_", name, "Rename it.")
 
 
 def safe_name(name: str) -> str:

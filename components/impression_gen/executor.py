@@ -19,7 +19,7 @@ from components.contract import counts
 from components.contract.checks import CheckedRows, check_impressions
 from components.contract.events import check_events, impressions_of_users
 from components.contract.files import Spans, find_files
-from components.contract.schema import Schema
+from components.contract.schema import EventTable, Schema
 from components.contract.tables import ContractError, ReadTable, TableBatch
 from components.examples import (
     SPLITS,
@@ -78,8 +78,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 valid
                 | "EventsByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
                 | "GroupEvents" >> beam.GroupByKey()
-                | "Join"
-                >> beam.ParDo(_JoinEvents(schema.events.window_seconds)).with_outputs(counts.TALLY, main="valid")
+                | "Join" >> beam.ParDo(_JoinEvents(schema.events)).with_outputs(counts.TALLY, main="valid")
             )
             valid = joined["valid"]
             tally_parts.append(joined[counts.TALLY])
@@ -163,11 +162,11 @@ class _Check:
 class _JoinEvents(beam.DoFn):
     """(bucket, its users' events) → their impressions; the events that are none go to the counts."""
 
-    def __init__(self, window_seconds: int) -> None:
-        self._window = window_seconds
+    def __init__(self, table: EventTable) -> None:
+        self._table = table
 
     def process(self, group: tuple[int, Iterable[Columns]]) -> Iterator[Any]:
-        columns, dropped = impressions_of_users(concatenate(group[1]), self._window)
+        columns, dropped = impressions_of_users(concatenate(group[1]), self._table)
         if len(columns["user_id"]):
             yield columns
         for reason, count in dropped.items():

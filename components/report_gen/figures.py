@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any
 
+CLICK = "ctr"
 SLICES = ("cold", "tail", "rest", "new", "known")
 _NAMES = {
     "auc": "auc",
@@ -18,24 +19,28 @@ Metrics = dict[str, Any]
 
 
 def read_evaluation(folder: str) -> Metrics:
-    """What TFMA measured: `auc`, `gauc`, `logloss`, `calibration`, `rows`, and the same in `slices`.
+    """What TFMA measured of the click: `auc`, `gauc`, `logloss`, `calibration`, `rows`, and the same in `slices`; and
+    of further labels the same in `labels`, by name.
 
     A slice without rows is left out; a figure that cannot be computed is None.
     """
     import tensorflow_model_analysis as tfma
 
     result = tfma.load_eval_result(folder, model_name=_candidate(folder))
-    metrics: Metrics = {"slices": {}}
+    of_outputs: dict[str, Metrics] = {}
     for slice_key, outputs in result.slicing_metrics:
-        values = outputs[""][""]
-        figures = {name: _number(values.get(tfma_name)) for name, tfma_name in _NAMES.items()}
-        figures["rows"] = int(figures["rows"] or 0)
-        if slice_key == ():
-            metrics |= figures
-        else:
-            metrics["slices"][str(slice_key[0][1])] = figures
-    metrics["slices"] = {name: metrics["slices"][name] for name in SLICES if name in metrics["slices"]}
-    return metrics
+        for output, values in outputs.items():
+            figures = {name: _number(values[""].get(tfma_name)) for name, tfma_name in _NAMES.items()}
+            figures["rows"] = int(figures["rows"] or 0)
+            metrics = of_outputs.setdefault(output or CLICK, {"slices": {}})
+            if slice_key == ():
+                metrics |= figures
+            else:
+                metrics["slices"][str(slice_key[0][1])] = figures
+    for metrics in of_outputs.values():
+        metrics["slices"] = {name: metrics["slices"][name] for name in SLICES if name in metrics["slices"]}
+    click = of_outputs.pop(CLICK)
+    return click | {"labels": of_outputs} if of_outputs else click
 
 
 def _candidate(folder: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -240,6 +241,16 @@ class CiubmConfig:
     content_projection_l2: float = 0.0  # of the content projection, divided by the width of the content embedding
     content_loss_weight: float = 0.1  # weight of the loss of the content head
     content_warmup_epochs: int = 0  # first epochs that train the content head alone (MAKE)
+    # what is predicted: the click first, then further labels; in a run those of shop.yaml
+    labels: tuple[str, ...] = ("clicked",)
+    # how further labels are predicted.  independent: a head each; mmoe: experts that each label weighs by its own gate;
+    # esmm: p(label) = p(click) · p(label | click), for labels that follow a click
+    multi_label: Literal["independent", "esmm", "mmoe"] = "independent"
+    experts: int = 4  # of mmoe
+    label_loss_weights: dict[str, float] = field(default_factory=dict)  # by label; 1 where it is not named
+    # Exponents of the final score, by which candidates are ranked: {ctr: 1, ordered: 0.5, price: 0.3} is
+    # ctr · ordered^0.5 · price^0.3.  Names are outputs of the ranker, and numbers of items.  {}: the ctr
+    final_score: dict[str, float] = field(default_factory=dict)
     # An ensemble of two rankers: one reads the first dimensions of the content embedding up to here, one the rest.
     # 0: one ranker.  In a run of the three stages it is encoder.embedding_dim.
     ensemble_split_dim: int = 0
@@ -307,7 +318,37 @@ class CiubmConfig:
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"ciubm.{name} is in [0, 1)", value, "Lower it.")
+        self._check_labels()
         self._check_inputs()
+
+    def _check_labels(self) -> None:
+        require_choices(self, "ciubm.")
+        labels, fix = self.labels, "e.g. [clicked, ordered]"
+        require(labels[:1] == ("clicked",), "the first of ciubm.labels is clicked", labels, fix)
+        require(len(set(labels)) == len(labels), "ciubm.labels are distinct", labels, "Remove one.")
+        reserved = sorted({"ctr", "content_ctr"} & set(labels))
+        require(not reserved, "ciubm.labels are not named as outputs", reserved, "Rename them.")
+        # A member of an ensemble has outputs of the same names, `_` and its number behind.
+        named = all(re.fullmatch(r"[A-Za-z]\w*", one, re.A) and not re.search(r"_\d+$", one) for one in labels)
+        rule = "ciubm.labels are letters, digits and _, and do not end in _ and digits"
+        require(named, rule, labels, "Rename them.")
+        require(self.experts >= 1, "ciubm.experts must be at least 1", self.experts, "4 is usual.")
+        hidden = self.multi_label != "mmoe" or bool(self.hidden)
+        require(hidden, "ciubm.multi_label mmoe needs ciubm.hidden", self.hidden, "e.g. [128, 64]")
+        for name in ("label_loss_weights", "final_score"):
+            values = getattr(self, name)
+            numbers = all(type(value) in (int, float) and math.isfinite(value) for value in values.values())
+            require(numbers, f"ciubm.{name} is a mapping of names to numbers", values, "e.g. {ordered: 0.5}")
+        unknown = sorted(set(self.label_loss_weights) - set(labels))
+        known = f"It has {', '.join(labels)}."
+        require(not unknown, "ciubm.label_loss_weights are of labels of the ranker", unknown, known)
+        smallest = min(self.label_loss_weights.values(), default=0)
+        require(smallest >= 0, "ciubm.label_loss_weights are 0 or more", smallest, "0 trains no head of the label.")
+
+    @property
+    def label_outputs(self) -> dict[str, str]:
+        """Label → the ranker's output that predicts it: `ctr` for the click, else the label's own name."""
+        return {label: "ctr" if label == "clicked" else label for label in self.labels}
 
     def _check_inputs(self) -> None:
         inputs = (self.use_ids, self.use_content)

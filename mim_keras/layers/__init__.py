@@ -14,6 +14,7 @@ from mim_keras.layers.learned_similarity import LearnedSimilarity
 from mim_keras.layers.mean_pooling import MeanPooling
 from mim_keras.layers.modal_attention import ModalAttention
 from mim_keras.layers.momentum_encoder import MomentumEncoder
+from mim_keras.layers.multi_gate_head import MultiGateHead
 from mim_keras.layers.negatives import KnownPositives, NegativeQueue, Negatives, false_negative_mask
 from mim_keras.layers.projection_head import ProjectionHead
 from mim_keras.layers.residual_adapter import ResidualAdapter
@@ -41,6 +42,7 @@ __all__ = [
     "MeanPooling",
     "ModalAttention",
     "MomentumEncoder",
+    "MultiGateHead",
     "NegativeQueue",
     "Negatives",
     "ProjectionHead",

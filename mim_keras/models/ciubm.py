@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from mim_keras.layers import (
     LearnedSimilarity,
     MeanPooling,
     ModalAttention,
+    MultiGateHead,
     SemanticTargetAttention,
     Similarity,
     SimTier,
@@ -166,10 +168,61 @@ class Ranker(StageModel):
         """Width of the content embeddings that the ranker reads."""
         raise NotImplementedError
 
+    def labels_by_output(self, y: Any, y_pred: Mapping[str, Any]) -> Any:
+        """The labels of each output.
+
+        Args:
+            y: A mapping by label or by output; float [B], [B, 1] of the click, where there is no other label; float
+                [B, labels], in the order of `config.labels`.
+            y_pred: The outputs.
+
+        Raises:
+            ValueError: `y` has another number of labels.
+        """
+        outputs = self.config.label_outputs
+        if y is None or (isinstance(y, Mapping) and not set(y) & set(outputs)):
+            return y
+        if not isinstance(y, Mapping):
+            width = y.shape[-1] if len(y.shape) == 2 else 1
+            if width != len(outputs):
+                raise ValueError(
+                    f"{type(self).__name__} is trained on the labels {', '.join(outputs)}; received labels of shape "
+                    f"{tuple(y.shape)}. Give a column for each."
+                )
+            y = {label: y[:, place] for place, label in enumerate(outputs)} if len(outputs) > 1 else {"clicked": y}
+        if missing := set(outputs) - set(y):
+            raise ValueError(
+                f"{type(self).__name__} is trained on the labels {', '.join(outputs)}; received {', '.join(y)}. Add "
+                f"{', '.join(sorted(missing))}."
+            )
+        by_output = {output: y[label] for label, output in outputs.items()}
+        return {name: by_output[self._predicts(name)] for name in y_pred}
+
+    def _predicts(self, name: str) -> str:
+        """The output of a label that output `name`, a content head's or a member's, predicts too."""
+        name = re.sub(r"_\d+$", "", name) if name not in self.config.label_outputs.values() else name
+        return name.removeprefix("content_") if name == "content_ctr" else name
+
 
 def probabilities(logits: Outputs) -> Outputs:
     """The sigmoid of logits, float32.  On TensorFlow Keras' cross-entropy of it is computed from the logits."""
     return {name: ops.sigmoid(ops.cast(logit, "float32")) for name, logit in logits.items()}
+
+
+def product_logit(first: Any, second: Any) -> Any:
+    """The logit of σ(first) · σ(second), float32; exact where both are near 0 or near 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from mim_keras.models.ciubm import product_logit
+        >>> logit = product_logit(np.array([0.0], "float32"), np.array([0.0], "float32"))  # 1/2 · 1/2
+        >>> round(float(1 / (1 + np.exp(-logit[0]))), 4)
+        0.25
+    """
+    first, second = (ops.cast(logit, "float32") for logit in (first, second))
+    # p q / (1 - p q), where 1 / p = 1 + e^-first: the logit is -log(e^-first + e^-second + e^-(first + second)).
+    terms = ops.stack([-first, -second, -first - second], axis=-1)
+    return -ops.logsumexp(terms, axis=-1)
 
 
 def click_loss() -> keras.losses.Loss:
@@ -196,7 +249,8 @@ class CiUBM(Ranker):
         inputs: A mapping, see `Ranker`.
 
     Returns:
-        `ctr` float [B, 1], and with content `content_ctr` [B, 1], the prediction of content alone.
+        `ctr` float [B, 1], the probability of a click; of each further label in `config.labels` its probability, by
+        the label's name; and with content `content_ctr` [B, 1], the prediction of the click by content alone.
 
     Example:
         >>> import numpy as np
@@ -254,7 +308,14 @@ class CiUBM(Ranker):
 
     def _make_heads(self) -> None:
         config = self.config
-        self.head = CrossDeepHead(config.cross_layers, config.hidden, config.dropout)
+        sizes = (config.cross_layers, config.hidden, config.dropout)
+        self.head = self.multi_gate_head = None  # type: Any
+        if config.multi_label == "mmoe" and len(config.labels) > 1:
+            self.multi_gate_head = MultiGateHead(len(config.labels), config.experts, *sizes)
+        else:
+            self.head = CrossDeepHead(*sizes)
+        further = config.labels[1:] if self.head is not None else ()
+        self.label_heads = [CrossDeepHead(*sizes, name=f"head_of_{label}") for label in further]
         self.content_head: Any = None
         if config.use_content:
             layers = [
@@ -334,8 +395,18 @@ class CiUBM(Ranker):
             features += content
         features.append(ops.broadcast_to(user, (ops.shape(target.features)[0], user.shape[-1])))
         features += self._statistics(options)
-        logit = self.head(ops.concatenate(features, axis=-1), training=options.get("training", False))
-        return {"ctr": logit, **logits}
+        return self._label_logits(ops.concatenate(features, axis=-1), options.get("training", False)) | logits
+
+    def _label_logits(self, features: Any, training: bool) -> Outputs:
+        """The logit of each label, [B, 1], by output."""
+        outputs = self.config.label_outputs.values()
+        if self.multi_gate_head is not None:
+            mixed = self.multi_gate_head(features, training=training)
+            return {name: mixed[:, place : place + 1] for place, name in enumerate(outputs)}
+        click, *others = (head(features, training=training) for head in (self.head, *self.label_heads))
+        if self.config.multi_label == "esmm":
+            others = [product_logit(click, other) for other in others]
+        return dict(zip(outputs, [click, *others], strict=True))
 
     def _encode_target(self, item_row: Any, options: dict[str, Any]) -> EncodedTarget:
         names = ("item_embedding", "use_item_embedding", "drop_id")
@@ -418,10 +489,12 @@ class CiUBM(Ranker):
     def default_losses(self) -> dict[str, Any]:
         config = self.config
         has_content = self.content_head is not None and (config.content_loss_weight or config.content_warmup_epochs)
-        return {name: click_loss() for name in ("ctr", *(["content_ctr"] if has_content else []))}
+        return {name: click_loss() for name in (*config.label_outputs.values(), *["content_ctr"] * bool(has_content))}
 
     def default_loss_weights(self) -> dict[str, float]:
-        weights = {"ctr": 1.0, "content_ctr": self.config.content_loss_weight}
+        own = self.config.label_loss_weights
+        weights = {output: float(own.get(label, 1.0)) for label, output in self.config.label_outputs.items()}
+        weights["content_ctr"] = self.config.content_loss_weight
         return {name: weights[name] for name in self.default_losses()}
 
     @property
@@ -439,7 +512,8 @@ class CiUBM(Ranker):
 
     def layers_outside_content_head(self) -> list[keras.layers.Layer]:
         """Layers that the content head does not depend on."""
-        layers = [self.target_encoder.id_embedding, self.user_embedding, self.din_attention, self.head]
+        layers = [self.target_encoder.id_embedding, self.user_embedding, self.din_attention]
+        layers += [self.head, self.multi_gate_head, *self.label_heads]
         attentions = self.interest_attention.attentions if self.interest_attention is not None else []
         layers += [attention for attention in attentions if not attention.query_is_content]
         return [layer for layer in (*layers, *self.context_embeddings) if layer is not None]

@@ -31,7 +31,7 @@ class RankerEnsemble(Ranker):
         inputs: As `CiUBM`, without `similarity`.
 
     Returns:
-        `ctr` [B, 1], and `ctr_0`, `ctr_1`, `content_ctr_0`, `content_ctr_1` of the members.
+        `ctr` [B, 1], further labels by name, and of the members `ctr_0`, `ctr_1`, `content_ctr_0`, `content_ctr_1`, ….
 
     Example:
         >>> import numpy as np
@@ -108,11 +108,13 @@ class RankerEnsemble(Ranker):
         parts = [embedding[:, :split], embedding[:, split:]]
         return [{"item_embedding": l2_normalize(part), "use_item_embedding": override} for part in parts]
 
-    @staticmethod
-    def _average_logits(members: list[Outputs]) -> Outputs:
-        mean = sum(ops.cast(logits["ctr"], "float32") for logits in members) / len(members)
+    def _average_logits(self, members: list[Outputs]) -> Outputs:
+        means = {
+            name: sum(ops.cast(logits[name], "float32") for logits in members) / len(members)
+            for name in self.config.label_outputs.values()
+        }
         by_member = {f"{name}_{index}": logit for index, logits in enumerate(members) for name, logit in logits.items()}
-        return probabilities({"ctr": mean, **by_member})
+        return probabilities(means | by_member)
 
     def default_losses(self) -> dict[str, Any]:
         return {f"{n}_{i}": click_loss() for i, one in enumerate(self.members) for n in one.default_losses()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mim_keras.config import CiubmConfig
 from mim_keras.models import Ranker
 from mim_keras.serving.assets import tensorflow_variables, write_metadata
 from mim_keras.serving.statistics_lookup import StatisticsLookup, StatisticsTable
@@ -18,6 +19,7 @@ from mim_keras.serving.warmup import WarmupRequest, as_bytes, repeat_to, write_w
 
 CANDIDATES = (1, 10, 100, 500)
 EXAMPLE_BATCHES = (1, 8, 64)
+SMALLEST_PROBABILITY = 1e-7  # in the final score
 MAX_CONSTANT = 1 << 16  # values of a weight; larger ones, the tables above all, stay variables
 
 
@@ -48,6 +50,7 @@ class RankerSignatureSpec:
         encoder_version: Of the embeddings in the item table.
         examples: Real raw tf.Examples, serialized, for the warm-up requests.
         statistics: Of users and candidates, for a ranker that reads any.
+        item_numbers: The numbers of items that `config.final_score` names, float [items] each; NaN for a missing one.
     """
 
     item_ids: np.ndarray
@@ -59,14 +62,16 @@ class RankerSignatureSpec:
     encoder_version: str
     examples: Sequence[bytes] = ()
     statistics: StatisticsTable | None = None
+    item_numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> None:
     """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
     `transform_features`.
 
-    `rank` returns `ctr` float32 [N], `has_vector` bool [N], false for a candidate without a content embedding, and
-    `encoder_version` string [1].  `rank_with_vectors` takes the encoder version of the given embeddings, and refuses
+    `rank` returns `ctr` and each further label of the ranker, float32 [N]; `final_score` float32 [N], where the
+    settings have one; `has_vector` bool [N], false for a candidate without a content embedding; and `encoder_version`
+    string [1].  `rank_with_vectors` takes the encoder version of the given embeddings, and refuses
     any other than the ranker's own.  The model has no batching parameters: the inputs of `rank` differ in length.
 
     Args:
@@ -78,7 +83,7 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
     module = tf.Module()
     module.tracked = tensorflow_variables(model.variables)
     module.items, module.transform = spec.item_lookup, spec.transform_owner
-    module.statistics = signatures.statistics
+    module.statistics, module.final_score = signatures.statistics, signatures.final_score
     tf.saved_model.save(module, str(folder), signatures.concrete_functions())
     metadata = {
         "kind": "ranker",
@@ -87,6 +92,8 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
         "dimension": model.item_embedding_dim,
         "history_length": model.config.history_length,
         "context_features": list(spec.context_features),
+        "outputs": list(model.config.label_outputs.values()),
+        "final_score": dict(model.config.final_score),
     }
     if spec.statistics is not None:
         metadata["statistics_as_of"] = spec.statistics.as_of
@@ -99,6 +106,40 @@ def last_n(values: tf.SparseTensor, length: int, default: Any) -> tf.Tensor:
     return tf.RaggedTensor.from_sparse(values)[:, -length:].to_tensor(default, shape=[None, length])
 
 
+class _FinalScore(tf.Module):
+    """The product of outputs and numbers of items, each to its power; a number that is missing or not positive counts
+    as the geometric mean of the others."""
+
+    def __init__(self, config: CiubmConfig, item_numbers: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        outputs = config.label_outputs.values()
+        self._exponents = {name: power for name, power in config.final_score.items() if name in outputs}
+        self._log_numbers = None
+        columns = [
+            power * _centred_log(item_numbers[name])
+            for name, power in config.final_score.items()
+            if name not in outputs
+        ]
+        if columns:
+            of_items = np.concatenate([[0.0], np.sum(columns, axis=0)])  # row 0: an unknown item
+            self._log_numbers = tf.Variable(of_items.astype(np.float32), trainable=False, name="log_numbers")
+
+    def __call__(self, scores: dict[str, tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros_like(scores["ctr"])
+        for name, power in self._exponents.items():
+            total += power * tf.math.log(tf.maximum(scores[name], SMALLEST_PROBABILITY))
+        if self._log_numbers is not None:
+            total += tf.gather(self._log_numbers, rows)
+        return tf.exp(total)
+
+
+def _centred_log(values: np.ndarray) -> np.ndarray:
+    """Logarithms, less their mean; 0 where there is none."""
+    known = np.isfinite(values) & (np.nan_to_num(values) > 0)
+    logs = np.log(np.where(known, values, 1.0))
+    return np.where(known, logs - (logs[known].mean() if known.any() else 0.0), 0.0)
+
+
 class _RankerSignatures:
     """The functions behind the signatures."""
 
@@ -106,6 +147,7 @@ class _RankerSignatures:
         self.model, self.spec = model, spec
         self.length = model.config.history_length
         self.statistics = None if spec.statistics is None else StatisticsLookup(spec.statistics)
+        self.final_score = _FinalScore(model.config, spec.item_numbers) if model.config.final_score else None
         small = [variable for variable in model.variables if np.prod(variable.shape) <= MAX_CONSTANT]
         self._constants = [(variable, variable.numpy()) for variable in small]
 
@@ -143,11 +185,13 @@ class _RankerSignatures:
             history = self.model.encode_history(history_rows, _pad_to(ages, self.length, 0)[None, :])
             outputs = self.model.score(history, rows, user_index, self._context(transformed), **given)
             has_embedding = self.model.has_embedding(rows)
-        return {
-            "ctr": outputs["ctr"][:, 0],
-            "has_vector": has_embedding,
-            "encoder_version": tf.constant([self.spec.encoder_version]),
-        }
+        scores = self._scores(outputs)
+        if self.final_score is not None:
+            scores["final_score"] = self.final_score(scores, rows)
+        return {**scores, "has_vector": has_embedding, "encoder_version": tf.constant([self.spec.encoder_version])}
+
+    def _scores(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {name: outputs[name][:, 0] for name in self.model.config.label_outputs.values()}
 
     def _example_inputs(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         needed = {"user_id", "item_id", "history_item_ids", "history_ages", *self.spec.context_features}
@@ -183,7 +227,7 @@ class _RankerSignatures:
     def serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs = self._example_inputs(examples)
         with self._constant_scope():
-            return {"ctr": self.model(inputs)["ctr"][:, 0]}
+            return self._scores(self.model(inputs))
 
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._example_inputs(examples)

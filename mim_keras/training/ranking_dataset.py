@@ -27,7 +27,7 @@ def ranking_dataset(
 
     Args:
         inputs: Columns, [n, ...] each.
-        label: float32 [n].
+        label: float32 [n], or [n, labels].
         batch_size: At most n.
         seed: Of the order and of the id dropout.
         id_dropout: Probability that a target's id is masked.
@@ -86,16 +86,17 @@ def precompute_similarity(
 
 
 class Predictor:
-    """Click probabilities of a ranker as it is at the time; traced once for all epochs.
+    """Probabilities of a ranker as it is at the time; traced once for all epochs.
 
     Args:
         model: A ranker.
+        output: Of the label; by default of the click.
 
     Call takes batches of its inputs and returns float32 [rows of all batches].
     """
 
-    def __init__(self, model: Ranker) -> None:
-        self._predict = tf.function(lambda inputs: model(inputs, training=False)["ctr"][:, 0], reduce_retracing=True)
+    def __init__(self, model: Ranker, output: str = "ctr") -> None:
+        self._predict = tf.function(lambda inputs: model(inputs, training=False)[output][:, 0], reduce_retracing=True)
 
     def __call__(self, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
         return np.concatenate([self._predict(inputs).numpy() for inputs in batches])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.contract.events import CLICK, NEVER, VIEW, join_events
+from components.contract.events import NEVER, VIEW, join_events
 from components.contract.schema import Schema
 from tests.components.runner import read, run_catalogue, run_histories, run_impressions
 from tests.components.test_contract import counts, item, write_impressions, write_items
@@ -23,7 +23,7 @@ EVENTS = st.lists(
         st.integers(0, 2),
         st.integers(0, 2),
         st.integers(0, 12),
-        st.integers(0, 1),
+        st.integers(0, 3),
         st.integers(-1, 1),
         st.integers(-1, 6),
     ),
@@ -31,8 +31,9 @@ EVENTS = st.lists(
 )
 
 
-def naive(table: list[tuple[int, ...]], window: int) -> tuple[list[tuple[int, ...]], int, int, int]:
-    """(user, item, time, clicked at) of each view, and how many events repeat, are joined, and stand alone."""
+def naive(table: list[tuple[int, ...]], windows: tuple[int, ...]) -> tuple[list[tuple[Any, ...]], int, int, int]:
+    """(user, item, time, when each label was set) of each view, and how many events repeat, are joined, and stand
+    alone."""
     kept, seen = [], set()
     for user, of, time, kind, request, event_id in sorted(table, key=lambda row: (row[2], row[1], row[3], row[4])):
         key = ("id", user, event_id) if event_id >= 0 else (user, of, time, kind, request)
@@ -40,42 +41,48 @@ def naive(table: list[tuple[int, ...]], window: int) -> tuple[list[tuple[int, ..
             seen.add(key)
             kept.append((user, of, time, kind, request))
     views = sorted((one for one in kept if one[3] == VIEW), key=lambda one: one[2])
-    clicked_at: dict[int, int] = {}
+    labelled_at: dict[tuple[int, int], int] = {}
     joined = alone = 0
-    for click in (one for one in kept if one[3] == CLICK):
-        near = [
-            place
-            for place, view in enumerate(views)
-            if view[:2] == click[:2] and 0 <= click[2] - view[2] <= window * SECOND
-        ]
-        same = [place for place in near if click[4] >= 0 and views[place][4] == click[4]]
-        if not near:
-            alone += 1
-            continue
-        joined += 1
-        latest = max(views[place][2] for place in same or near)
-        candidates = [place for place in same or near if views[place][2] == latest]
-        clicked_at.setdefault(candidates[-1], click[2])
-        clicked_at[candidates[-1]] = min(clicked_at[candidates[-1]], click[2])
-    found = [(*view[:3], clicked_at.get(place, NEVER)) for place, view in enumerate(views)]
+    for event in (one for one in kept if one[3] != VIEW):
+        stands_alone = True
+        for label, window in enumerate(windows):
+            near = [
+                place
+                for place, view in enumerate(views)
+                if view[:2] == event[:2] and 0 <= event[2] - view[2] <= window * SECOND
+            ]
+            if not near or not event[3] >> label & 1:
+                continue
+            stands_alone = False
+            same = [place for place in near if event[4] >= 0 and views[place][4] == event[4]]
+            latest = max(views[place][2] for place in same or near)
+            key = [place for place in same or near if views[place][2] == latest][-1], label
+            labelled_at[key] = min(labelled_at.get(key, NEVER), event[2])
+        joined, alone = joined + (not stands_alone), alone + stands_alone
+    found = [
+        (*view[:3], tuple(labelled_at.get((place, label), NEVER) for label in range(len(windows))))
+        for place, view in enumerate(views)
+    ]
     return found, len(table) - len(kept), joined, alone
 
 
-@given(EVENTS, st.integers(1, 6), st.randoms())
-@settings(max_examples=300, deadline=None)
-def test_each_click_belongs_to_the_latest_view_of_its_item(table: Any, window: int, chance: Any) -> None:
+@given(EVENTS, st.tuples(st.integers(1, 6), st.integers(1, 12)), st.randoms())
+@settings(max_examples=400, deadline=None)
+def test_each_labelled_event_belongs_to_the_latest_view_of_its_item(
+    table: Any, windows: tuple[int, int], chance: Any
+) -> None:
     # No two views of an item are at one moment: which is the later is then known.
     moments: dict[tuple[int, ...], int] = {}
-    table = [row for row in table if row[3] == CLICK or moments.setdefault(row[:3], hash(row[4:])) == hash(row[4:])]
+    table = [row for row in table if row[3] != VIEW or moments.setdefault(row[:3], hash(row[4:])) == hash(row[4:])]
     chance.shuffle(table)
     columns = [np.array(column, np.int64) for column in zip(*table, strict=True)] or [np.zeros(0, np.int64)] * 6
     user, of, time, kind, request, event_id = columns
-    found = join_events(user, of, time * SECOND, kind, request, event_id, np.zeros_like(user), window)
-    expected, repeated, joined, alone = naive([(*row[:2], row[2] * SECOND, *row[3:]) for row in table], window)
-    rows = zip(user[found.views], of[found.views], time[found.views] * SECOND, found.clicked_at, strict=True)
-    assert Counter((int(a), int(b), int(c), int(d)) for a, b, c, d in rows) == Counter(expected)
+    found = join_events(user, of, time * SECOND, kind, request, event_id, np.zeros_like(user), windows)
+    expected, repeated, joined, alone = naive([(*row[:2], row[2] * SECOND, *row[3:]) for row in table], windows)
+    rows = zip(user[found.views], of[found.views], time[found.views] * SECOND, found.labelled_at.tolist(), strict=True)
+    assert Counter((int(a), int(b), int(c), tuple(d)) for a, b, c, d in rows) == Counter(expected)
     assert sum(found.dropped.values()) == repeated + joined + alone == len(table) - len(expected)
-    assert found.dropped["a click, joined to its view"] == joined
+    assert found.dropped["a labelled event, joined to its view"] == joined
 
 
 SCHEMA = Schema.from_yaml(
@@ -121,8 +128,8 @@ def test_a_log_of_events_becomes_impressions_and_histories(tmp_path: Path, catal
         "dropped: item_id is not in the catalogue": 1,
         "dropped: event 'paid' is neither in events.view nor in events.labels": 1,
         "dropped: the event repeats another one": 1,
-        "dropped: a click without a view in the 60 s before it": 1,
-        "dropped: a click, joined to its view": 2,
+        "dropped: a labelled event without a view in the window before it": 1,
+        "dropped: a labelled event, joined to its view": 2,
     }
     found = {row["timestamp"] - T0: row for split in ("train", "valid", "test") for row in read(made, split)}
     assert [second for second, row in sorted(found.items()) if row["clicked"]] == [0, 100]
@@ -163,6 +170,30 @@ def test_events_that_differ_in_anything_are_two(tmp_path: Path, catalogue: Any) 
     run_impressions(tmp_path, tmp_path / "out", catalogue, schema=SCHEMA.to_json())
     found = counts(tmp_path / "out", "impressions")
     assert found == {"rows in": 42, "rows out": 41, "dropped: the event repeats another one": 1}
+
+
+def test_an_event_may_set_several_labels_each_in_its_own_window(tmp_path: Path, catalogue: Any) -> None:
+    labels = "labels: {clicked: [opened, paid], ordered: {events: [paid], window_seconds: 3600}}"
+    schema = Schema.from_yaml(
+        "events: {columns: {user_id: visitor, item_id: sku, timestamp: when, event: what}, view: [seen], "
+        f"window_seconds: 60, {labels}}}"
+    )
+    assert schema.labels == ("clicked", "ordered")
+    assert Schema.from_json(schema.to_json()) == schema
+    rows = [event("a", f"i{n % 5}", 10_000 * n, "seen") for n in range(20)]
+    rows += [
+        event("a", "i1", 10_030, "opened"),
+        event("a", "i1", 10_200, "paid"),  # too late for a click, not for an order
+        event("a", "i2", 20_040, "paid"),  # an order says that there was a click
+        event("a", "i3", 39_000, "paid"),  # too late for both
+    ]
+    write_impressions(tmp_path, rows, "events.csv")
+    made = run_impressions(tmp_path, tmp_path / "out", catalogue, schema=schema.to_json())
+    found = {row["timestamp"] - T0: row for split in ("train", "valid", "test") for row in read(made, split)}
+    clicked, ordered = (sorted(second for second, row in found.items() if row[name]) for name in ("clicked", "ordered"))
+    assert (clicked, ordered) == ([10_000, 20_000], [10_000, 20_000])
+    assert found[20_000]["clicked_at"] - T0 == 20_040
+    assert counts(tmp_path / "out", "impressions")["dropped: a labelled event, joined to its view"] == 3
 
 
 def test_a_lag_keeps_clicks_out_of_histories(tmp_path: Path, catalogue: Any) -> None:

@@ -54,7 +54,8 @@ def test_an_export_is_understood_without_a_word(name: str, tmp_path: Path) -> No
 def test_what_is_known_after_the_click_is_no_context(tmp_path: Path) -> None:
     initialised(EXPORTS["requests"](tmp_path / "shop"), tmp_path / "shop")
     columns = yaml.safe_load((tmp_path / "shop/shop.yaml").read_text())["impressions"]["columns"]
-    assert set(columns) == {"user_id", "item_id", "timestamp", "clicked", "sequence", "device"}
+    assert set(columns) == {"user_id", "item_id", "timestamp", "clicked", "sequence", "device", "ordered"}
+    assert columns["ordered"] == {"column": "ordered", "type": "label"}
     rng = np.random.default_rng(0)
     clicked = rng.integers(0, 2, 200)
     write(
@@ -213,11 +214,14 @@ def test_a_column_that_tells_the_label_is_no_context(tmp_path: Path, leak: Any) 
     assert "known only after the click" in said
 
 
-def test_of_two_labels_the_click_is_taken_and_the_other_is_no_context(tmp_path: Path) -> None:
+def test_of_two_labels_the_click_is_taken_and_the_other_is_predicted_too(tmp_path: Path) -> None:
     values, said = guessed(tmp_path, is_click=CLICKED, clicked=[""] * 600, klick=1 - CLICKED)
     assert values["impressions"]["columns"]["clicked"] in ("is_click", {"column": "is_click"})
-    assert "klick" not in values["impressions"]["columns"]
-    assert "another label" in said
+    assert values["impressions"]["columns"]["klick"] == {"column": "klick", "type": "label"}
+    assert "predicted too" in said
+    values, said = guessed(tmp_path, is_order=CLICKED * (NOISE < 0.5), order_value=NOISE.round(3))
+    assert values["impressions"]["columns"]["is_order"] == {"column": "is_order", "type": "label"}
+    assert "order_value" not in values["impressions"]["columns"]
 
 
 def test_days_and_months_that_may_be_swapped_are_asked_for(tmp_path: Path) -> None:

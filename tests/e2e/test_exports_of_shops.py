@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -38,7 +39,17 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
     export = EXPORTS[name](tmp_path / "shop", users=60, impressions=4_000)
     root, config = tmp_path / "run", write_config(tmp_path / "tiny.yaml")
     invoke(["init", "--items", str(export.items), f"--{export.kind}", str(export.log)])
-    invoke(["run", "--config", str(config), "--data", str(tmp_path / "shop"), "--root", str(root)])
+    run = ["run", "--config", str(config), "--data", str(tmp_path / "shop"), "--root", str(root)]
+    invoke(run)
+    if name == "requests":  # two labels; the second run is held against the first
+        invoke(
+            [*run, "--set", "stages.ciubm.multi_label=esmm", "--set", "stages.ciubm.final_score={ctr: 1, price: 0.5}"]
+        )
+        found = json.loads(invoke(["metrics", "--root", str(root), "--json"]).output)
+        of_orders = found["labels"]["ordered"]
+        assert of_orders["rows"] == found["rows"]
+        assert of_orders["logloss"] < found["logloss"]
+        assert of_orders["calibration"] > 0
     with EmbeddedServer(root / "models", port=0) as server, MimClient(server.address, timeout=20) as client:
         client.wait_until_available("mim_ranker", "mim_encoder")
         if name == "nested":  # the encoder reads the ready-made embedding
@@ -51,7 +62,9 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
         context = CONTEXT[name]
         found = client.rank("u", CANDIDATES[name][:1], CANDIDATES[name], context=context)
         assert {one.item_id for one in found} == set(CANDIDATES[name])
-        assert all(0 < one.score < 1 for one in found)
+        assert set(found[0].outputs) == ({"ctr", "ordered", "final_score"} if name == "requests" else set())
+        assert all(0 < one.outputs.get("ordered", 0.5) < one.outputs.get("ctr", 1) for one in found)
+        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
         if context:
             with pytest.raises(SignatureError, match="device"):
                 client.rank("u", [], CANDIDATES[name])

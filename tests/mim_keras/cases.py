@@ -143,6 +143,11 @@ LAYERS = {
         {"features": uniform(B, D)},
         ("features", uniform(B, LENGTH, D)),
     ),
+    "MultiGateHead": Case(
+        lambda **k: layers.MultiGateHead(2, 3, 1, (5,), projection_dim=4, **k),
+        {"features": uniform(B, D)},
+        ("features", uniform(B, LENGTH, D)),
+    ),
     "AttributeEmbedding": Case(lambda **k: layers.AttributeEmbedding(4, 5, **k), {"codes": ROWS}),
     "AttributeMatch": Case(
         lambda **k: layers.AttributeMatch((1, 2), **k),

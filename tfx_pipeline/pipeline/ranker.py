@@ -75,6 +75,7 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
                 has_baseline=baseline is not None,
                 by_launch=by_launch,
                 code=code_fingerprint("tfx_pipeline.evaluation"),
+                labels=settings.stages.ciubm.label_outputs,
             ),
         )
 

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
+from components.examples import read_split
 from components.history_gen.span_statistics import FIELDS, attributes_of
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.layers import ItemTableData
@@ -92,9 +94,25 @@ def run_fn(fn_args: Any) -> None:
         encoder_version=snapshot.manifest.encoder_version,
         examples=raw_examples(fn_args.eval_files, transform, transform_config),
         statistics=read_statistics(statistics_table, attributes, snapshot.item_ids) if statistics_table else None,
+        item_numbers=read_numbers(fn_args.custom_config["catalogue"], config, snapshot.item_ids),
     )
     export_ranker(model, signatures, Path(fn_args.serving_model_dir))
     delete_checkpoint(checkpoints[0])
+
+
+def read_numbers(catalogue: str, config: CiubmConfig, item_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers of items that the final score names, float64 [items], NaN where there is none."""
+    names = tuple(name for name in config.final_score if name not in config.label_outputs.values())
+    if not names:
+        return {}
+    values: dict[bytes, tuple[bytes, ...]] = {}
+    for split in CATALOGUE_SPLITS:
+        for _, columns in read_split(catalogue, split, only=("item_id", *names)):
+            rows = zip(*(columns[name].to_pylist() for name in names), strict=True)
+            values.update(zip(columns["item_id"].to_pylist(), rows, strict=True))
+    none = (b"",) * len(names)
+    found = [[float(value or "nan") for value in values.get(item_id.encode(), none)] for item_id in item_ids]
+    return dict(zip(names, np.array(found).reshape(-1, len(names)).T, strict=True))
 
 
 def vocabulary_sizes(
@@ -183,14 +201,14 @@ def raw_examples(
 def measure(
     predict: Callable[[Iterator[dict[str, tf.Tensor]]], np.ndarray], dataset: tf.data.Dataset, others: int
 ) -> dict[str, float]:
-    """AUC and LogLoss over all rows of `dataset`, GAUC over those of known users; those behind the first `others` rows
-    of the table of users, which many share."""
+    """Of the click, AUC and LogLoss over all rows of `dataset`, GAUC over those of known users; those behind the first
+    `others` rows of the table of users, which many share."""
     users, labels = [], []
 
     def inputs() -> Iterator[dict[str, tf.Tensor]]:
         for read, label in dataset:
             users.append(read["user_index"].numpy())
-            labels.append(label.numpy())
+            labels.append(label.numpy().reshape(len(label), -1)[:, 0])
             yield read
 
     score = predict(inputs())

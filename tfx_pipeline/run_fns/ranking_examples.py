@@ -14,7 +14,7 @@ from mim_keras.layers import ItemTableData
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch, zip_seeds
 from mim_keras.training.ranking_dataset import ranking_dataset, sample_id_dropout
 from mim_keras.training.strategy import global_batch_size
-from tfx_pipeline.preprocessing import LABEL, STATISTICS
+from tfx_pipeline.preprocessing import STATISTICS
 
 SHUFFLE_ROWS, READ_ROWS = 200_000, 8_192
 CLICKS, AGES = "history_item_ids", "history_ages"
@@ -41,7 +41,7 @@ class RankingExamples:
         context: tuple[str, ...] = (),
     ) -> None:
         self._patterns, self._lookup, self._config, self._context = patterns, lookup, config, context
-        wanted = ["item_id", "user_index", LABEL, *(f"{name}_index" for name in context)]
+        wanted = ["item_id", "user_index", *config.labels, *(f"{name}_index" for name in context)]
         wanted += [STATISTICS] if STATISTICS in spec else []
         # Lists as ragged tensors, whose values are looked up without their padding: twice the speed of sparse ones.
         lists = (CLICKS, AGES) if config.reads_ages else (CLICKS,)
@@ -49,7 +49,7 @@ class RankingExamples:
         self._features = {**{name: spec[name] for name in wanted}, **ragged}
 
     def in_order(self, batch_size: int) -> tf.data.Dataset:
-        """Every row once: batches of (inputs of `CiUBM`, labels float32 [B])."""
+        """Every row once: batches of (inputs of `CiUBM`, labels float32 [B], or [B, labels] of several labels)."""
         return self._records().batch(batch_size).map(self._parse, tf.data.AUTOTUNE).prefetch(4)
 
     def for_training(self, items: ItemTableData) -> EpochDataset:
@@ -116,7 +116,8 @@ class RankingExamples:
             inputs["context"] = tf.concat(context, axis=1)
         if STATISTICS in parsed:
             inputs["statistics"] = parsed[STATISTICS]
-        return inputs, tf.cast(parsed[LABEL][:, 0], tf.float32)
+        labels = tf.cast(tf.concat([parsed[name] for name in self._config.labels], axis=1), tf.float32)
+        return inputs, labels if len(self._config.labels) > 1 else labels[:, 0]
 
     def _item_rows(self, item_ids: tf.Tensor) -> tf.Tensor:
         return tf.cast(self._lookup(item_ids), tf.int32)

@@ -12,7 +12,8 @@ from tfx_pipeline.runners.lineage import newest, open_store
 
 
 def newest_metrics(root: Path) -> dict[str, Any]:
-    """`auc`, `gauc`, `logloss`, `calibration`, `rows`, `slices`, `baselines` and `released` of the newest ranker.
+    """`auc`, `gauc`, `logloss`, `calibration`, `rows`, `slices`, `labels` (the same of further labels, by name),
+    `baselines` and `released` of the newest ranker.
 
     Raises:
         FileNotFoundError: no ranker was evaluated there yet.
@@ -28,4 +29,5 @@ def newest_metrics(root: Path) -> dict[str, Any]:
     found = read_evaluation(evaluation.uri)
     order = ("auc", "gauc", "logloss", "calibration", "rows", "slices")
     baselines = json.loads((Path(comparison.uri) / FILE).read_text())
-    return {**{name: found[name] for name in order}, "baselines": baselines, "released": is_blessed(blessing.uri)}
+    kept = {name: found[name] for name in order} | {"labels": found.get("labels", {})}
+    return {**kept, "baselines": baselines, "released": is_blessed(blessing.uri)}

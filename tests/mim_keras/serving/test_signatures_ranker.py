@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,33 @@ def test_one_score_offline_by_examples_and_by_rank(tmp_path: Path, changes: dict
     assert abs(float(unseen["ctr"][3] - by_rank[3])) > 1e-6  # an unknown item is scored by its embedding
     with pytest.raises(tf.errors.InvalidArgumentError, match="must be of encoder abc, which this ranker"):
         served.signatures["rank_with_vectors"](**{**with_vectors, "encoder_version": tf.constant(["abd"])})
+
+
+def test_several_labels_and_a_final_score(tmp_path: Path) -> None:
+    score = {"ctr": 1.0, "ordered": 0.5, "price": 0.3}
+    model = ranker(context=(3,), labels=["clicked", "ordered"], multi_label="esmm", final_score=score)
+    price = np.geomspace(1, 100, ITEMS)
+    price[3], price[4] = np.nan, -5.0
+    spec = replace(signature_spec(tmp_path), item_numbers={"price": price})
+    export_ranker(model, spec, tmp_path / "1")
+    served = tf.saved_model.load(str(tmp_path / "1"))
+    candidates = ["i00", "i03", "i04", "i11", "unheard-of"]
+    request = {
+        "user_id": tf.constant(["u2"]),
+        "device": tf.constant(["web"]),
+        "history_item_ids": tf.constant(["i01"]),
+        "history_ages": tf.constant([50], tf.int64),
+        "candidate_item_ids": tf.constant(candidates),
+    }
+    answer = {name: values.numpy() for name, values in served.signatures["rank"](**request).items()}
+    assert set(answer) == {"ctr", "ordered", "final_score", "has_vector", "encoder_version"}
+    assert (answer["ordered"] < answer["ctr"]).all()
+    known = price[np.nan_to_num(price) > 0]
+    usual = np.exp(np.log(known).mean())
+    factor = np.array([price[0], usual, usual, price[11], usual]) / usual
+    expected = answer["ctr"] * answer["ordered"] ** 0.5 * factor**0.3
+    np.testing.assert_allclose(answer["final_score"], expected, rtol=1e-4)
+    examples = tf.constant([example("u2", item, ["i01"], [50], "web") for item in candidates])
+    by_examples = served.signatures["serve_examples"](examples=examples)
+    assert set(by_examples) == {"ctr", "ordered"}
+    np.testing.assert_allclose(by_examples["ordered"], answer["ordered"], atol=1e-6)
