@@ -53,13 +53,22 @@ class Rollout:
         config_file: The servers' model_config_file.
         servers: `host:port` of each.
         tls: Certificates; a plain connection without.
+        metadata: Sent with every call, a token say.
 
     Raises:
         RolloutError: the file cannot be read, or does not list the model.
     """
 
-    def __init__(self, model: str, config_file: Path, servers: Sequence[str], tls: Tls | None = None) -> None:
-        self._model, self._file, self._servers, self._tls = model, Path(config_file), list(servers), tls
+    def __init__(
+        self,
+        model: str,
+        config_file: Path,
+        servers: Sequence[str],
+        tls: Tls | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._model, self._file, self._servers = model, Path(config_file), list(servers)
+        self._tls, self._metadata = tls, tuple(metadata)
         self._config = self._read()
         self._entry(self._config)
 
@@ -131,7 +140,16 @@ class Rollout:
         place = self.place()
         stable, canary = self._stable(place), self._canary(place)
         with open_channel(self._servers[0], self._tls) as channel:
-            return compare(channel, requests, self._model, stable, canary, max_requests=max_requests, told=told)
+            return compare(
+                channel,
+                requests,
+                self._model,
+                stable,
+                canary,
+                max_requests=max_requests,
+                told=told,
+                metadata=self._metadata,
+            )
 
     def promote(self, comparison: Comparison | None, limits: Limits | None = None) -> Place:
         """Makes the canary stable; the version before stays loaded, as `previous`.
@@ -233,7 +251,9 @@ class Rollout:
         for server in self._servers:
             with open_channel(server, self._tls) as channel:
                 try:
-                    answer = messages.calls(channel)["HandleReloadConfigRequest"](request, timeout=LOAD_SECONDS)
+                    answer = messages.calls(channel)["HandleReloadConfigRequest"](
+                        request, timeout=LOAD_SECONDS, metadata=self._metadata
+                    )
                 except grpc.RpcError as error:
                     raise ServerError.of(error, server) from error
                 if answer.status.error_code:
@@ -250,7 +270,7 @@ class Rollout:
         return names.index(self._model)
 
     def _client(self, server: str) -> MimClient:
-        return MimClient(server, timeout=10.0, tls=self._tls)
+        return MimClient(server, timeout=10.0, tls=self._tls, metadata=self._metadata)
 
     def _stable(self, place: Place) -> int:
         if STABLE in place.labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,6 +100,7 @@ def compare(
     timeout: float = 5.0,
     max_requests: int = 2_000,
     told: Callable[[int], None] | None = None,
+    metadata: Sequence[tuple[str, str]] = (),
 ) -> Comparison:
     """Sends each request to both versions, by turns first.
 
@@ -112,6 +113,7 @@ def compare(
         timeout: Seconds a call may take.
         max_requests: No more are sent.
         told: Hears how many were sent so far.
+        metadata: Sent with every call.
 
     Raises:
         ServerError: the server cannot be reached.
@@ -132,7 +134,7 @@ def compare(
         for version in (old, new) if count % 2 else (new, old):
             started = time.perf_counter()
             try:
-                scores = _scores(call(_pinned(request, version), timeout=timeout))
+                scores = _scores(call(_pinned(request, version), timeout=timeout, metadata=metadata))
                 if not np.isfinite(scores).all():
                     failures[version] = f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite"
                     continue

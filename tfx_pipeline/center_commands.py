@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from tfx_pipeline.connection import connection_options
 from tfx_pipeline.tables import table
 
 
@@ -161,8 +162,10 @@ def stats(address: str, as_json: bool) -> None:
 @click.option("--server", default="localhost:8500", show_default=True, metavar="HOST:PORT")
 @click.option("--batch", default=64, show_default=True, help="Contents a call of the encoder.")
 @click.option("--attempts", default=3, show_default=True, help="Failures after which an item is parked.")
-@click.option("--metrics_port", default=0, help="Answer Prometheus on this port.")
+@click.option("--metrics_port", default=0, help="Serve metrics for Prometheus on this port.")
+@click.option("--metrics_host", default="127.0.0.1", show_default=True, help="Address of that port.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds a call of the encoder may take.")
+@connection_options
 def watch(
     address: str,
     events: str,
@@ -171,7 +174,9 @@ def watch(
     batch: int,
     attempts: int,
     metrics_port: int,
+    metrics_host: str,
     timeout: float,
+    connection: dict[str, Any],
 ) -> None:
     """Give new and changed items their vectors, as their events come in, until it is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -183,7 +188,7 @@ def watch(
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with _open(address, create=True) as opened, MimClient(server, timeout) as client:
+    with _open(address, create=True) as opened, MimClient(server, timeout, **connection) as client:
         if events.startswith("redis-stream:"):
             if not address.startswith("redis"):
                 raise click.UsageError(f"--events {events} is read from the Center's Redis; --center is {address}")
@@ -192,7 +197,7 @@ def watch(
         else:
             source = FolderEvents(events)
         if metrics_port:
-            opened.metrics.serve(metrics_port)
+            opened.metrics.serve(metrics_port, metrics_host)
         config = WatchConfig(batch_size=batch, max_attempts=attempts)
         click.echo(f"watching {events}; the encoder is at {server}", err=True)
         Watcher(opened, client, source, CatalogueContent(catalogue) if catalogue else None, config).run(stopped)

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from tfx_pipeline.center_commands import center
+from tfx_pipeline.connection import connection_options
 from tfx_pipeline.data_commands import check, init
 from tfx_pipeline.release_commands import releases
 from tfx_pipeline.rollout_commands import rollout
@@ -42,12 +43,19 @@ class _Group(click.Group):
 
 
 def _told(error: BaseException) -> str:
-    """The message of the error that started it: Beam wraps what its workers raise."""
+    """The message of the error; of one that Beam wraps, as it does what its workers raise, that of the error within."""
     cause = error
-    while cause.__cause__ is not None:
+    while cause.__cause__ is not None and ("[while running" in str(cause) or _is_of_engine(cause)):
         cause = cause.__cause__
     text = str(cause).split(" [while running")[0].strip()
     return text or f"{type(cause).__name__} (run again with --debug before the command for the traceback)"
+
+
+def _is_of_engine(error: BaseException) -> bool:
+    module = type(error).__module__
+    return module.startswith(("apache_beam", "tfx.", "ml_metadata")) or (
+        type(error) is RuntimeError and error.__cause__ is not None and str(error.__cause__) in str(error)
+    )
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -304,6 +312,7 @@ _timeout = click.option("--timeout", default=5.0, show_default=True, help="Secon
 @click.option("--center", default=None, help="Representation Center, for items newer than the ranker's snapshot.")
 @_server
 @_timeout
+@connection_options
 def rank(
     user: str,
     history: str,
@@ -314,6 +323,7 @@ def rank(
     center: str | None,
     server: str,
     timeout: float,
+    connection: dict[str, Any],
 ) -> None:
     """Rank candidates for a user."""
     from serving.client import MimClient
@@ -331,7 +341,7 @@ def rank(
         from serving.representation_center.center import open_center
 
         opened = open_center(center, create=False)
-    with opened or contextlib.nullcontext(), MimClient(server, timeout, opened) as client:
+    with opened or contextlib.nullcontext(), MimClient(server, timeout, opened, **connection) as client:
         _show_scored(client.rank(user, _listed(history), _listed(candidates), seconds, features), "ctr", as_json)
 
 
@@ -341,11 +351,12 @@ def rank(
 @click.option("--json", "as_json", is_flag=True)
 @_server
 @_timeout
-def similar(item: str, count: int, as_json: bool, server: str, timeout: float) -> None:
+@connection_options
+def similar(item: str, count: int, as_json: bool, server: str, timeout: float, connection: dict[str, Any]) -> None:
     """Find the items whose content is nearest to ITEM's."""
     from serving.client import MimClient
 
-    with MimClient(server, timeout) as client:
+    with MimClient(server, timeout, **connection) as client:
         _show_scored(client.similar(item, count), "cosine", as_json)
 
 
@@ -357,11 +368,21 @@ def similar(item: str, count: int, as_json: bool, server: str, timeout: float) -
 @click.option("--json", "as_json", is_flag=True)
 @_server
 @_timeout
-def embed(title: str, text: str, image: Path | None, nearest: int, as_json: bool, server: str, timeout: float) -> None:
+@connection_options
+def embed(
+    title: str,
+    text: str,
+    image: Path | None,
+    nearest: int,
+    as_json: bool,
+    server: str,
+    timeout: float,
+    connection: dict[str, Any],
+) -> None:
     """Encode content into its embedding."""
     from serving.client import MimClient
 
-    with MimClient(server, timeout) as client:
+    with MimClient(server, timeout, **connection) as client:
         vector = client.embed(image.read_bytes() if image else b"", title, text)
         if nearest:
             _show_scored(client.nearest(vector, nearest), "cosine", as_json)

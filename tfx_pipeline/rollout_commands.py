@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from tfx_pipeline.connection import connection_options
 from tfx_pipeline.tables import table
 
 
@@ -20,6 +22,14 @@ def rollout() -> None:
 
 
 def _where(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say which roll-out is meant; the command takes `open_rollout`, which opens it."""
+
+    @functools.wraps(command)
+    def command_with_rollout(
+        config: Path, model: str, servers: tuple[str, ...], connection: dict[str, Any], **others: Any
+    ) -> Any:
+        return command(open_rollout=functools.partial(_open, config, model, servers, connection), **others)
+
     for option in (
         click.option(
             "--server",
@@ -39,26 +49,26 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
             help="The file the servers were started with; it is rewritten.",
         ),
     ):
-        command = option(command)
-    return command
+        command_with_rollout = option(command_with_rollout)
+    return connection_options(command_with_rollout)
 
 
 @rollout.command()
 @_where
 @click.option("--version", type=int, help="This one; the newest available where not given.")
 @click.option("--seconds", default=300.0, show_default=True, help="How long it may take to load.")
-def hold(config: Path, model: str, servers: tuple[str, ...], version: int | None, seconds: float) -> None:
+def hold(open_rollout: Callable[[], Any], version: int | None, seconds: float) -> None:
     """Label a version `stable` and keep to it: newer ones wait until they are asked for."""
-    _show(_open(config, model, servers).hold(version, seconds))
+    _show(open_rollout().hold(version, seconds))
 
 
 @rollout.command()
 @_where
 @click.option("--version", required=True, type=int, help="The version on trial; its folder is in place already.")
 @click.option("--seconds", default=300.0, show_default=True, help="How long it may take to load.")
-def canary(config: Path, model: str, servers: tuple[str, ...], version: int, seconds: float) -> None:
+def canary(open_rollout: Callable[[], Any], version: int, seconds: float) -> None:
     """Load a version beside the stable one and label it `canary`."""
-    _show(_open(config, model, servers).canary(version, seconds))
+    _show(open_rollout().canary(version, seconds))
 
 
 @rollout.command()
@@ -69,9 +79,7 @@ def canary(config: Path, model: str, servers: tuple[str, ...], version: int, sec
 @click.option("--unseen", is_flag=True, help="Promote without a comparison.")
 @click.option("--json", "as_json", is_flag=True, help="The comparison as one JSON object.")
 def promote(
-    config: Path,
-    model: str,
-    servers: tuple[str, ...],
+    open_rollout: Callable[[], Any],
     requests: Path | None,
     max_requests: int,
     limits: tuple[str, ...],
@@ -89,7 +97,7 @@ def promote(
     if set(changed) - set(known):
         raise click.UsageError(f"--limit is one of {', '.join(known)}; received {', '.join(set(changed) - set(known))}")
     allowed = Limits(**{name: known[name](value) for name, value in changed.items()})
-    run = _open(config, model, servers)
+    run = open_rollout()
     comparison = None
     if requests is not None:
         comparison = run.compare(read_requests(requests), max_requests, _tell)
@@ -113,22 +121,22 @@ def promote(
 
 @rollout.command()
 @_where
-def rollback(config: Path, model: str, servers: tuple[str, ...]) -> None:
+def rollback(open_rollout: Callable[[], Any]) -> None:
     """Take the canary away; without one, go back to the version before."""
-    _show(_open(config, model, servers).rollback())
+    _show(open_rollout().rollback())
 
 
 @rollout.command()
 @_where
-def status(config: Path, model: str, servers: tuple[str, ...]) -> None:
+def status(open_rollout: Callable[[], Any]) -> None:
     """Show versions, their states and labels."""
-    _show(_open(config, model, servers).place())
+    _show(open_rollout().place())
 
 
-def _open(config: Path, model: str, servers: tuple[str, ...]) -> Any:
+def _open(config: Path, model: str, servers: tuple[str, ...], connection: dict[str, Any]) -> Any:
     from serving.rollout import Rollout
 
-    return Rollout(model, config, servers)
+    return Rollout(model, config, servers, **connection)
 
 
 def _tell(count: int) -> None:

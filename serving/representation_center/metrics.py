@@ -39,9 +39,9 @@ class CenterMetrics:
             registry=registry,
         )
 
-    def serve(self, port: int) -> None:
-        """Answers Prometheus on `port` from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
+        """Serves metrics for Prometheus on a port, in a thread of its own."""
+        start_http_server(port, addr=host, registry=self.registry)
 
 
 @functools.cache

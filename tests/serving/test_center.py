@@ -190,6 +190,33 @@ def test_items_without_content_do_not_hold_up_the_queue(center: RepresentationCe
     assert center.enqueue(["unknown0000"]) == 1, "asked for again, it gets new turns"
 
 
+def test_the_queue_gives_first_what_waits_longest(center: RepresentationCenter) -> None:
+    for name in ("first", "second", "third"):
+        center.enqueue([name])
+        time.sleep(0.002)
+    assert center.queued(10) == ["first", "second", "third"]
+    assert center.claim(2) == ["first", "second"]
+
+
+def test_an_item_leaves_the_queue_when_its_vector_is_stored_and_not_before(
+    center: RepresentationCenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(center, "a")
+    center.enqueue(["new"])
+
+    def broken(*_: object) -> int:
+        assert center.queued(10) == ["new"]
+        raise CenterUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(center, "_write_newer", broken)
+        with pytest.raises(CenterUnavailable):
+            center.put("a", ["new"], hashes(1), unit_vectors(1), np.array([3]))
+    assert center.queued(10) == ["new"]
+    center.put("a", ["new"], hashes(1), unit_vectors(1), np.array([3]))
+    assert center.queued(10) == []
+
+
 def test_the_queue_is_bounded(center: RepresentationCenter, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("lmdb_center", "redis_center"):
         monkeypatch.setattr(f"serving.representation_center.{module}.MAX_QUEUED", 10)

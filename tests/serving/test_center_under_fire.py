@@ -43,7 +43,9 @@ def put(center: RepresentationCenter, name: str, items: np.ndarray) -> None:
     center.put(name, item_ids(items), hashes, truth(name, items), np.full(len(items), 3))
 
 
-def read_without_pause(address: str, seed: int, stop: multiprocessing.synchronize.Event, answers: Any) -> None:
+def read_without_pause(
+    address: str, seed: int, begun: Any, stop: multiprocessing.synchronize.Event, answers: Any
+) -> None:
     rng = np.random.default_rng(seed)
     told = {"reads": 0, "wrong": 0, "missing": 0, "away": 0, "versions": set()}
     with open_center(address) as center:
@@ -55,6 +57,8 @@ def read_without_pause(address: str, seed: int, stop: multiprocessing.synchroniz
                 told["away"] += 1
                 continue
             told["reads"] += 1
+            if told["reads"] == 1:
+                begun.release()
             told["versions"].add(found.version)
             told["missing"] += int((~found.mask).sum())
             right = np.rint(found.vectors * 127).astype(np.int8) == truth(found.version, items)
@@ -102,18 +106,20 @@ def test_no_reader_is_ever_wrong_and_nothing_is_lost(
 ) -> None:
     is_redis = address.startswith("redis")
     context = multiprocessing.get_context("spawn")
-    stop, answers = context.Event(), context.Queue()
+    begun, stop, answers = context.Semaphore(0), context.Event(), context.Queue()
     with open_center(address) as center:
         for name in VERSIONS:
             center.add_version(version(name, D))
             put(center, name, np.arange(ITEMS))
         center.promote("v1")
         readers = [
-            context.Process(target=read_without_pause, args=(address, seed, stop, answers)) for seed in range(READERS)
+            context.Process(target=read_without_pause, args=(address, seed, begun, stop, answers))
+            for seed in range(READERS)
         ]
         for reader in readers:
             reader.start()
-        time.sleep(1.0)
+        for _ in readers:
+            assert begun.acquire(timeout=60)
         for turn in range(SWITCHES):
             if turn % 2:
                 center.rollback()

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from serving import messages
 from serving.async_client import AsyncMimClient
 from serving.client import MimClient, RequestLog, ServerError, SignatureError
 from serving.conversation import Conversation, Lookup
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.server import EmbeddedServer
+from serving.representation_center.center import CenterError, CenterUnavailable
+from serving.representation_center.records import Found
 from serving.request_log import read_requests
 from serving.tensors import to_proto
 from tests.serving.adder import eventually, export
@@ -306,3 +309,88 @@ def test_requests_are_logged_for_a_replay(server: EmbeddedServer, tmp_path: Path
         list(read_requests(tmp_path / "other"))
     with pytest.raises(ValueError, match="share must be from 0 to 1; received 2"):
         RequestLog(tmp_path / "x", share=2)
+
+
+class Slow(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Says UNAVAILABLE after 0.3 seconds, and keeps how long each call might have taken."""
+
+    def __init__(self) -> None:
+        self.remaining: list[float] = []
+
+    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.remaining.append(context.time_remaining())
+        time.sleep(0.3)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "in vain")
+
+
+def test_retries_share_one_budget() -> None:
+    slow = Slow()
+    running = grpc.server(futures.ThreadPoolExecutor(4))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(slow, running)
+    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+    running.start()
+    with MimClient(target, 0.8, validate=False) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerError):
+            client.predict("m", "", {"x": np.float32([1.0])})
+        assert time.monotonic() - started < 0.8 + 0.05
+    running.stop(0)
+    assert len(slow.remaining) >= 2
+    assert slow.remaining[1] < slow.remaining[0] - 0.2
+
+
+RANKED = {"ctr": np.float32([0.1, 0.2]), "has_vector": np.array([True, False]), "encoder_version": np.array([b"e1"])}
+
+
+def test_a_new_ranker_between_the_two_calls_is_asked_once_more() -> None:
+    talk = Conversation(True, {}, {}, {}, False, False)
+    asked: list[str] = []
+
+    def respond(step: Any) -> Any:
+        if isinstance(step, Lookup):
+            asked.append(f"lookup {step.encoder_version}")
+            mask = np.array([True])
+            return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
+        asked.append(step.request.model_spec.signature_name)
+        response = messages.PredictResponse()
+        response.model_spec.version.value = len(asked)
+        version = b"e1" if len(asked) < 4 else b"e2"
+        outputs = RANKED | {"encoder_version": np.array([version])}
+        if step.request.model_spec.signature_name == "rank_with_vectors":
+            if len(asked) == 3:
+                raise ServerError("candidate_vectors must be of encoder e2", grpc.StatusCode.INVALID_ARGUMENT)
+            outputs = {"ctr": np.float32([0.9])}
+        for name, values in outputs.items():
+            to_proto(values, response.outputs[name])
+        return response
+
+    flow = talk.rank("u", ["h"], ["a", "b"])
+    step = next(flow)
+    while True:
+        try:
+            answer = respond(step)
+        except ServerError as error:
+            step = flow.throw(error)
+            continue
+        try:
+            step = flow.send(answer)
+        except StopIteration as end:
+            scores = end.value
+            break
+    assert asked == ["rank", "lookup e1", "rank_with_vectors", "rank", "lookup e2", "rank_with_vectors"]
+    assert [(one.item_id, round(one.score, 3)) for one in scores] == [("b", 0.9), ("a", 0.1)]
+
+
+@pytest.mark.parametrize("error", [CenterUnavailable("away"), CenterError("OOM"), KeyError("a bug")])
+def test_a_center_that_fails_costs_vectors_and_no_answer(error: Exception) -> None:
+    class Failing:
+        def get(self, item_ids: list[str], version: str) -> Any:
+            raise error
+
+    def flow() -> Any:
+        found = yield Lookup(["a"], "e")
+        return found
+
+    center: Any = Failing()
+    with MimClient("127.0.0.1:1", 1.0, center) as client:
+        assert client._run(flow()) is None

@@ -132,3 +132,36 @@ def test_flags_that_are_refused(flags: list[str], told: str) -> None:
     ended = CliRunner().invoke(main, ["serve", *flags])
     assert ended.exit_code == 2
     assert told in " ".join(ended.output.split())
+
+
+def test_a_token_goes_over_tls_or_to_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    words = ["similar", "i1", "--server", "shop.example:8500", "--token_file", str(tmp_path / "token")]
+    ended = CliRunner().invoke(main, words)
+    assert ended.exit_code == 2
+    assert "Add --tls" in " ".join(ended.output.split())
+
+
+def test_the_commands_of_a_roll_out_send_a_token(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    (tmp_path / "wrong").write_text("other")
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "adder" base_path: "{models}/adder" model_platform: "tensorflow" }} }}'
+    )
+    options = ServerOptions(model_config_file=config, port=0, admin_token_file=tmp_path / "token")
+    with EmbeddedServer(options=options) as server:
+        words = ["rollout", "hold", "--model", "adder", "--server", server.address, "--model_config_file", str(config)]
+        ended = CliRunner().invoke(main, [*words, "--token_file", str(tmp_path / "wrong")])
+        assert ended.exit_code == 1
+        assert "--admin_token_file" in ended.output
+        ended = CliRunner().invoke(main, [*words, "--token_file", str(tmp_path / "token")])
+        assert ended.exit_code == 0, ended.output
+        assert "stable" in ended.output
+
+
+def test_the_error_that_is_shown_is_ours(models: Path) -> None:
+    with EmbeddedServer(models, port=0) as server:
+        ended = CliRunner().invoke(main, ["serve", "--models", str(models), "--port", str(server.port)])
+        assert ended.exit_code == 1
+        assert "choose another --port" in ended.output.lower()
