@@ -122,14 +122,15 @@ class AsyncMimClient(BaseClient):
                     failure = ServerError.of(error, self._target)
                     failure.__cause__ = error
                 else:
-                    self._keep(step)
+                    self._log_request(step)
 
     async def _look_up(self, lookup: Lookup, deadline: float) -> Any:
         assert self._center is not None
         future = self._center.start(lookup)
         try:
-            left = max(0.0, deadline - time.monotonic())
-            return None if future is None else await asyncio.wait_for(asyncio.wrap_future(future), left)
+            if future is None:
+                return None
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._center_seconds(deadline))
         except TimeoutError:
             log.warning("the Representation Center did not answer in time; ranked without its vectors")
             return None

@@ -63,13 +63,13 @@ class MimClient(BaseClient):
         target: `host:port`, `dns:///name:port` (calls go round its addresses) or `unix:path`.
         timeout: Seconds a question may take, all its calls and retries together.
         center: Where `rank` finds vectors of items newer than the ranker's snapshot; without it they are ranked
-            by their ids alone.
+            without content.  It is not closed with the client.
         tls: Certificates; a plain connection without.
         metadata: Sent with every call: pairs, or a function that gives them (for tokens that expire).
         versions: Model → the version to ask; the newest available where not named.
-        labels: Model → the label to ask, `stable` say.
-        canaries: Model → the share of its users, 0 to 1, whose calls go to the label `canary` while there is one; of
-            calls without a user, the share of these.
+        labels: Model → the version label to ask, `stable` say.
+        canaries: Model → fraction of its users that are sent to the version label `canary` while there is one, by a
+            hash of the user id.  Calls without a user id are drawn at random.
         fall_back: Ask the newest version where the version or label named is gone.
         validate: Check requests against the model's own signatures before they are sent.
         request_log: Where a sample of the requests is kept, for `mim rollout`.
@@ -100,7 +100,8 @@ class MimClient(BaseClient):
         history_ages: Sequence[int] | None = None,
         context: Mapping[str, str] | None = None,
     ) -> Scores:
-        """The candidates with their predicted click-through rates, best first.
+        """The candidates with their scores, best first: the ranker's `final_score`, or else the predicted
+        click-through rate.
 
         Candidates that the ranker has no vector of get theirs from the Center, of the very encoder version that
         the ranker was trained on.  Where the Center does not answer, they are ranked without.
@@ -220,13 +221,13 @@ class MimClient(BaseClient):
                     failure = ServerError.of(error, self._target)
                     failure.__cause__ = error
                 else:
-                    self._keep(step)
+                    self._log_request(step)
 
     def _look_up(self, lookup: Lookup, deadline: float) -> Any:
         assert self._center is not None
         future = self._center.start(lookup)
         try:
-            return None if future is None else future.result(timeout=max(0.0, deadline - time.monotonic()))
+            return None if future is None else future.result(self._center_seconds(deadline))
         except TimeoutError:
             log.warning("the Representation Center did not answer in time; ranked without its vectors")
             return None

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("mim")
 
 Metadata = Sequence[tuple[str, str]]
-CENTER_THREADS = 4  # looks into the Center at a time; beyond twice as many that wait, a call goes without
+CENTER_THREADS = 4  # concurrent lookups; past twice as many in flight, a call goes without
+CENTER_SHARE = 0.5  # of the time that is left: the ranker must still be asked with the vectors
 
 
 class BaseClient:
@@ -56,7 +57,11 @@ class BaseClient:
         left = max(0.001, deadline - time.monotonic())
         return self._calls[call.method](call.request, timeout=left, metadata=tuple(metadata))
 
-    def _keep(self, call: Call) -> None:
+    @staticmethod
+    def _center_seconds(deadline: float) -> float:
+        return max(0.0, CENTER_SHARE * (deadline - time.monotonic()))
+
+    def _log_request(self, call: Call) -> None:
         if self._log is not None and call.method == "Predict":
             self._log.offer(call.request)
 
@@ -77,7 +82,9 @@ class CenterReader:
         """Begins to read; None where too many reads wait already."""
         with self._lock:
             if self._waiting >= 2 * CENTER_THREADS:
-                log.warning("the Representation Center is behind; %d new items go without", len(lookup.item_ids))
+                log.warning(
+                    "the Representation Center is overloaded; %d items are ranked without", len(lookup.item_ids)
+                )
                 return None
             self._waiting += 1
         try:
@@ -99,6 +106,6 @@ class CenterReader:
     def _read(self, lookup: Lookup) -> Any:
         try:
             return self._center.get(lookup.item_ids, lookup.encoder_version)
-        except Exception as error:  # whatever befalls the Center: the items are ranked by their ids
+        except Exception as error:  # whatever befalls the Center: the items are ranked without their embeddings
             log.warning("%s; %d new items are ranked without their vectors", error, len(lookup.item_ids))
             return None

@@ -201,7 +201,8 @@ class Conversation:
                 own, _ = yield from self.predict(RANKER, "rank_with_vectors", with_vectors, user)
             except ServerError as error:
                 if "must be of encoder" not in str(error):
-                    raise
+                    log.warning("%s; %d new items are ranked without their vectors", error, len(rows))
+                    break
                 answer, version = yield from self.predict(RANKER, "rank", inputs, user)
                 continue
             answer = {name: values.copy() for name, values in answer.items()}

@@ -14,7 +14,7 @@ from serving import messages
 from serving.channel import ServerError
 from serving.tensors import to_array
 
-SCORES = "ctr"
+SCORES = ("final_score", "ctr")  # what candidates are ordered by: the first of them that the model has
 BINS = 10
 FLOOR = 1e-4  # of a bin's share, so that an empty one does not make the index infinite
 
@@ -193,8 +193,9 @@ def _pinned(request: Any, version: int) -> Any:
 
 def _scores(response: Any) -> np.ndarray:
     """The answer's scores, or, of a model that ranks nothing, all its numbers."""
-    if SCORES in response.outputs:
-        return to_array(response.outputs[SCORES]).ravel().astype(np.float64)
+    for name in SCORES:
+        if name in response.outputs:
+            return to_array(response.outputs[name]).ravel().astype(np.float64)
     arrays = [to_array(response.outputs[name]) for name in sorted(response.outputs)]
     numbers = [array.ravel().astype(np.float64) for array in arrays if array.dtype.kind in "fiu"]
     return np.concatenate(numbers) if numbers else np.zeros(0)

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from components.contract.schema import CONTRACT, Column, EventTable, Policies, Table
+from components.contract.schema import CONTRACT, Column, EventLabel, EventTable, Policies, Table
 from mim_keras.config import INTERESTS
 from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 from tfx_pipeline.settings import Settings
@@ -99,6 +99,8 @@ def _plain(value: Any) -> str:
         return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, str):
         return value or '""'
+    if isinstance(value, dict):
+        value = {name: list(one.events) if isinstance(one, EventLabel) else one for name, one in value.items()}
     return json.dumps(value) if value is None or isinstance(value, bool | dict) else str(value)
 
 
@@ -136,13 +138,14 @@ def schema_tables() -> list[str]:
     for title, cls in (
         ("A table: `items`, `impressions`, `intents`, `users`", Table),
         ("`events` has these too", EventTable),
+        ("A label of `events.labels`, where it is more than a list of events", EventLabel),
         ("A column, where it is more than a name", Column),
         ("`policies`", Policies),
     ):
         meanings, hints = _attributes(cls), typing.get_type_hints(cls)
         inherited = {one.name for one in dataclasses.fields(Table)} if cls is EventTable else set()
         own = [one for one in dataclasses.fields(cls) if one.name not in inherited]
-        default = cls()
+        default = EventLabel(("click",)) if cls is EventLabel else cls()
         rows = [
             Key(one.name, _kind(hints[one.name]), _plain(getattr(default, one.name)), meanings.get(one.name, ""))
             for one in own

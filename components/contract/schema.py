@@ -119,7 +119,18 @@ RESERVED = frozenset(
         "examples",
         "self",
     }
-    | {"item_row", "context", "ctr", "content_ctr", "scores", "item_embedding", "similarity", "drop_id"}
+    | {
+        "item_row",
+        "context",
+        "ctr",
+        "content_ctr",
+        "final_score",
+        "has_vector",
+        "scores",
+        "item_embedding",
+        "similarity",
+        "drop_id",
+    }
 )
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -277,7 +288,7 @@ class EventLabel:
 
     Attributes:
         events: Their names.  An event may set several labels: `clicked: [click, order]`, `ordered: [order]`.
-        window_seconds: The oldest that the view of such an event may be; 0 for `events.window_seconds`.
+        window_seconds: Attribution window; 0 uses `events.window_seconds`.
     """
 
     events: tuple[str, ...] = ()
@@ -373,7 +384,8 @@ class Schema:
         seen = dict.fromkeys(self.events.labels if self.events is not None else (), "events.labels")
         for label in seen:
             if label != "clicked":
-                _check_feature_name(label, "events.labels")
+                fix = f"Rename it, e.g. `{safe_name(label)}: [...]`."
+                _check_feature_name(label, "events.labels", fix)
                 _check_label_name(label, "events.labels")
         for table in CONTRACT:
             declared = self.table(table) or Table()
@@ -385,7 +397,8 @@ class Schema:
                     "Remove `type`, or give the feature a name of its own.",
                 )
             for name, kind in declared.declared(table).items():
-                _check_feature_name(name, table)
+                fix = f"Write e.g. `{safe_name(name)}: {{column: {json.dumps(name)}}}`."
+                _check_feature_name(name, f"{table}.columns", fix)
                 fix = "Only items have lists, dates and embeddings."
                 require(
                     kind not in ("list", "date", "embedding") or table == "items",
@@ -484,12 +497,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _check_feature_name(name: str, table: str) -> None:
-    fix = f"Write e.g. `{safe_name(name)}: {{column: {json.dumps(name)}}}`."
+def _check_feature_name(name: str, where: str, fix: str) -> None:
     ok = bool(_FEATURE_NAME.fullmatch(name)) and not keyword.iskeyword(name)
-    require(ok, f"{table}.columns: the name of a feature is letters, digits and _", name, fix)
+    require(ok, f"{where}: a name is letters, digits and _", name, fix)
     ok = name not in RESERVED and not name.endswith("_index")
-    require(ok, f"{table}.columns: this name belongs to the pipeline", name, fix)
+    require(ok, f"{where}: this name belongs to the pipeline", name, fix)
 
 
 def _check_label_name(name: str, table: str) -> None:

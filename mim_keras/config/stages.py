@@ -326,7 +326,7 @@ class CiubmConfig:
         labels, fix = self.labels, "e.g. [clicked, ordered]"
         require(labels[:1] == ("clicked",), "the first of ciubm.labels is clicked", labels, fix)
         require(len(set(labels)) == len(labels), "ciubm.labels are distinct", labels, "Remove one.")
-        reserved = sorted({"ctr", "content_ctr"} & set(labels))
+        reserved = sorted({"ctr", "content_ctr", "final_score", "has_vector", "encoder_version"} & set(labels))
         require(not reserved, "ciubm.labels are not named as outputs", reserved, "Rename them.")
         # A member of an ensemble has outputs of the same names, `_` and its number behind.
         named = all(re.fullmatch(r"[A-Za-z]\w*", one, re.A) and not re.search(r"_\d+$", one) for one in labels)
@@ -343,7 +343,7 @@ class CiubmConfig:
         known = f"It has {', '.join(labels)}."
         require(not unknown, "ciubm.label_loss_weights are of labels of the ranker", unknown, known)
         smallest = min(self.label_loss_weights.values(), default=0)
-        require(smallest >= 0, "ciubm.label_loss_weights are 0 or more", smallest, "0 trains no head of the label.")
+        require(smallest >= 0, "ciubm.label_loss_weights are 0 or more", smallest, "0 disables the loss of the label.")
 
     @property
     def label_outputs(self) -> dict[str, str]:

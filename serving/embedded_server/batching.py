@@ -160,7 +160,7 @@ class BatchThreads:
         self.name = name
         self._waiting: deque[_Batch] = deque()
         self.changed = threading.Condition()
-        self._stopped = False
+        self._stopped = self._draining = False
         self._threads = [
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
             for number in range(count or os.cpu_count() or 1)
@@ -180,6 +180,12 @@ class BatchThreads:
         parameters = common_parameters(options)
         count = parameters.num_batch_threads.value if parameters.HasField("num_batch_threads") else 0
         return BatchThreads(count, parameters.thread_pool_name.value or "model_server_batch_threads")
+
+    def drain(self) -> None:
+        """Runs batches without waiting for more tasks from now on."""
+        with self.changed:
+            self._draining = True
+            self.changed.notify_all()
 
     def stop(self) -> None:
         """Ends the threads; batches that wait are not run, and their calls end with UNAVAILABLE."""
@@ -218,7 +224,12 @@ class BatchThreads:
                 now = time.monotonic()
                 soonest = None
                 for batch in self._waiting:
-                    if batch.ready <= now or batch.rows >= batch.queue.config.rows or not batch.queue.is_open(batch):
+                    if (
+                        self._draining
+                        or batch.ready <= now
+                        or batch.rows >= batch.queue.config.rows
+                        or not batch.queue.is_open(batch)
+                    ):
                         self._waiting.remove(batch)
                         batch.queue.taken(batch)
                         return batch

@@ -80,6 +80,11 @@ class ModelManager:
         self._thread = threading.Thread(target=self._run, name="model-manager", daemon=True)
         self._thread.start()
 
+    def drain(self) -> None:
+        """Runs what waits in batching queues, and what comes, at once."""
+        if self._batch_threads is not None:
+            self._batch_threads.drain()
+
     def stop(self) -> None:
         """Ends the work and lets every model go."""
         self._stop.set()

@@ -52,10 +52,12 @@ class ServerOptions:
     port: int = _flag(8500, "gRPC; 0 for any free port (TF Serving: none).")
     grpc_socket_path: str = _flag("", "A Unix socket to listen on as well.")
     rest_api_port: int | None = _flag(None, "REST and metrics; 0 for any free port (TF Serving: none). Off by default.")
-    rest_api_num_threads: int = _flag(4, "Threads of the REST API.")
+    rest_api_num_threads: int = _flag(4, "Threads of the REST API (TF Serving: 4 for each CPU).")
     rest_api_timeout_in_ms: int = _flag(30_000, "Of a REST call; 0 for no limit.")
-    rest_api_max_body_bytes: int = _flag(16 << 20, "Of a REST body, decompressed too (TF Serving: no limit).")
-    grpc_max_message_bytes: int = _flag(64 << 20, "Of a gRPC request, decompressed too (TF Serving: no limit).")
+    rest_api_max_body_bytes: int = _flag(16 << 20, "Largest REST body, also when decompressed (TF Serving: no limit).")
+    grpc_max_message_bytes: int = _flag(
+        64 << 20, "Largest gRPC request, also when decompressed (TF Serving: no limit)."
+    )
     admin_token_file: Path | None = _flag(None, "A token; HandleReloadConfigRequest needs it as `Bearer` then.")
     models_root: Path | None = _flag(None, "Models that a configuration names must lie below this folder.")
     rest_api_enable_cors_support: bool = _flag(False, "CORS headers in REST answers.")
@@ -80,7 +82,9 @@ class ServerOptions:
     monitoring_config_file: Path | None = _flag(None, "MonitoringConfig in text form: Prometheus on the REST port.")
     enable_grpc_healthcheck_service: bool = _flag(False, "The standard gRPC health service.")
     grpc_channel_arguments: str = _flag("", "key=value, comma-separated.")
-    grpc_max_threads: int = _flag(4, "Calls worked on at a time (64 where batching is on).")
+    grpc_max_threads: int = _flag(
+        4, "Concurrent inference calls, 64 where batching is on (TF Serving: 4 for each CPU)."
+    )
 
     def __post_init__(self) -> None:
         named = [bool(self.models), bool(self.model_config_file), bool(self.model_base_path)]

@@ -119,6 +119,7 @@ class EmbeddedServer:
         if self._checks is not None:
             self._checks.enter_graceful_shutdown()
         drained = self._server.stop(GRACE_SECONDS)
+        self.core.manager.drain()
         if self._rest is not None:
             self._rest.stop()
         drained.wait()

@@ -168,5 +168,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         given = dict(context.invocation_metadata()).get("authorization", "")
         if not hmac.compare_digest(str(given).encode(), f"Bearer {self._token}".encode()):
             raise ServingFault(
-                grpc.StatusCode.UNAUTHENTICATED, "this server takes configurations with its --admin_token_file alone"
+                grpc.StatusCode.UNAUTHENTICATED,
+                "HandleReloadConfigRequest needs the bearer token of --admin_token_file",
             )

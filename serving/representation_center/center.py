@@ -20,7 +20,7 @@ from serving.representation_center.misses import MissBuffer
 from serving.representation_center.records import MAX_ID_BYTES, Found, RecordFormat
 from serving.representation_center.snapshot import DTYPES
 
-MAX_QUEUED, MAX_ATTEMPTS = 100_000, 6  # items that wait for their encoding; turns that one gets
+MAX_QUEUED, MAX_ATTEMPTS = 100_000, 6  # items that wait for their encoding; lookups of one
 _VERSION = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
@@ -165,7 +165,7 @@ class RepresentationCenter(ABC):
         modalities: np.ndarray,
         event_time: float | np.ndarray | None = None,
     ) -> int:
-        """Stores vectors, but for those of which there is a newer one; their items leave the queue.
+        """Stores vectors unless a newer one exists; their items leave the queue.
 
         Comparing and writing is one transaction of the store, so that an old event that comes again, or late, never
         replaces a newer one.
@@ -176,7 +176,7 @@ class RepresentationCenter(ABC):
             content_hashes: [n], as `snapshot.content_hash` makes them.
             vectors: Floats of length one, or as stored in a snapshot of the version's dtype; [n, d].
             modalities: [n]; 0 for an item that has no content, and so no vector.
-            event_time: When the content was so, seconds since the epoch, one for all or [n]; now where not given.
+            event_time: Time of the content in seconds since the epoch, one for all or [n]; now where not given.
 
         Returns:
             How many were stored.
@@ -265,17 +265,15 @@ class RepresentationCenter(ABC):
         return previous
 
     def retain(self, count: int) -> list[str]:
-        """Drops all but the `count` newest versions.  The active and the previous one stay, and those that were read by
-        name in the last ten minutes, as clients read the version of their ranker.
+        """Drops all but the `count` newest versions.  The active and the previous one stay as well, and those that were
+        read by name in the last ten minutes, as clients read the version of their ranker.
 
         Returns:
             What was dropped.
         """
         stay = {name for name in self.active() if name} | self.leased()
         newest_first = sorted(self.versions().values(), key=lambda version: -version.created_at)
-        for version in newest_first:
-            if len(stay) < count:
-                stay.add(version.name)
+        stay |= {version.name for version in newest_first[:count]}
         dropped = [version.name for version in newest_first if version.name not in stay]
         return [name for name in dropped if self._drop(name)]
 

@@ -90,8 +90,8 @@ class FolderEvents(EventSource):
     """Files dropped into a folder: `.json` (one event, or a list), `.jsonl` or `.parquet`, a row an event.
 
     Columns: `item_id`; `title`, `text`, `image` (bytes; base64 in JSON) or `image_path` (relative to the folder), and
-    `timestamp` (seconds; the file's time where not given), all optional.  Write a file under another ending and
-    rename it.  A file whose every event is settled goes to `done/`; one that cannot be read, to `parked/`.
+    `timestamp` (seconds; the file's time where not given), all optional.  Write a file under a name that begins with
+    a dot and rename it.  A file whose every event is settled goes to `done/`; one that cannot be read, to `parked/`.
 
     Args:
         folder: Where files are dropped.
@@ -357,7 +357,7 @@ def _words(row: Mapping[str, Any], name: str) -> str:
 
 
 def _time(value: Any, dropped: float) -> float:
-    """Seconds since the epoch; a moment to come counts as now, or it would outlast every later event."""
+    """Seconds since the epoch; a future time is clamped to now, or no later event could replace it."""
     if value in (None, "", 0):
         return dropped
     seconds = float(value)

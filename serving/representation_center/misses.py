@@ -52,7 +52,7 @@ class MissBuffer:
         self._start()
 
     def used(self, version: str) -> None:
-        """Keeps that a version is read."""
+        """Renews the lease of a version, if it is due."""
         if self._versions.get(version, 0.0) < time.monotonic():
             with self._lock:
                 self._versions[version] = time.monotonic() + RENEW_SECONDS

@@ -130,7 +130,8 @@ def test_old_versions_go_and_the_active_and_previous_stay(center: Representation
         fill(center, name, seed=seed)
     center.promote("a")
     center.promote("b")
-    assert center.retain(3) == ["d", "c"]
+    assert center.retain(3) == [], "the active and the previous version stay beside the newest"
+    assert center.retain(1) == ["d", "c"]
     assert set(center.versions()) == {"a", "b", "e"}
     assert not center.get(["i0001"], "c").stored.any()
     center.flush_misses()
