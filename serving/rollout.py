@@ -1,32 +1,33 @@
 """A new version beside the old one, compared, then in its place; or gone again.
 
-Labels say who is who: `stable` serves, `canary` is on trial, `previous` is where a rollback leads.  The file of the
-server's models is the truth: it is written first, so that a restart finds the same, and the running server is told at
-once.  A server takes a label only for a version that it has loaded, so a version is loaded first and labelled after.
+Labels say who is who: `stable` serves, `canary` is on trial, `previous` is where a rollback leads.  The configuration
+of the servers' models is the truth: it is written first, so that a restart finds the same.  Of a file the running
+servers are told at once; a ConfigMap they read by themselves, each at its own time, and the roll-out waits for each.  A
+server takes a label only for a version that it has loaded, so a version is loaded first and labelled after.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf import text_format
 
 from serving import messages
 from serving.channel import ServerError, Tls, open_channel
 from serving.client import MimClient
+from serving.config_store import ConfigFile, ConfigStore, ConfigStoreError
 from serving.shadow import Comparison, Limits, compare
 
 log = logging.getLogger("mim")
 
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 LOAD_SECONDS = 300.0
+WRITE_TRIES, POLL_SECONDS = 5, 0.5
 _PROGRESS = ["END", "UNLOADING", "UNKNOWN", "START", "LOADING", "AVAILABLE"]
 
 
@@ -50,7 +51,7 @@ class Rollout:
 
     Args:
         model: Its name.
-        config_file: The servers' model_config_file.
+        config: The servers' model_config_file, or another place where their configuration is kept.
         servers: `host:port` of each.
         tls: Certificates; a plain connection without.
         metadata: Sent with every call, a token say.
@@ -62,14 +63,15 @@ class Rollout:
     def __init__(
         self,
         model: str,
-        config_file: Path,
+        config: Path | ConfigStore,
         servers: Sequence[str],
         tls: Tls | None = None,
         metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self._model, self._file, self._servers = model, Path(config_file), list(servers)
+        self._model, self._servers = model, list(servers)
+        self._store = config if isinstance(config, ConfigStore) else ConfigFile(config)
         self._tls, self._metadata = tls, tuple(metadata)
-        self._config = self._read()
+        self._config = self._read()[0]
         self._entry(self._config)
 
     def place(self) -> Place:
@@ -189,7 +191,7 @@ class Rollout:
         """Serves the versions `keep`, and waits until `version`, one of them, is available; or leaves all as it was."""
         before = _copy(self._config)
         try:
-            self._apply(keep, labels)
+            self._apply(keep, labels, seconds)
             for server in self._servers:
                 with self._client(server) as client:
                     client.wait_until_available(self._model, seconds=seconds, version=version)
@@ -201,50 +203,92 @@ class Rollout:
 
     # -- the file and the server ---------------------------------------------------------------------------
 
-    def _apply(self, versions: set[int], labels: dict[str, int]) -> Place:
+    def _apply(self, versions: set[int], labels: dict[str, int], seconds: float = LOAD_SECONDS) -> Place:
         entry = _copy(self._config).model_config_list.config[self._index(self._config)]
         entry.model_version_policy.Clear()
         entry.model_version_policy.specific.versions.extend(sorted(versions))
         entry.version_labels.clear()
         entry.version_labels.update(labels)
         self._write(entry)
-        self._reload()
+        self._settle(seconds)
         return self.place()
 
     def _restore(self, before: Any) -> None:
         self._write(self._entry(before))
+        if self._store.servers_read_it:
+            return
         try:
             self._reload()
         except ServerError as error:
             log.warning("the file is as it was, but the server could not be told: %s", error)
 
-    def _read(self) -> Any:
+    def _read(self) -> tuple[Any, Any]:
         try:
-            return text_format.Parse(self._file.read_text(), messages.ModelServerConfig())
-        except OSError as error:
-            raise RolloutError(f"{self._file} cannot be read: {error}; name the server's model_config_file") from error
-        except text_format.ParseError as error:
-            raise RolloutError(f"{self._file} is no ModelServerConfig: {error}") from error
+            return self._store.read()
+        except ConfigStoreError as error:
+            raise RolloutError(str(error)) from error
 
     def _write(self, entry: Any) -> None:
-        """Writes the model's entry, and keeps those of other models as they are in the file by now.
+        """Writes the model's entry, and keeps those of other models as they are by now.
 
         Raises:
             RolloutError: somebody changed the model's entry since it was read.
         """
-        with self._file.with_name(f".{self._file.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
-            now = self._read()
+        for _ in range(WRITE_TRIES):
+            now, revision = self._read()
             if self._entry(now) != self._entry(self._config):
                 raise RolloutError(
-                    f"{self._file} was changed for {self._model} by somebody else meanwhile; look at `mim rollout "
-                    "status` and begin again"
+                    f"{self._store.name} was changed for {self._model} by somebody else meanwhile; look at `mim "
+                    "rollout status` and begin again"
                 )
             now.model_config_list.config[self._index(now)].CopyFrom(entry)
-            part = self._file.with_name(f".{self._file.name}.part")
-            part.write_text(text_format.MessageToString(now))
-            os.replace(part, self._file)
-            self._config = now
+            try:
+                written = self._store.write(now, revision)
+            except ConfigStoreError as error:
+                raise RolloutError(str(error)) from error
+            if written:
+                self._config = now
+                return
+        raise RolloutError(f"{self._store.name} is changed all the time; try again")
+
+    def _settle(self, seconds: float) -> None:
+        """Tells the servers; or waits until each of them has read what was written."""
+        if not self._store.servers_read_it:
+            self._reload()
+            return
+        entry = self._entry(self._config)
+        begun, waiting = time.monotonic(), list(self._servers)
+        while waiting:
+            for server in list(waiting):
+                if self._has_read(server, entry):
+                    waiting.remove(server)
+                    log.info("%s has it after %.0f s", server, time.monotonic() - begun)
+            if waiting and time.monotonic() - begun > seconds:
+                raise ServerError(
+                    f"{', '.join(waiting)} did not take the configuration of {self._store.name} within {seconds:.0f} s",
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                )
+            if waiting:
+                time.sleep(POLL_SECONDS)
+
+    def _has_read(self, server: str, entry: Any) -> bool:
+        """Whether a server serves the entry's versions, no others, and knows its labels."""
+        wanted = set(entry.model_version_policy.specific.versions)
+        try:
+            with self._client(server) as client:
+                available = {one.version for one in client.status(self._model) if one.state == "AVAILABLE"}
+            if available != wanted:
+                return False
+            with open_channel(server, self._tls) as channel:
+                for label, version in entry.version_labels.items():
+                    request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+                    request.model_spec.name, request.model_spec.version_label = self._model, label
+                    response = messages.calls(channel)["GetModelMetadata"](request, timeout=10, metadata=self._metadata)
+                    if response.model_spec.version.value != version:
+                        return False
+        except (ServerError, grpc.RpcError):
+            return False  # it starts, or does not know the label yet
+        return True
 
     def _reload(self) -> None:
         request = messages.ReloadConfigRequest(config=self._config)
@@ -266,7 +310,7 @@ class Rollout:
         names = [entry.name for entry in config.model_config_list.config]
         if self._model not in names:
             listed = ", ".join(sorted(names)) or "no model"
-            raise RolloutError(f"{self._file} lists {listed}; {self._model} is not among them")
+            raise RolloutError(f"{self._store.name} lists {listed}; {self._model} is not among them")
         return names.index(self._model)
 
     def _client(self, server: str) -> MimClient:

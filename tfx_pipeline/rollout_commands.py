@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -26,9 +27,17 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def command_with_rollout(
-        config: Path, model: str, servers: tuple[str, ...], connection: dict[str, Any], **others: Any
+        config: Path | None,
+        config_map: str | None,
+        model: str,
+        servers: tuple[str, ...],
+        connection: dict[str, Any],
+        **others: Any,
     ) -> Any:
-        return command(open_rollout=functools.partial(_open, config, model, servers, connection), **others)
+        if (config is None) == (config_map is None):
+            raise click.UsageError("a roll-out needs one of --model_config_file and --config_map")
+        opened = functools.partial(_open, config, config_map, model, servers, connection)
+        return command(open_rollout=opened, **others)
 
     for option in (
         click.option(
@@ -44,13 +53,28 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--model_config_file",
             "config",
-            required=True,
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="The file the servers were started with; it is rewritten.",
+        ),
+        click.option(
+            "--config_map",
+            metavar="NAMESPACE/NAME",
+            help="On Kubernetes: the ConfigMap that they mount; it is written.",
         ),
     ):
         command_with_rollout = option(command_with_rollout)
     return connection_options(command_with_rollout)
+
+
+@rollout.command("init")
+@click.option("--config_map", required=True, metavar="NAMESPACE/NAME", help="Is made; servers mount it.")
+@click.option("--from", "file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def init(config_map: str, file: Path) -> None:
+    """Put a file of models into a ConfigMap, which roll-outs alone change from then on."""
+    from serving.config_store import ConfigMap
+
+    ConfigMap(config_map).create(file.read_text())
+    click.echo(f"{config_map} holds {file}", err=True)
 
 
 @rollout.command()
@@ -133,10 +157,14 @@ def status(open_rollout: Callable[[], Any]) -> None:
     _show(open_rollout().place())
 
 
-def _open(config: Path, model: str, servers: tuple[str, ...], connection: dict[str, Any]) -> Any:
+def _open(
+    config: Path | None, config_map: str | None, model: str, servers: tuple[str, ...], connection: dict[str, Any]
+) -> Any:
+    from serving.config_store import ConfigMap
     from serving.rollout import Rollout
 
-    return Rollout(model, config, servers, **connection)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return Rollout(model, config or ConfigMap(str(config_map)), servers, **connection)
 
 
 def _tell(count: int) -> None:

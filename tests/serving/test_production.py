@@ -44,8 +44,31 @@ def test_the_kustomization_names_files_that_are_there() -> None:
     assert {f"kubernetes/{path.name}" for path in (PRODUCTION / "kubernetes").glob("*.yaml")} == set(whole["resources"])
     (config,) = whole["configMapGenerator"]
     assert all((PRODUCTION / file).is_file() for file in config["files"])
-    volumes = read("kubernetes/deployment.yaml")["spec"]["template"]["spec"]["volumes"]
-    assert {"name": "config", "configMap": {"name": config["name"]}} in volumes
+    pod = read("kubernetes/deployment.yaml")["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "config")
+    mounted = [source["configMap"]["name"] for source in volume["projected"]["sources"]]
+    assert config["name"] in mounted
+    others = set(mounted) - {config["name"]}
+    assert others == {"serving-models"}, "applying the folder again leaves the models as roll-outs wrote them"
+    assert "models.config" not in config["files"]
+
+
+def test_calls_are_taken_from_clients_alone() -> None:
+    policy, deployment = read("kubernetes/network_policy.yaml")["spec"], read("kubernetes/deployment.yaml")["spec"]
+    assert policy["podSelector"]["matchLabels"] == deployment["selector"]["matchLabels"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    names = {port["name"] for port in container["ports"]}
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == names
+    assert all(rule["from"] for rule in policy["ingress"])
+
+
+def test_compose_opens_no_port_to_others_and_shows_no_password() -> None:
+    services = read("compose.yaml")["services"]
+    for name, service in services.items():
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:") or (name == "serving" and port.startswith("${BIND:-127.0.0.1}:")), port
+        assert "PASSWORD}" not in " ".join(service.get("command", [])), "arguments are seen by all of the host"
+    assert "REDIS_PASSWORD" in services["redis"]["environment"]
 
 
 def test_pods_run_without_rights() -> None:
@@ -186,4 +209,5 @@ def test_alerts_say_what_to_do() -> None:
 
 def test_redis_forgets_nothing() -> None:
     command = read("compose.yaml")["services"]["redis"]["command"]
-    assert command[command.index("--maxmemory-policy") + 1] == "noeviction", "a vector that was put must stay"
+    assert "--maxmemory-policy noeviction" in command[-1], "a vector that was put must stay"
+    assert "--appendonly yes" in command[-1]
