@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import http.client
 import json
 import socket
@@ -139,6 +140,16 @@ def on_purpose(channel: grpc.Channel, rng: np.random.Generator) -> Iterator[Case
         made.inputs["history_ages"].tensor_shape.dim.add(size=2**31)
         yield case("claimed sizes beyond 64 bits", made)
         made = good()
+        for _ in range(16_000):
+            made.inputs["history_ages"].tensor_shape.dim.add(size=2**62)
+        yield case("16,000 dimensions", made)
+        made = good()
+        del made.inputs["history_ages"]
+        made.inputs["history_ages"].dtype = messages.DT_INT64
+        made.inputs["history_ages"].int64_val.append(1)
+        made.inputs["history_ages"].tensor_shape.dim.add(size=2**24)
+        yield case("a claim of 128 MiB for 8 bytes", made)
+        made = good()
         made.inputs[alias].tensor_shape.dim.add(size=1)
         yield case("rank too high", made)
         made = good()
@@ -237,6 +248,9 @@ def rest_cases(port: int, rng: np.random.Generator) -> Iterator[Case]:
         yield Case("REST: method", posting(port, path, good, "DELETE"), bad)
         huge = json.dumps({"signature_name": "rank", "inputs": {**row, "history_ages": [10**400]}}).encode()
         yield Case("REST: number out of range", posting(port, path, huge), bad)
+        yield Case("REST: five million arrays", posting(port, path, b'{"inputs":[' + b"[]," * 5_000_000), bad)
+        bomb = gzip.compress(b'{"inputs":[' + b" " * (64 << 20))
+        yield Case("REST: a body that grows", posting(port, path, bomb, encoding="gzip"), bad)
         ragged = json.dumps({"signature_name": "rank", "inputs": {**row, "history_ages": [[1, 2], [3]]}}).encode()
         yield Case("REST: ragged", posting(port, path, ragged), bad)
         yield Case("REST: no HTTP", raw(port, rng.bytes(200) + b"\r\n\r\n"), frozenset({"400", "closed"}))
@@ -244,13 +258,14 @@ def rest_cases(port: int, rng: np.random.Generator) -> Iterator[Case]:
         yield Case("REST: claimed length", raw(port, length), frozenset({"413", "400", "closed"}))
 
 
-def posting(port: int, path: str, body: bytes, method: str = "POST") -> Callable[[], str]:
+def posting(port: int, path: str, body: bytes, method: str = "POST", encoding: str = "") -> Callable[[], str]:
     """Sends a body; gives the status."""
 
     def send() -> str:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"} | ({"Content-Encoding": encoding} if encoding else {})
+            connection.request(method, path, body, headers)
             return str(connection.getresponse().status)
         finally:
             connection.close()
