@@ -97,7 +97,7 @@ class CenterReader:
 
     def close(self) -> None:
         """Takes no more reads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
 
     def _done(self, _: Any = None) -> None:
         with self._lock:
@@ -105,7 +105,10 @@ class CenterReader:
 
     def _read(self, lookup: Lookup) -> Any:
         try:
-            return self._center.get(lookup.item_ids, lookup.encoder_version)
-        except Exception as error:  # whatever befalls the Center: the items are ranked without their embeddings
+            found = self._center.get(lookup.item_ids, lookup.encoder_version)
+            if len(found.mask) != len(lookup.item_ids) or len(found.vectors) != len(lookup.item_ids):
+                raise ValueError(f"{len(found.vectors)} vectors of {len(lookup.item_ids)} items")
+            return found
+        except BaseException as error:  # whatever befalls the Center: the items are ranked without their embeddings
             log.warning("%s; %d new items are ranked without their vectors", error, len(lookup.item_ids))
             return None

@@ -197,12 +197,15 @@ class Conversation:
                 "candidate_vectors": np.asarray(found.vectors[found.mask], np.float32),
                 "encoder_version": texts([encoder]),
             }
+            own: dict[str, np.ndarray] = {}
+            own_version = -1  # of another encoder
             try:
-                own, _ = yield from self.predict(RANKER, "rank_with_vectors", with_vectors, user)
-            except ServerError as error:
+                own, own_version = yield from self.predict(RANKER, "rank_with_vectors", with_vectors, user)
+            except (ServerError, SignatureError) as error:
                 if "must be of encoder" not in str(error):
                     log.warning("%s; %d new items are ranked without their vectors", error, len(rows))
                     break
+            if own_version != version:  # another ranker took over; scores of two are not mixed
                 answer, version = yield from self.predict(RANKER, "rank", inputs, user)
                 continue
             answer = {name: values.copy() for name, values in answer.items()}
@@ -339,7 +342,7 @@ class Conversation:
             try:
                 known.check(signature, inputs)
             except SignatureError:  # another version may answer by now, which takes other inputs
-                del self._signatures[model, choice]
+                self._signatures.pop((model, choice), None)
                 known = yield from self._known(model, choice)
                 known.check(signature, inputs)
         for name, values in inputs.items():

@@ -182,7 +182,14 @@ class Rollout:
         labels = place.labels
         if CANARY in labels:
             kept = {label: number for label, number in labels.items() if label != CANARY}
-            return self._apply(set(kept.values()), kept)
+            versions = set(kept.values()) or {
+                version for version, state in place.states.items() if state == "AVAILABLE" and version != labels[CANARY]
+            }
+            if not versions:
+                raise RolloutError(
+                    f"{self._model} has no version but the canary; label the one to keep: mim rollout hold"
+                )
+            return self._apply(versions, kept)
         if PREVIOUS not in labels:
             raise RolloutError(f"{self._model} has neither a canary nor a previous version to go back to")
         return self._apply({labels[PREVIOUS]}, {STABLE: labels[PREVIOUS]})

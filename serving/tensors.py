@@ -131,14 +131,14 @@ def _shape(proto: Any) -> tuple[tuple[int, ...], int]:
     shape = tuple([dim.size for dim in dims])
     if proto.tensor_shape.unknown_rank or (shape and min(shape) < 0):
         raise TensorError(f"a tensor's shape must be known; received {shape or 'an unknown rank'}")
-    count = 0 if 0 in shape else 1
+    count = 1
     for size in shape:
-        count *= size
+        count *= max(size, 1)  # also where another size is 0
         if count > MAX_BYTES:
             raise TensorError(f"at most {MAX_BYTES:,} values of a tensor are accepted; received {_short(shape)}")
     if len(shape) > NUMPY_DIMS:
         raise TensorError(f"tensors of more than {NUMPY_DIMS} dimensions are not supported; received {len(shape)}")
-    return shape, count
+    return shape, 0 if 0 in shape else count
 
 
 def _short(shape: tuple[int, ...]) -> str:

@@ -37,6 +37,7 @@ from mim_keras.config.mapping import require_choices
 
 SCHEMA_FILE = "shop.yaml"
 SPAN = "{SPAN}"
+MAX_LABELS = 32
 TIME_FORMATS = ("auto", "s", "ms", "us", "ns")  # or a format of `datetime.strptime`
 
 
@@ -130,6 +131,8 @@ RESERVED = frozenset(
         "item_embedding",
         "similarity",
         "drop_id",
+        "kind",
+        "micros",
     }
 )
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -335,6 +338,8 @@ class EventTable(Table):
         require(bool(self.view), "events.view names at least one event", self.view, "e.g. [view]")
         rule, fix = "events.labels must contain the label clicked", "e.g. clicked: [click]"
         require("clicked" in self.labels, rule, sorted(self.labels), fix)
+        few = len(self.labels) <= MAX_LABELS
+        require(few, f"events.labels has at most {MAX_LABELS} labels", len(self.labels), "Leave some out.")
         both = sorted({event for one in self.labels.values() for event in one.events} & set(self.view))
         require(not both, "an event is a view or a label", both, "Remove it from events.view or events.labels.")
         require(self.window_seconds > 0, "events.window_seconds is positive", self.window_seconds, "1800 is usual.")

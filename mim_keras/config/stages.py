@@ -339,6 +339,8 @@ class CiubmConfig:
             values = getattr(self, name)
             numbers = all(type(value) in (int, float) and math.isfinite(value) for value in values.values())
             require(numbers, f"ciubm.{name} is a mapping of names to numbers", values, "e.g. {ordered: 0.5}")
+        largest = max(map(abs, self.final_score.values()), default=0)
+        require(largest <= 10, "exponents of ciubm.final_score are from -10 to 10", self.final_score, "Lower it.")
         unknown = sorted(set(self.label_loss_weights) - set(labels))
         known = f"It has {', '.join(labels)}."
         require(not unknown, "ciubm.label_loss_weights are of labels of the ranker", unknown, known)

@@ -69,7 +69,7 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
     """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
     `transform_features`.
 
-    `rank` returns `ctr` and each further label of the ranker, float32 [N]; `final_score` float32 [N], where the
+    `rank` returns `ctr` and each further label of the ranker, float32 [N]; `final_score` float64 [N], where the
     settings have one; `has_vector` bool [N], false for a candidate without a content embedding; and `encoder_version`
     string [1].  `rank_with_vectors` takes the encoder version of the given embeddings, and refuses
     any other than the ranker's own.  The model has no batching parameters: the inputs of `rank` differ in length.
@@ -122,12 +122,12 @@ class _FinalScore(tf.Module):
         ]
         if columns:
             of_items = np.concatenate([[0.0], np.sum(columns, axis=0)])  # row 0: an unknown item
-            self._log_numbers = tf.Variable(of_items.astype(np.float32), trainable=False, name="log_numbers")
+            self._log_numbers = tf.Variable(of_items, trainable=False, name="log_numbers")
 
     def __call__(self, scores: dict[str, tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
-        total = tf.zeros_like(scores["ctr"])
+        total = tf.zeros_like(scores["ctr"], tf.float64)  # float32 would make products of large powers 0 or infinite
         for name, power in self._exponents.items():
-            total += power * tf.math.log(tf.maximum(scores[name], SMALLEST_PROBABILITY))
+            total += power * tf.math.log(tf.maximum(tf.cast(scores[name], tf.float64), SMALLEST_PROBABILITY))
         if self._log_numbers is not None:
             total += tf.gather(self._log_numbers, rows)
         return tf.exp(total)

@@ -89,7 +89,8 @@ def _integer(digits: str) -> int | float:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_float, parse_int=_integer)
 _SHORT_INFINITY = re.compile(r"Inf(?!inity)")
-_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|Inf(?:inity)?')
+# A string that is never closed goes to the end, so that no character is looked at twice.
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|Inf(?:inity)?', re.DOTALL)
 
 
 def signature_name(document: Mapping[str, Any]) -> str:

@@ -245,6 +245,8 @@ def _parsed(work: Callable[[dict[str, Any], bytes], str], spec: dict[str, Any], 
         return work(spec, body)
     except RecursionError as error:
         raise invalid("JSON Parse error: nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise invalid("JSON Parse error: half of a surrogate pair is no text") from error
 
 
 def _malformed(method: str, path: str) -> str:

@@ -21,7 +21,7 @@ from serving.representation_center.records import MAX_ID_BYTES, Found, RecordFor
 from serving.representation_center.snapshot import DTYPES
 
 MAX_QUEUED, MAX_ATTEMPTS = 100_000, 6  # items that wait for their encoding; lookups of one
-_VERSION = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class CenterError(RuntimeError):
@@ -56,7 +56,7 @@ class Version:
     created_at: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _VERSION.match(self.name):
+        if not _VERSION.fullmatch(self.name):
             raise CenterError(
                 f"an encoder version is 1 to 64 letters, digits, dots, dashes or underscores; received {self.name!r}"
             )
@@ -186,13 +186,20 @@ class RepresentationCenter(ABC):
             CenterUnavailable: the store does not answer; nothing or a part was stored, so put again.
         """
         wanted = self.version(version)
-        times = np.broadcast_to(time.time() if event_time is None else event_time, len(item_ids))
+        times = np.broadcast_to(np.float64(time.time() if event_time is None else event_time), len(item_ids))
         keys = _keys(item_ids)
         vectors = np.asarray(vectors)
         if vectors.shape != (len(keys), wanted.dimension):
             raise CenterError(
                 f"vectors of version {version} are [items, {wanted.dimension}]; received {list(vectors.shape)} for "
                 f"{len(keys)} items. Are they of another encoder?"
+            )
+        finite = np.isfinite(times).all() and (vectors.dtype.kind != "f" or np.isfinite(vectors).all())
+        if not finite or len(content_hashes) != len(keys) or len(modalities) != len(keys):
+            raise CenterError(
+                f"each of {len(keys)} items has a content hash, modalities, a finite vector and a finite event time; "
+                f"received {len(content_hashes)} hashes, {len(modalities)} modalities and values that are "
+                f"{'finite' if finite else 'not finite'}. Mend them"
             )
         records = wanted.records.encode(content_hashes, vectors, modalities, times)
         stored = self._write_newer(wanted, keys, records)
@@ -205,11 +212,7 @@ class RepresentationCenter(ABC):
         Raises:
             CenterError: it is there with another digest, dimension or dtype.
         """
-        there = self.versions().get(version.name)
-        if there is None:
-            version = replace(version, created_at=time.time())
-            self._save_version(version)
-            return version
+        there = self._insert_version(replace(version, created_at=time.time()))
         same = (there.digest, there.dimension, there.dtype) == (version.digest, version.dimension, version.dtype)
         if not same:
             raise CenterError(
@@ -222,7 +225,8 @@ class RepresentationCenter(ABC):
 
     def mark_ready(self, version: str) -> None:
         """Allows `version` to be promoted."""
-        self._save_version(replace(self.version(version), ready=True))
+        if not self._set_ready(version):
+            self.version(version)  # raises, and lists what there is
 
     # -- versions ------------------------------------------------------------------------------------------
 
@@ -248,9 +252,8 @@ class RepresentationCenter(ABC):
         """
         if not self.version(name).ready:
             raise CenterError(f"version {name} is not wholly loaded yet, so it cannot be promoted; load it again")
-        active, _ = self.active()
-        if name != active:
-            self._activate(name, active)
+        if not self._activate(name):
+            raise VersionMissing(f"version {name} was dropped while it was promoted; load it again")
 
     def rollback(self) -> str:
         """Goes back to the version that was active before, and returns its name.
@@ -258,10 +261,10 @@ class RepresentationCenter(ABC):
         Raises:
             CenterError: there is none.
         """
-        active, previous = self.active()
+        _, previous = self.active()
         if previous is None:
             raise CenterError("there is no previous version to go back to; `stats` shows what there is")
-        self._activate(previous, active)
+        self.promote(previous)
         return previous
 
     def retain(self, count: int) -> list[str]:
@@ -351,10 +354,16 @@ class RepresentationCenter(ABC):
         """Stores the records that are not older than what is there, in transactions; returns how many."""
 
     @abstractmethod
-    def _save_version(self, version: Version) -> None: ...
+    def _insert_version(self, version: Version) -> Version:
+        """Stores a version, unless there is one of its name; returns the one that is there."""
 
     @abstractmethod
-    def _activate(self, name: str, previous: str | None) -> None: ...
+    def _set_ready(self, name: str) -> bool:
+        """Makes a version ready; returns whether it is there."""
+
+    @abstractmethod
+    def _activate(self, name: str) -> bool:
+        """Makes a version the active one, and the active one the previous one; returns whether it is there."""
 
     @abstractmethod
     def _drop(self, name: str) -> bool:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,17 @@ class LmdbCenter(RepresentationCenter):
         if self._process != os.getpid():
             self._open_state()
 
-    @property
-    def _state(self) -> lmdb.Environment:
+    @contextmanager
+    def _begin(self, table: bytes = b"", write: bool = False) -> Iterator[Any]:
+        """A transaction of the state, which stays open meanwhile."""
         self._check_process()
-        return self._held.environment
+        held = self._held
+        held.hold()
+        try:
+            with _gate, held.environment.begin(self._opened_tables.get(table), write=write) as transaction:
+                yield transaction
+        finally:
+            held.release()
 
     @property
     def _tables(self) -> dict[bytes, Any]:
@@ -103,12 +111,12 @@ class LmdbCenter(RepresentationCenter):
     # -- versions ------------------------------------------------------------------------------------------
 
     def versions(self) -> dict[str, Version]:
-        with self._translated(), self._state.begin(self._tables[VERSIONS]) as read:
+        with self._translated(), self._begin(VERSIONS) as read:
             found = [self._parse(value) for _, value in read.cursor()]
         return {version.name: version for version in sorted(found, key=lambda version: version.created_at)}
 
     def active(self) -> tuple[str | None, str | None]:
-        with self._translated(), self._state.begin(self._tables[POINTERS]) as read:
+        with self._translated(), self._begin(POINTERS) as read:
             return _text(read.get(ACTIVE)), _text(read.get(PREVIOUS))
 
     def stats(self) -> Stats:
@@ -123,25 +131,47 @@ class LmdbCenter(RepresentationCenter):
                         newest = float(stamp)
             except VersionMissing:  # dropped meanwhile
                 counts[name] = 0
-        with self._translated(), self._state.begin() as read:
+        with self._translated(), self._begin() as read:
             queued, parked = (read.stat(self._tables[name])["entries"] for name in (QUEUE, PARKED))
         return Stats(active, previous, counts, versions, newest, queued, parked)
 
-    def _save_version(self, version: Version) -> None:
+    def _insert_version(self, version: Version) -> Version:
+        key = version.name.encode()
         with self._translated():
             self._path(version).mkdir(parents=True, exist_ok=True)  # here alone: reading makes nothing
-        with self._translated(), self._state.begin(self._tables[VERSIONS], write=True) as write:
-            write.put(version.name.encode(), json.dumps(version.to_mapping()).encode())
+            with self._begin(VERSIONS, write=True) as write:
+                value = write.get(key)
+                if value is None:
+                    write.put(key, json.dumps(version.to_mapping()).encode())
+                    return version
+            there = self._parse(value)
+            if self._path(there) != self._path(version):
+                self._path(version).rmdir()
+            return there
 
-    def _activate(self, name: str, previous: str | None) -> None:
-        with self._translated(), self._state.begin(self._tables[POINTERS], write=True) as write:
-            write.put(ACTIVE, name.encode())
-            if previous is not None:
-                write.put(PREVIOUS, previous.encode())
+    def _set_ready(self, name: str) -> bool:
+        with self._translated(), self._begin(VERSIONS, write=True) as write:
+            value = write.get(name.encode())
+            if value is None:
+                return False
+            write.put(name.encode(), json.dumps(replace(self._parse(value), ready=True).to_mapping()).encode())
+            return True
+
+    def _activate(self, name: str) -> bool:
+        with self._translated(), self._begin(write=True) as write:
+            pointers = self._tables[POINTERS]
+            if write.get(name.encode(), db=self._tables[VERSIONS]) is None:
+                return False
+            active = write.get(ACTIVE, db=pointers)
+            if active != name.encode():
+                write.put(ACTIVE, name.encode(), db=pointers)
+                if active is not None:
+                    write.put(PREVIOUS, active, db=pointers)
+            return True
 
     def _drop(self, name: str) -> bool:
         path = self._path(self.version(name))
-        with self._translated(), self._state.begin(write=True) as write:
+        with self._translated(), self._begin(write=True) as write:
             pointers = self._tables[POINTERS]
             if name.encode() in (write.get(ACTIVE, db=pointers), write.get(PREVIOUS, db=pointers)):
                 return False  # promoted meanwhile
@@ -157,18 +187,18 @@ class LmdbCenter(RepresentationCenter):
             kept.release()
 
     def lease(self, version: str, seconds: float) -> None:
-        with self._translated(), self._state.begin(self._tables[LEASES], write=True) as write:
+        with self._translated(), self._begin(LEASES, write=True) as write:
             write.put(version.encode(), repr(time.time() + seconds).encode())
 
     def leased(self) -> set[str]:
-        with self._translated(), self._state.begin(self._tables[LEASES]) as read:
+        with self._translated(), self._begin(LEASES) as read:
             return {key.decode() for key, value in read.cursor() if float(value) > time.time()}
 
     # -- vectors -------------------------------------------------------------------------------------------
 
     def _read(self, keys: Sequence[bytes], version: str | None) -> tuple[Version, list[bytes | None]]:
         with self._translated():
-            with self._state.begin() as read:
+            with self._begin() as read:
                 name = version.encode() if version else read.get(ACTIVE, db=self._tables[POINTERS])
                 if name is None:
                     raise VersionMissing("no version is active yet; load a snapshot, then promote its version")
@@ -205,6 +235,8 @@ class LmdbCenter(RepresentationCenter):
             if rows:
                 cursor.last()
                 cursor.putmulti(rows, append=cursor.key() < rows[0][0])  # appended pages are full ones
+        if self.version(version.name).created_at != version.created_at:
+            raise VersionMissing(f"version {version.name} was dropped while it was written; load it again")
         return len(rows)
 
     # -- the queue -----------------------------------------------------------------------------------------
@@ -212,11 +244,11 @@ class LmdbCenter(RepresentationCenter):
     def enqueue(self, item_ids: Iterable[str]) -> int:
         keys = [item_id.encode() for item_id in item_ids]
         with self._translated():
-            with self._state.begin(self._tables[QUEUE]) as read, read.cursor() as cursor:
+            with self._begin(QUEUE) as read, read.cursor() as cursor:
                 there = set(cursor.getmulti(keys, values=False))
             if len(there) == len(keys):  # nothing to write, so no writer is waited for
                 return 0
-            with self._state.begin(write=True) as write:
+            with self._begin(write=True) as write:
                 room = MAX_QUEUED - write.stat(self._tables[QUEUE])["entries"]
                 new = [key for key in dict.fromkeys(keys) if key not in there][: max(0, room)]
                 for key in new:
@@ -232,17 +264,17 @@ class LmdbCenter(RepresentationCenter):
                 return
 
     def queued(self, limit: int) -> list[str]:
-        with self._translated(), self._state.begin(self._tables[ORDER]) as read:
+        with self._translated(), self._begin(ORDER) as read:
             return [key.decode() for (_, key), _ in zip(read.cursor(), range(limit), strict=False)]
 
     def claim(self, limit: int, now: float | None = None) -> list[str]:
         now = time.time() if now is None else now
         with self._translated():
-            with self._state.begin(self._tables[ORDER]) as read:
+            with self._begin(ORDER) as read:
                 first = next(iter(read.cursor()), None)
             if first is None or int.from_bytes(first[0][:8], "big") > now * 1e6:
                 return []
-            with self._state.begin(write=True) as write:
+            with self._begin(write=True) as write:
                 cursor = write.cursor(self._tables[ORDER])
                 due = [
                     (bytes(turn), bytes(key))
@@ -261,23 +293,23 @@ class LmdbCenter(RepresentationCenter):
     def dequeue(self, item_ids: Iterable[str]) -> None:
         keys = [item_id.encode() for item_id in item_ids]
         with self._translated():
-            with self._state.begin(self._tables[QUEUE]) as read, read.cursor() as cursor:
+            with self._begin(QUEUE) as read, read.cursor() as cursor:
                 there = cursor.getmulti(keys)
             if not there:
                 return
-            with self._state.begin(write=True) as write:
+            with self._begin(write=True) as write:
                 for key, _ in there:
                     turn = write.pop(key, db=self._tables[QUEUE])
                     if turn is not None:
                         write.delete(turn[1:], db=self._tables[ORDER])
 
     def park(self, item_id: str, reason: str) -> None:
-        with self._translated(), self._state.begin(self._tables[PARKED], write=True) as write:
+        with self._translated(), self._begin(PARKED, write=True) as write:
             write.put(item_id.encode(), reason.encode())
         self.dequeue([item_id])
 
     def parked(self) -> dict[str, str]:
-        with self._translated(), self._state.begin(self._tables[PARKED]) as read:
+        with self._translated(), self._begin(PARKED) as read:
             return {key.decode(): value.decode() for key, value in read.cursor()}
 
     # -- files ---------------------------------------------------------------------------------------------
@@ -308,7 +340,8 @@ class LmdbCenter(RepresentationCenter):
             if kept is not None and self._kept.setdefault(path, kept) is not kept:
                 kept.release()
         try:
-            yield held.environment
+            with _gate:
+                yield held.environment
         finally:
             held.release()
 
@@ -336,6 +369,17 @@ class _Shared:
     def __init__(self, key: tuple[int, str], environment: lmdb.Environment) -> None:
         self._key, self.environment, self.users = key, environment, 0
 
+    def hold(self) -> None:
+        """One user more.
+
+        Raises:
+            CenterError: it is closed.
+        """
+        with _lock:
+            if not self.users:
+                raise CenterError("the Center is closed; open it again")
+            self.users += 1
+
     def release(self) -> None:
         """One user less; the last one closes it, so that nothing is unmapped under a reader."""
         with _lock:
@@ -349,16 +393,62 @@ _lock = threading.Lock()
 _environments: dict[tuple[int, str], _Shared] = {}
 
 
-def _forget_environments() -> None:
-    """In a forked process: lets go of the environments, which are the parent's."""
-    global _lock
-    _lock = threading.Lock()
+class _Gate:
+    """Lets transactions in, and forks when there is none: a lock of LMDB that another thread holds at a fork would be
+    held in the child for good."""
+
+    def __init__(self) -> None:
+        self._changed, self._inside, self._forks = threading.Condition(threading.Lock()), 0, False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._forks:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if not self._inside:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Waits until nobody is inside, and keeps all out."""
+        self._changed.acquire()
+        self._forks = True
+        while self._inside:
+            self._changed.wait()
+
+    def open(self) -> None:
+        """Lets them in again."""
+        self._forks = False
+        self._changed.notify_all()
+        self._changed.release()
+
+
+_gate = _Gate()
+
+
+def _before_fork() -> None:
+    _gate.close()
+    _lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
+    _gate.open()
+
+
+def _after_fork_in_child() -> None:
+    """Lets go of the environments, which are the parent's."""
+    global _lock, _gate
+    _lock, _gate = threading.Lock(), _Gate()
     for shared in _environments.values():
         shared.environment.close()
     _environments.clear()
 
 
-os.register_at_fork(after_in_child=_forget_environments)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _hold(path: Path, map_bytes: int, databases: int, create: bool) -> _Shared | None:

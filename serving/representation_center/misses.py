@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 log = logging.getLogger("mim")
@@ -17,6 +18,7 @@ log = logging.getLogger("mim")
 FLUSH_SECONDS = 0.25
 MAX_BUFFERED = 50_000  # items; more are dropped and counted, a later miss queues them
 LEASE_SECONDS, RENEW_SECONDS = 600.0, 60.0
+_buffers: weakref.WeakSet[MissBuffer] = weakref.WeakSet()
 
 
 class MissBuffer:
@@ -40,6 +42,12 @@ class MissBuffer:
         self._versions: dict[str, float] = {}  # version → when its lease is to be renewed
         self._due: set[str] = set()
         self._process, self._stop = 0, threading.Event()
+        _buffers.add(self)
+
+    def forget_parent(self) -> None:
+        """In a forked process: new locks, since the parent's may be held for good, and none of its misses."""
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._items, self._due, self._versions = {}, set(), {}
 
     def add(self, item_ids: Iterable[str]) -> None:
         """Keeps items to be queued."""
@@ -96,3 +104,11 @@ class MissBuffer:
         while not self._stop.wait(FLUSH_SECONDS):
             if self._items or self._due:
                 self.flush()
+
+
+def _forget_parent() -> None:
+    for buffer in _buffers:
+        buffer.forget_parent()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

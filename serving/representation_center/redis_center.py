@@ -51,6 +51,20 @@ for at = 3, #ARGV, 2 do
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
 return stored""",
+    # key: versions; arguments: version, its facts, new ones
+    "replace": """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1""",
+    # keys: versions, active, previous; argument: version
+    "activate": """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+local active = redis.call('GET', KEYS[2])
+if active ~= ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1])
+  if active then redis.call('SET', KEYS[3], active) end
+end
+return 1""",
     # keys: active, previous, versions, newest, leases, vectors; argument: version
     "drop": """
 if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('GET', KEYS[2]) == ARGV[1] then return 0 end
@@ -119,7 +133,7 @@ class RedisCenter(RepresentationCenter):
         self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
         self.metrics = process_metrics()
         super().__init__()
-        self._last: tuple[bytes, Version] | None = None  # the version that was active at the last look
+        self._last: tuple[bytes, Version, bytes] | None = None  # the version that was active at the last look
         with self._translated():
             self._redis.ping()
 
@@ -156,16 +170,28 @@ class RedisCenter(RepresentationCenter):
         of_version = dict(zip(versions, counts, strict=True))
         return Stats(active, previous, of_version, versions, float(newest) if newest else None, queued, parked)
 
-    def _save_version(self, version: Version) -> None:
+    def _insert_version(self, version: Version) -> Version:
         with self._translated():
-            self._redis.hset(self._name("versions"), version.name, json.dumps(version.to_mapping()))
+            pipe = self._redis.pipeline()
+            pipe.hsetnx(self._name("versions"), version.name, json.dumps(version.to_mapping()))
+            pipe.hget(self._name("versions"), version.name)
+            _, value = pipe.execute()
+        return Version(**json.loads(value))
 
-    def _activate(self, name: str, previous: str | None) -> None:
-        pointers = {self._name("active"): name}
-        if previous is not None:
-            pointers[self._name("previous")] = previous
+    def _set_ready(self, name: str) -> bool:
+        while True:
+            with self._translated():
+                value = self._redis.hget(self._name("versions"), name)
+                if value is None:
+                    return False
+                ready = json.dumps(json.loads(value) | {"ready": True})
+                if self._scripts["replace"](keys=[self._name("versions")], args=[name, value, ready]):
+                    return True
+
+    def _activate(self, name: str) -> bool:
         with self._translated():
-            self._redis.mset(pointers)  # one command: all of it or nothing
+            keys = [self._name(what) for what in ("versions", "active", "previous")]
+            return bool(self._scripts["activate"](keys=keys, args=[name]))
 
     def _drop(self, name: str) -> bool:
         names = ("active", "previous", "versions", "newest", "leases")
@@ -187,19 +213,20 @@ class RedisCenter(RepresentationCenter):
         if version is not None:
             return self._read_named(version, keys)
         if self._last is not None:  # one round trip, right unless another version was promoted meanwhile
-            name, wanted = self._last
+            name, wanted, facts = self._last
             with self._translated():
                 pipe = self._redis.pipeline()
                 pipe.get(self._name("active"))
+                pipe.hget(self._name("versions"), wanted.name)
                 pipe.hmget(self._vectors(wanted.name), keys) if keys else pipe.ping()
-                active, records = pipe.execute()
-            if active == name:
+                active, now, records = pipe.execute()
+            if active == name and now == facts:
                 return wanted, records if keys else []
         current, _ = self.active()
         if current is None:
             raise VersionMissing("no version is active yet; load a snapshot, then promote its version")
         wanted, found = self._read_named(current, keys)
-        self._last = (current.encode(), wanted)
+        self._last = (current.encode(), wanted, json.dumps(wanted.to_mapping()).encode())
         return wanted, found
 
     def _read_named(self, version: str, keys: Sequence[bytes]) -> tuple[Version, list[bytes | None]]:

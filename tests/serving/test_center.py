@@ -7,7 +7,9 @@ import multiprocessing
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -437,3 +439,127 @@ def test_commands(address: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["center", "promote", "v9", "--center", address])
     assert done.exit_code == 1
     assert "version v9 is not in the Center, which holds v1, v2" in done.stderr
+
+
+def _busy(center: RepresentationCenter, work: str, ended: list[BaseException]) -> None:
+    try:
+        while True:
+            if work == "put":
+                center.put("a", ids(50), hashes(50), unit_vectors(50), np.full(50, 3))
+            elif work == "get":
+                center.get([*ids(50), "new"])
+            else:
+                center.enqueue(ids(50, "q"))
+                center.claim(10)
+    except CenterError as error:
+        ended.append(error)
+
+
+@pytest.mark.parametrize("work", ["put", "get", "enqueue"])
+def test_closing_under_threads_ends_them_with_an_error(work: str, tmp_path: Path) -> None:
+    """A segmentation fault would end this process."""
+    for turn in range(6):
+        center = open_center(str(tmp_path / f"center{turn}"))
+        fill(center, "a", 50)
+        center.promote("a")
+        ended: list[BaseException] = []
+        threads = [threading.Thread(target=_busy, args=(center, work, ended)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        center.close()
+        for thread in threads:
+            thread.join(20)
+        assert len(ended) == 4
+        assert all("closed" in str(error) or "dropped" in str(error) for error in ended)
+
+
+def _miss_in_a_fork(center: RepresentationCenter, out: Path) -> None:
+    center.get(["of the child"])
+    center.flush_misses()
+    out.write_text("done")
+
+
+def test_a_fork_while_misses_are_written_and_others_write(tmp_path: Path) -> None:
+    with open_center(str(tmp_path / "center")) as center:
+        fill(center, "a", 200)
+        center.promote("a")
+        stop = threading.Event()
+
+        def busy() -> None:
+            number = 0
+            while not stop.wait(0.001):
+                number += 1
+                center.get([f"new{number}"])
+                center.flush_misses()
+                center.put("a", ids(200), hashes(200), unit_vectors(200), np.full(200, 3))
+
+        threads = [threading.Thread(target=busy) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for turn in range(8):
+            out = tmp_path / f"out{turn}"
+            child = multiprocessing.get_context("fork").Process(target=_miss_in_a_fork, args=(center, out))
+            child.start()
+            children.append((child, out))
+            time.sleep(0.02)
+        for child, out in children:
+            child.join(20)
+            assert child.exitcode == 0
+            assert out.read_text() == "done"
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _at_once(*works: Any) -> list[Any]:
+    barrier = threading.Barrier(len(works))
+
+    def run(work: Any) -> Any:
+        barrier.wait()
+        try:
+            return work()
+        except CenterError as error:
+            return error
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(run, works))
+
+
+def test_one_name_is_one_encoder_whoever_adds_it_first(center: RepresentationCenter) -> None:
+    for turn in range(30):
+        name = f"v{turn}"
+        found = _at_once(
+            lambda name=name: center.add_version(version(name, digest="one")),
+            lambda name=name: center.add_version(version(name, digest="other")),
+        )
+        assert sum(isinstance(one, CenterError) for one in found) == 1
+
+
+def test_a_version_that_is_dropped_is_neither_promoted_nor_ready(center: RepresentationCenter) -> None:
+    fill(center, "keep")
+    center.promote("keep")
+    for _ in range(40):
+        fill(center, "b")
+        _at_once(lambda: center.promote("b"), lambda: center._drop("b"), lambda: center.mark_ready("b"))
+        versions, (active, previous) = center.versions(), center.active()
+        assert {active, previous} - {None} <= set(versions)
+        assert "b" not in versions or center.get(["i0001"], "b").mask.all()
+        center.promote("keep")
+        fill(center, "c")
+        center.promote("c")
+        center.promote("keep")  # `b` is neither active nor previous again
+        center._drop("b")
+
+
+def test_values_that_are_not_finite_are_refused(center: RepresentationCenter) -> None:
+    fill(center, "a")
+    one = unit_vectors(1)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(CenterError, match="not finite"):
+            center.put("a", ["x"], hashes(1), one, np.array([3]), event_time=wrong)
+        with pytest.raises(CenterError, match="not finite"):
+            center.put("a", ["x"], hashes(1), one * wrong, np.array([3]))
+    with pytest.raises(CenterError, match="1 hashes"):
+        center.put("a", ["x", "y"], hashes(1), unit_vectors(2), np.array([3, 3]))
