@@ -176,7 +176,8 @@ def guess_schema(
     if users is not None:
         values["users"] = _users(read_sample(users), log_sample, log_columns["user_id"], folder, values, guesses)
     if kind == "events":
-        values[kind] |= _event_names(log_sample.columns[log_columns["event"]], guesses)
+        named = [name for table in values.values() if isinstance(table, dict) for name in table.get("columns", ())]
+        values[kind] |= _event_names(log_sample.columns[log_columns["event"]], named, guesses)
     values["policies"] = _policies(item_sample, item_columns, share, guesses)
     Schema.from_yaml(to_yaml(values, guesses))  # what was guessed keeps the rules
     return values, guesses
@@ -460,7 +461,7 @@ def _described(
             feature = {"type": "categorical"}
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
         if table == "impressions" and "clicked" in columns and _is_further_label(source, values):
-            name = _label_name(source)
+            name = _label_name(source, {*found, *taken})
             found[name] = _plain(source, {"type": "label"})
             share = parse_integers(values).values.mean()
             guesses.append(Guess(f"{table}.{name}", f"{source}, label", f"1 in {share:.2%} of the rows; predicted too"))
@@ -537,16 +538,21 @@ def _embedding_dim(values: pa.Array) -> int:
     return lengths.pop() if len(lengths) == 1 else 0
 
 
-def _label_name(source: str) -> str:
-    name = re.sub(r"(_\d+)+$", "", safe_name(source).lower()).removeprefix("has_")
-    return f"{name}_label" if name in RESERVED else name
+def _label_name(source: str, taken: Collection[str]) -> str:
+    """A name that a label may have, and nothing else has."""
+    name = re.sub(r"^(has_)+", "", safe_name(source).lower())
+    name = re.sub(r"(_\d+)+$", "", name) or "outcome"
+    name = name if name[0].isalpha() else f"label_{name}"
+    while name in RESERVED or name in taken:
+        name += "_label"
+    return name
 
 
 def _is_further_label(name: str, values: pa.Array) -> bool:
     """Whether a 0/1 column says that an order, a cart or another outcome followed the impression."""
     whole = _integers(values)
-    if whole is None or not len(whole) or set(np.unique(whole).tolist()) != {0, 1}:
-        return False
+    if whole is None or values.null_count or set(np.unique(whole).tolist()) != {0, 1}:
+        return False  # with gaps it is a label that is not known of every row
     return any(word in name.lower() for word in (*OTHERS, *OUTCOMES)) or _fit(name, "clicked") > 0.5
 
 
@@ -688,8 +694,8 @@ def _image_root(items: Sample, column: str | None, folder: Path, images: Path | 
     return str(where.relative_to(folder.resolve())) if where.is_relative_to(folder.resolve()) else str(where)
 
 
-def _event_names(values: pa.Array, guesses: list[Guess]) -> dict[str, Any]:
-    """`view` and `labels` of a log of events."""
+def _event_names(values: pa.Array, taken: Collection[str], guesses: list[Guess]) -> dict[str, Any]:
+    """`view` and `labels` of a log of events; no label has a name of `taken`."""
     names = [str(name) for name in pc.unique(_texts(values).drop_null()).to_pylist()]
     views = [name for name in names if any(word in name.lower() for word in VIEWS)]
     others = [name for name in names if name not in views]
@@ -707,8 +713,8 @@ def _event_names(values: pa.Array, guesses: list[Guess]) -> dict[str, Any]:
     left = [name for name in further if not any(word in name.lower() for word in OTHERS)]
     guesses.append(Guess("events.labels.clicked", ", ".join(clicks), "at most 1800 s after a view"))
     for name in (name for name in further if name not in left):
-        label = _label_name(name)
-        labels[label] = {"events": [*labels.get(label, {"events": []})["events"], name], "window_seconds": LATER}
+        label = _label_name(name, {*labels, *taken})
+        labels[label] = {"events": [name], "window_seconds": LATER}
         guesses.append(Guess(f"events.labels.{label}", name, "at most a day after a view; predicted too"))
     if left:
         guesses.append(Guess("events: not used", ", ".join(left), "neither views nor known labels"))

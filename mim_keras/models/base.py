@@ -69,14 +69,19 @@ class StageModel(TracedSpec, ConfigurableModel, keras.Model):
         """One array of labels, given to every output."""
         return y if y is None or isinstance(y, Mapping) else dict.fromkeys(y_pred, y)
 
+    def weights_by_output(self, sample_weight: Any, y_pred: Mapping[str, Any]) -> Any:
+        """Sample weights as Keras takes them for these outputs."""
+        return sample_weight
+
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        labels = self.labels_by_output(y, y_pred)
-        return super().compute_loss(x, labels, y_pred, sample_weight=sample_weight, training=training)
+        labels, weights = self.labels_by_output(y, y_pred), self.weights_by_output(sample_weight, y_pred)
+        return super().compute_loss(x, labels, y_pred, sample_weight=weights, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        metrics: dict[str, Any] = super().compute_metrics(x, self.labels_by_output(y, y_pred), y_pred, sample_weight)
+        labels, weights = self.labels_by_output(y, y_pred), self.weights_by_output(sample_weight, y_pred)
+        metrics: dict[str, Any] = super().compute_metrics(x, labels, y_pred, weights)
         return metrics
 
     def input_signature(self) -> Any:

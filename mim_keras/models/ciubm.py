@@ -172,16 +172,18 @@ class Ranker(StageModel):
         """The labels of each output.
 
         Args:
-            y: A mapping by label or by output; float [B], [B, 1] of the click, where there is no other label; float
-                [B, labels], in the order of `config.labels`.
+            y: A mapping by label or by output; a list in the order of `config.labels`; float [B], [B, 1] of the click,
+                where there is no other label; float [B, labels].
             y_pred: The outputs.
 
         Raises:
             ValueError: `y` has another number of labels.
         """
         outputs = self.config.label_outputs
-        if y is None or (isinstance(y, Mapping) and not set(y) & set(outputs)):
+        if y is None or (isinstance(y, Mapping) and set(y) == set(y_pred)):
             return y
+        if isinstance(y, list | tuple) and len(y) == len(outputs):
+            y = dict(zip(outputs, y, strict=True))
         if not isinstance(y, Mapping):
             width = y.shape[-1] if len(y.shape) == 2 else 1
             if width != len(outputs):
@@ -190,13 +192,32 @@ class Ranker(StageModel):
                     f"{tuple(y.shape)}. Give a column for each."
                 )
             y = {label: y[:, place] for place, label in enumerate(outputs)} if len(outputs) > 1 else {"clicked": y}
-        if missing := set(outputs) - set(y):
+        if missing := [label for label, output in outputs.items() if not {label, output} & set(y)]:
             raise ValueError(
                 f"{type(self).__name__} is trained on the labels {', '.join(outputs)}; received {', '.join(y)}. Add "
-                f"{', '.join(sorted(missing))}."
+                f"{', '.join(missing)}."
             )
-        by_output = {output: y[label] for label, output in outputs.items()}
-        return {name: by_output[self._predicts(name)] for name in y_pred}
+        by_output = {output: y[label] if label in y else y[output] for label, output in outputs.items()}
+        return {name: y[name] if name in y else by_output[self._predicts(name)] for name in y_pred}
+
+    def weights_by_output(self, sample_weight: Any, y_pred: Mapping[str, Any]) -> Any:
+        """Weights by label, or by output, for every output; one array of weights stays one."""
+        if not isinstance(sample_weight, Mapping | list | tuple):
+            return sample_weight
+        return self.labels_by_output(sample_weight, y_pred)
+
+    def fit(self, x: Any = None, y: Any = None, *arguments: Any, **options: Any) -> Any:
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: `class_weight` for several labels, of which Keras would take the largest for a class.
+        """
+        if options.get("class_weight") and len(self.config.labels) > 1:
+            raise ValueError(
+                f"class_weight is for one label; the ranker has {', '.join(self.config.labels)}. Pass a sample_weight, "
+                "or set label_loss_weights."
+            )
+        return super().fit(x, y, *arguments, **options)
 
     def _predicts(self, name: str) -> str:
         """The output of a label that output `name`, a content head's or a member's, predicts too."""

@@ -128,7 +128,7 @@ class RepresentationCenter(ABC):
             CenterUnavailable: the store does not answer.
         """
         try:
-            wanted, records = self._read(_keys(item_ids), version)
+            wanted, records = self._read(to_keys(item_ids), version)
         except VersionMissing:
             self.metrics.missing_versions.inc()
             nothing = np.zeros(len(item_ids), bool)
@@ -151,7 +151,7 @@ class RepresentationCenter(ABC):
 
     def content_hashes(self, item_ids: Sequence[str], version: str) -> list[str | None]:
         """The hash of the content each item's vector was made from, or None where there is no vector."""
-        wanted, records = self._read(_keys(item_ids), version)
+        wanted, records = self._read(to_keys(item_ids), version)
         return [wanted.records.content_hash(record) for record in records]
 
     # -- writing -------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class RepresentationCenter(ABC):
         """
         wanted = self.version(version)
         times = np.broadcast_to(np.float64(time.time() if event_time is None else event_time), len(item_ids))
-        keys = _keys(item_ids)
+        keys = to_keys(item_ids)
         vectors = np.asarray(vectors)
         if vectors.shape != (len(keys), wanted.dimension):
             raise CenterError(
@@ -376,7 +376,12 @@ class RepresentationCenter(ABC):
         self.close()
 
 
-def _keys(item_ids: Sequence[str]) -> list[bytes]:
+def to_keys(item_ids: Sequence[str]) -> list[bytes]:
+    """Item ids as stores keep them.
+
+    Raises:
+        CenterError: one is empty, too long, or no valid Unicode.
+    """
     try:
         keys = [item_id.encode() for item_id in item_ids]
     except (UnicodeEncodeError, AttributeError) as error:

@@ -133,7 +133,7 @@ class FolderEvents(EventSource):
 
     def _next_file(self) -> _File | None:
         dated = []
-        for path in self._folder.iterdir():
+        for path in self._paths():
             if path.suffix in DROPS and not path.name.startswith((".", "_")) and path not in self._files:
                 try:
                     found = path.stat()
@@ -149,10 +149,17 @@ class FolderEvents(EventSource):
         self._files[path] = file
         return file
 
+    def _paths(self) -> list[Path]:
+        try:
+            return list(self._folder.iterdir())
+        except FileNotFoundError:  # removed; who drops files will want it again
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return []
+
     def _read(self, file: _File) -> Iterator[ItemEvent]:
         dropped = file.path.stat().st_mtime
         if file.path.suffix == ".parquet":
-            rows: Iterable[Mapping[str, Any]] = (
+            rows: Iterable[Any] = (
                 row for batch in pq.ParquetFile(file.path).iter_batches(1_000) for row in batch.to_pylist()
             )
         elif file.path.suffix == ".jsonl":
@@ -167,10 +174,7 @@ class FolderEvents(EventSource):
 
     def _finish(self, file: _File) -> None:
         if file.read and not file.open:
-            try:
-                self._move(file, "done")
-            except FileNotFoundError:  # somebody took it away
-                self._files.pop(file.path, None)
+            self._move(file, "done")
 
     def _failed(self, file: _File, error: Exception) -> None:
         """A file that cannot be read may be half written: it is tried again, then parked with its reason."""
@@ -180,21 +184,25 @@ class FolderEvents(EventSource):
             del self._files[file.path]
             time.sleep(0.05)
             return
-        try:
-            target = self._move(file, "parked")
-        except FileNotFoundError:  # somebody took it away
-            self._files.pop(file.path, None)
-            return
-        target.with_name(target.name + ".reason").write_text(f"{type(error).__name__}: {error}\n")
+        target = self._move(file, "parked")
+        if target is not None:
+            reason = target.with_name(_fitting(target.name, ".reason"))
+            reason.write_text(f"{type(error).__name__}: {error}\n", errors="backslashreplace")
 
-    def _move(self, file: _File, where: str) -> Path:
+    def _move(self, file: _File, where: str) -> Path | None:
+        """Moves a file away; None where somebody else did."""
         target = self._folder / where / file.path.name
+        if target.parent.exists() and not target.parent.is_dir():  # a file of this name
+            target.parent.rename(target.parent.with_name(f"{where}.{time.time_ns()}"))
         target.parent.mkdir(exist_ok=True)
         if target.exists():
-            target = target.with_name(f"{target.stem}.{time.time_ns()}{target.suffix}")
-        file.path.rename(target)
+            target = target.with_name(_fitting(target.stem, f".{time.time_ns()}{target.suffix}"))
         self._files.pop(file.path, None)
         self._failures.pop(file.path, None)
+        try:
+            file.path.rename(target)
+        except FileNotFoundError:
+            return None
         return target
 
 
@@ -221,12 +229,16 @@ class RedisStreamEvents(EventSource):
         self._error = redis.exceptions.RedisError
         self._own: set[bytes] = set()
         self._next_claim, self._cursor = 0.0, b"0-0"
+        self._response_error = redis.exceptions.ResponseError
+        self._make_group()
+        self._pending = self._read("0", 10_000)  # what this consumer had taken before it died
+
+    def _make_group(self) -> None:
         try:
-            client.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
-        except redis.exceptions.ResponseError as error:
+            self._redis.xgroup_create(self._stream, self.GROUP, id="0", mkstream=True)
+        except self._response_error as error:
             if "BUSYGROUP" not in str(error):
                 raise
-        self._pending = self._read("0", 10_000)  # what this consumer had taken before it died
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -237,7 +249,13 @@ class RedisStreamEvents(EventSource):
 
     def take(self, limit: int) -> list[ItemEvent]:
         with self._told():
-            return self._take(limit)
+            try:
+                return self._take(limit)
+            except self._response_error as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                self._make_group()  # the stream was deleted, and its group with it
+                return []
 
     def _take(self, limit: int) -> list[ItemEvent]:
         messages, self._pending = self._pending[:limit], self._pending[limit:]
@@ -286,6 +304,24 @@ class RedisStreamEvents(EventSource):
         return event_of(row, f"{self._stream}:{number.decode()}", happened, number, None)
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    """A row that cannot be read, and why."""
+
+    reason: str
+
+
+def _fitting(name: str, end: str) -> str:
+    """`name` and `end`, as much of the name as a file's name may hold."""
+    limit = 255 - len(end.encode(errors="surrogateescape"))
+    return name.encode(errors="surrogateescape")[:limit].decode(errors="ignore") + end
+
+
+def printable(text: str) -> str:
+    """Text that every store and log takes: what is no valid Unicode is escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class ContentSource(Protocol):
     """Where content of items that were asked for is looked up."""
 
@@ -293,24 +329,24 @@ class ContentSource(Protocol):
         """Content of those of the items that are known."""
 
 
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def _lines(path: Path) -> Iterator[Mapping[str, Any] | _Unreadable]:
     with path.open("rb") as file:
         for line in file:
             if line.strip():
                 yield _parsed(line)
 
 
-def _parsed(line: bytes) -> Mapping[str, Any]:
+def _parsed(line: bytes) -> Mapping[str, Any] | _Unreadable:
     if len(line) > MAX_JSON_BYTES:
-        return {"problem": f"a line of {len(line):,} bytes; at most {MAX_JSON_BYTES:,} are read"}
+        return _Unreadable(f"a line of {len(line):,} bytes; at most {MAX_JSON_BYTES:,} are read")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return {"problem": f"a line that is not JSON ({error})"}
-    return row if isinstance(row, dict) else {"problem": "a line that is not a JSON object"}
+        return _Unreadable(f"a line that is not JSON ({error})")
+    return row if isinstance(row, dict) else _Unreadable("a line that is not a JSON object")
 
 
-def event_of(row: Mapping[str, Any], place: str, dropped: float, receipt: Any, folder: Path | None) -> ItemEvent:
+def event_of(row: Any, place: str, dropped: float, receipt: Any, folder: Path | None) -> ItemEvent:
     """The event in a row; a row that cannot be read becomes an event that says why.
 
     Args:
@@ -320,18 +356,17 @@ def event_of(row: Mapping[str, Any], place: str, dropped: float, receipt: Any, f
         receipt: For the source.
         folder: What `image_path` is relative to.
     """
-    if not isinstance(row, Mapping):
-        row = {"problem": "an entry that is not an object of names and values"}
-    name = place
+    name = place = printable(place)
     try:
-        if row.get("problem"):
-            raise ValueError(str(row["problem"]))
+        if not isinstance(row, Mapping):
+            unreadable = isinstance(row, _Unreadable)
+            raise ValueError(row.reason if unreadable else "an entry that is not an object of names and values")
         name = _item_id(row.get("item_id"))
         image = _image(row, folder)
         happened = _time(row.get("timestamp"), dropped)
         content = Content(normalize_image(image) if image else b"", _words(row, "title"), _words(row, "text"))
     except Exception as error:  # whatever a row can hold: the next one must be read
-        return ItemEvent(name, None, dropped, f"{place}: {error}"[:1_000], receipt)
+        return ItemEvent(name, None, dropped, printable(f"{place}: {error}")[:1_000], receipt)
     return ItemEvent(name, content, happened, receipt=receipt)
 
 

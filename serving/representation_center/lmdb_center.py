@@ -32,6 +32,7 @@ from serving.representation_center.center import (
     Version,
     VersionMissing,
     retry_seconds,
+    to_keys,
 )
 from serving.representation_center.metrics import process_metrics
 
@@ -242,7 +243,7 @@ class LmdbCenter(RepresentationCenter):
     # -- the queue -----------------------------------------------------------------------------------------
 
     def enqueue(self, item_ids: Iterable[str]) -> int:
-        keys = [item_id.encode() for item_id in item_ids]
+        keys = to_keys(list(item_ids))
         with self._translated():
             with self._begin(QUEUE) as read, read.cursor() as cursor:
                 there = set(cursor.getmulti(keys, values=False))
@@ -305,7 +306,7 @@ class LmdbCenter(RepresentationCenter):
 
     def park(self, item_id: str, reason: str) -> None:
         with self._translated(), self._begin(PARKED, write=True) as write:
-            write.put(item_id.encode(), reason.encode())
+            write.put(to_keys([item_id])[0], reason.encode())
         self.dequeue([item_id])
 
     def parked(self) -> dict[str, str]:

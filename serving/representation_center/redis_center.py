@@ -31,6 +31,7 @@ from serving.representation_center.center import (
     Version,
     VersionMissing,
     retry_seconds,
+    to_keys,
 )
 from serving.representation_center.metrics import process_metrics
 
@@ -256,12 +257,13 @@ class RedisCenter(RepresentationCenter):
     # -- the queue -----------------------------------------------------------------------------------------
 
     def enqueue(self, item_ids: Iterable[str]) -> int:
-        names = list(dict.fromkeys(item_ids))
+        names = to_keys(list(dict.fromkeys(item_ids)))
         added = 0
         for start in range(0, len(names), WRITE_CHUNK):
             part = names[start : start + WRITE_CHUNK]
             with self._translated():
-                keys, arguments = [self._name("queue")], [repr(time.time()), str(MAX_QUEUED), *part]
+                keys: list[Any] = [self._name("queue")]
+                arguments: list[Any] = [repr(time.time()), MAX_QUEUED, *part]
                 added += int(self._scripts["enqueue"](keys=keys, args=arguments))
         return added
 
@@ -288,6 +290,7 @@ class RedisCenter(RepresentationCenter):
                 pipe.execute()
 
     def park(self, item_id: str, reason: str) -> None:
+        to_keys([item_id])
         with self._translated():
             pipe = self._redis.pipeline()
             pipe.hset(self._name("parked"), item_id, reason)

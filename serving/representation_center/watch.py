@@ -13,14 +13,15 @@ import numpy as np
 
 from serving.client import MimClient, ServerError
 from serving.representation_center.center import CenterError, CenterUnavailable, RepresentationCenter
-from serving.representation_center.events import ContentSource, EventSource, ItemEvent
+from serving.representation_center.events import ContentSource, EventSource, ItemEvent, printable
+from serving.representation_center.records import MAX_ID_BYTES
 
 log = logging.getLogger("mim")
 
 # The encoder may be away, and back later; a time-out may also be the content's.
 TRANSIENT = ("UNAVAILABLE", "NOT_FOUND", "CANCELLED", "ABORTED")
 OVERLOADED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
-REASON_LENGTH = 300
+REASON_LENGTH, MAX_NAME = 300, 120
 
 
 class EncoderAway(RuntimeError):
@@ -86,7 +87,7 @@ class Watcher:
             try:
                 busy = self.step()
                 wait, told = self._config.idle_seconds, ""
-            except (EncoderAway, CenterError) as error:
+            except (EncoderAway, CenterError, OSError) as error:
                 if str(error) != told:
                     log.warning("%s; trying again", error)
                 wait, busy, told = min(self._config.retry_seconds, 2 * wait), False, str(error)
@@ -119,7 +120,7 @@ class Watcher:
         events = list(latest.values())
         size = 1 if self._one_by_one else max(1, len(events))
         for begin in range(0, len(events), size):
-            self._store(events[begin : begin + size])
+            self._store_or_park(events[begin : begin + size])
         self._one_by_one = False
         self._source.settle(self._taken)
         self._taken = []
@@ -130,6 +131,20 @@ class Watcher:
         if self._catalogue is None or not (queued := self._center.claim(self._config.batch_size)):
             return []
         return [ItemEvent(item_id, content, 0.0) for item_id, content in self._catalogue.find(queued).items()]
+
+    def _store_or_park(self, events: Sequence[ItemEvent]) -> None:
+        """Stores; where something unforeseen befalls events, parks the one that it is about."""
+        try:
+            self._store(events)
+        except (EncoderAway, CenterError, OSError):
+            raise
+        except Exception as error:
+            if len(events) == 1:
+                log.exception("item %r", events[0].item_id)
+                self._park(events[0], repr(error))
+            else:
+                for event in events:
+                    self._store_or_park([event])
 
     def _store(self, events: Sequence[ItemEvent]) -> None:
         if not events:
@@ -219,7 +234,8 @@ class Watcher:
     def _park(self, event: ItemEvent, reason: str) -> None:
         log.warning("item %r parked: %r", event.item_id, reason)
         self._attempts.pop(event.item_id, None)
-        self._center.park(event.item_id, reason[:REASON_LENGTH])
+        name = event.item_id if len(event.item_id.encode()) <= MAX_ID_BYTES else event.item_id[:MAX_NAME]
+        self._center.park(name, printable(reason[:REASON_LENGTH]))
 
     def _ask_version(self) -> str:
         try:

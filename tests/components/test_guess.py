@@ -456,3 +456,41 @@ def test_numbers_that_name_things_are_categories_and_those_that_count_rows_are_n
     assert "slate" not in values["impressions"]["columns"]
     assert values["impressions"]["columns"]["depth"] == {"column": "depth", "type": "number"}
     assert any("counts up with the rows" in guess.value + guess.why for guess in guesses)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"has_1_order": CLICKED, "has_has_order": CLICKED},
+        {"ordered_1": CLICKED, "ordered_2": 1 - CLICKED},
+        {"purchased": CLICKED, "has_purchased": CLICKED},
+        {"order": CLICKED, "ctr_order": CLICKED, "class_order": CLICKED},
+    ],
+    ids=lambda columns: " ".join(columns),
+)
+def test_labels_of_any_name_get_names_of_their_own(tmp_path: Path, columns: Any) -> None:
+    values, _ = guessed(tmp_path, clicked=1 - CLICKED * (NOISE < 0.5), **columns)
+    labels = {
+        name: one["column"]
+        for name, one in values["impressions"]["columns"].items()
+        if isinstance(one, dict) and one.get("type") == "label"
+    }
+    assert set(labels.values()) == set(columns)
+
+
+def test_a_label_and_an_attribute_of_one_name(tmp_path: Path) -> None:
+    items = pa.table({"id": [f"i{n}" for n in range(60)], "name": ["a"] * 60, "order": [n % 7 for n in range(60)]})
+    pq.write_table(items, tmp_path / "items.parquet")
+    rows = {"user": [f"u{n % 9}" for n in range(600)], "item": [f"i{n % 60}" for n in range(600)]}
+    rows |= {"time": list(range(1_700_000_000, 1_700_000_600)), "event": ["view", "click", "order"] * 200}
+    pq.write_table(pa.table(rows), tmp_path / "events.parquet")
+    values, _ = guess_schema(tmp_path / "items.parquet", tmp_path / "events.parquet", tmp_path)
+    assert "order" in values["items"]["columns"]
+    assert set(values["events"]["labels"]) == {"clicked", "order_label"}
+
+
+def test_a_label_with_gaps_is_none(tmp_path: Path) -> None:
+    gaps = [None if n % 10 == 0 else int(value) for n, value in enumerate(CLICKED)]
+    values, said = guessed(tmp_path, clicked=1 - CLICKED, ordered=gaps)
+    assert "ordered" not in values["impressions"]["columns"]
+    assert "an outcome, which is not known when the item is shown" in said

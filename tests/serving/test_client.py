@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -353,7 +354,7 @@ def test_a_new_ranker_between_the_two_calls_is_asked_once_more() -> None:
             return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
         asked.append(step.request.model_spec.signature_name)
         response = messages.PredictResponse()
-        response.model_spec.version.value = len(asked)
+        response.model_spec.version.value = 1 if len(asked) < 4 else 2
         version = b"e1" if len(asked) < 4 else b"e2"
         outputs = RANKED | {"encoder_version": np.array([version])}
         if step.request.model_spec.signature_name == "rank_with_vectors":
@@ -364,25 +365,64 @@ def test_a_new_ranker_between_the_two_calls_is_asked_once_more() -> None:
             to_proto(values, response.outputs[name])
         return response
 
-    flow = talk.rank("u", ["h"], ["a", "b"])
-    step = next(flow)
-    while True:
-        try:
-            answer = respond(step)
-        except ServerError as error:
-            step = flow.throw(error)
-            continue
-        try:
-            step = flow.send(answer)
-        except StopIteration as end:
-            scores = end.value
-            break
+    scores = follow(talk.rank("u", ["h"], ["a", "b"]), respond)
     assert asked == ["rank", "lookup e1", "rank_with_vectors", "rank", "lookup e2", "rank_with_vectors"]
     assert [(one.item_id, round(one.score, 3)) for one in scores] == [("b", 0.9), ("a", 0.1)]
 
 
-@pytest.mark.parametrize("error", [CenterUnavailable("away"), CenterError("OOM"), KeyError("a bug")])
-def test_a_center_that_fails_costs_vectors_and_no_answer(error: Exception) -> None:
+def follow(flow: Any, respond: Any) -> Any:
+    """What a flow returns, when its calls are answered by `respond`."""
+    take = functools.partial(next, flow)
+    while True:
+        try:
+            step = take()
+        except StopIteration as end:
+            return end.value
+        try:
+            take = functools.partial(flow.send, respond(step))
+        except ServerError as error:
+            take = functools.partial(flow.throw, error)
+
+
+@pytest.mark.parametrize("change", ["another version", "too late", "vectors of another width"])
+def test_the_second_call_costs_vectors_and_never_the_answer(change: str) -> None:
+    talk = Conversation(True, {}, {}, {}, False, False)
+    asked: list[str] = []
+
+    def respond(step: Any) -> Any:
+        if isinstance(step, Lookup):
+            mask = np.array([True])
+            return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
+        asked.append(step.request.model_spec.signature_name)
+        response = messages.PredictResponse()
+        outputs: dict[str, Any] = dict(RANKED)
+        response.model_spec.version.value = 1
+        if asked[-1] == "rank_with_vectors":
+            if change == "too late":
+                raise ServerError("DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED)
+            if change == "vectors of another width":
+                raise ServerError("cannot reshape", grpc.StatusCode.INVALID_ARGUMENT)
+            outputs = {"ctr": np.float32([0.9])}
+        if change == "another version" and len(asked) > 1:
+            response.model_spec.version.value = 2
+            if asked[-1] == "rank":
+                outputs["ctr"] = np.float32([0.3, 0.4])
+        for name, values in outputs.items():
+            to_proto(values, response.outputs[name])
+        return response
+
+    scores = follow(talk.rank("u", ["h"], ["a", "b"]), respond)
+    found = {one.item_id: round(one.score, 3) for one in scores}
+    if change == "another version":
+        assert (found, scores.version) == ({"a": 0.3, "b": 0.9}, 2), "no scores of two versions in one answer"
+    else:
+        assert (found, scores.version) == ({"a": 0.1, "b": 0.2}, 1)
+
+
+@pytest.mark.parametrize(
+    "error", [CenterUnavailable("away"), CenterError("OOM"), KeyError("a bug"), asyncio.CancelledError(), SystemExit()]
+)
+def test_a_center_that_fails_costs_vectors_and_no_answer(error: BaseException) -> None:
     class Failing:
         def get(self, item_ids: list[str], version: str) -> Any:
             raise error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -252,6 +253,20 @@ def test_limits_come_before_cost(rest: EmbeddedServer) -> None:
         assert ask(rest, "POST", "/v1/models/adder:predict", b" " * (17 << 20))[0] == 413
     status, told, _ = ask(rest, "GET", "/v1/models/adder/METADATA")
     assert (status, list(told)) == (200, ["model_version_status"]), "only `metadata` itself asks for metadata"
+
+
+def test_text_that_is_never_closed_is_read_once(rest: EmbeddedServer) -> None:
+    started = time.monotonic()
+    body = b'{"instances": Inf, "' + b'\\"' * 2_000_000
+    assert ask(rest, "POST", "/v1/models/adder:predict", body)[0] == 400
+    assert time.monotonic() - started < 5
+
+
+def test_half_of_a_surrogate_pair_is_no_text(rest: EmbeddedServer) -> None:
+    for body in ('{"signature_name": "\\ud800", "inputs": [1]}', '{"signature_name": "shift", "inputs": ["\\ud800"]}'):
+        assert ask(rest, "POST", "/v1/models/adder:predict", body)[0] == 400
+    for body in ('{"examples": [{"x": "\\ud800"}]}', '{"examples": [{"\\ud800": 1.0}]}'):
+        assert ask(rest, "POST", "/v1/models/of%20examples:classify", body)[0] == 400
 
 
 def test_a_timeout_of_zero_is_no_limit(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def test_a_claim_costs_nothing() -> None:
     proto.tensor_shape.dim.add(size=2**24)
     with pytest.raises(TensorError, match="takes 67,108,864 bytes; at most 4,194,304"):
         to_array(proto)
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT)
+    for size in (2**62, 2**62, 0):
+        proto.tensor_shape.dim.add(size=size)
+    with pytest.raises(TensorError, match="are accepted"):
+        to_array(proto)
     with pytest.raises(TensorError, match="shape must be known"):
         to_array(tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_shape={"unknown_rank": True}))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.ports import free_port
+from benchmarks.redis_server import RedisServer
 from components.contract.catalogue_content import CatalogueContent
 from serving.client import MimClient
 from serving.embedded_server.server import EmbeddedServer
-from serving.representation_center.center import CenterError, RepresentationCenter
-from serving.representation_center.events import Content, FolderEvents
+from serving.representation_center.center import CenterError, RepresentationCenter, open_center
+from serving.representation_center.events import Content, FolderEvents, RedisStreamEvents
 from serving.representation_center.watch import EncoderAway, WatchConfig, Watcher
 from tests.serving.conftest import version
 from tests.serving.test_events import drop
@@ -194,3 +197,68 @@ def test_prometheus_is_told(center: RepresentationCenter, ready: str, served: Mi
     assert float(lines[f'mim_center_vectors{{version="{ready}"}}']) == 1
     assert 0 <= float(lines["mim_center_newest_vector_age_seconds"]) < 60
     assert float(lines["mim_center_event_seconds_count"]) >= 1
+
+
+def test_nothing_in_the_folder_stops_the_watcher(
+    center: RepresentationCenter, ready: str, served: MimClient, tmp_path: Path
+) -> None:
+    drops = tmp_path / "drops"
+    drops.mkdir()
+    drop(drops, "a.jsonl", json.dumps({"item_id": "a", "problem": "\ud800", "title": "a column of this name"}))
+    (drops / "done").write_text("a file of the name of a folder")
+    long = "x" * 247
+    (drops / f"{long}.json").write_text("{")
+    odd = bytes(drops) + b"/\xff.jsonl"
+    with open(odd, "wb") as file:
+        file.write(b'{"title": "nameless"}')
+    drop(drops, "z.json", json.dumps({"item_id": "last", "title": "red mug"}))
+    stop = threading.Event()
+    watcher = Watcher(center, served, FolderEvents(drops))
+    thread = threading.Thread(target=watcher.run, args=(stop,))
+    thread.start()
+
+    def arrives(name: str) -> bool:
+        deadline = time.monotonic() + 20
+        while not center.get([name], queue_misses=False).mask.all() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return bool(center.get([name], queue_misses=False).mask.all())
+
+    assert arrives("last")
+    assert arrives("a")
+    shutil.rmtree(drops)
+    time.sleep(0.3)
+    drops.mkdir(exist_ok=True)
+    drop(drops, "again.json", json.dumps({"item_id": "again", "title": "red mug"}))
+    assert arrives("again")
+    stop.set()
+    thread.join()
+    (parked,) = center.parked()
+    assert parked.startswith("\\udcff.jsonl") or "xff" in parked
+
+
+def test_a_bug_costs_the_event_that_it_is_about(
+    center: RepresentationCenter, ready: str, served: MimClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"item_id": f"i{n}", "title": f"mug {n}"} for n in range(5)]
+    drop(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    watcher = Watcher(center, served, FolderEvents(tmp_path))
+    encode = watcher._encode
+
+    def broken(events: Any) -> None:
+        if any(event.item_id == "i3" for event in events):
+            raise KeyError("a bug")
+        encode(events)
+
+    monkeypatch.setattr(watcher, "_encode", broken)
+    assert watcher.step()
+    assert center.get([row["item_id"] for row in rows]).mask.tolist() == [True, True, True, False, True]
+    assert center.parked() == {"i3": "KeyError('a bug')"}
+
+
+def test_a_stream_that_was_deleted_is_read_again(redis_server: RedisServer) -> None:
+    client = open_center(redis_server.url).client  # type: ignore[attr-defined]
+    client.delete("gone")
+    source = RedisStreamEvents(client, "gone", "one")
+    client.delete("gone")
+    client.xadd("gone", {"item_id": "a", "title": "x"})
+    assert [event.item_id for _ in range(3) for event in source.take(5)] == ["a"]

@@ -130,6 +130,31 @@ def test_an_ensemble_averages_the_logits_of_every_label() -> None:
     assert figures["content_ctr_0_loss"] != pytest.approx(figures["ordered_0_loss"])
 
 
+def test_labels_and_weights_in_every_form_that_keras_takes() -> None:
+    x = ranker_inputs(64)
+    clicked = (x["item_row"] % 2).astype("float32")
+    ordered = clicked * (x["user_index"] % 2)
+    weight = np.linspace(0.5, 2, 64).astype("float32")
+    model = two_labels()
+    model.compile(optimizer="sgd")
+
+    def loss(y: Any, sample_weight: Any = None) -> float:
+        found = model.evaluate(x, y, batch_size=64, sample_weight=sample_weight, verbose=0, return_dict=True)
+        return float(found["loss"])
+
+    columns = np.stack([clicked, ordered], axis=1)
+    expected, weighted = loss(columns), loss(columns, weight)
+    assert expected != pytest.approx(weighted, rel=1e-3)
+    for y in ({"clicked": clicked, "ordered": ordered}, {"ctr": clicked, "ordered": ordered}, [clicked, ordered]):
+        assert loss(y) == pytest.approx(expected, rel=1e-6)
+        assert loss(y, weight) == pytest.approx(weighted, rel=1e-6)
+    y = {"clicked": clicked, "ordered": ordered}
+    assert loss(y, {"clicked": weight, "ordered": weight}) == pytest.approx(weighted, rel=1e-6)
+    model.fit(x, y, batch_size=32, validation_data=(x, y, weight), verbose=0)
+    with pytest.raises(ValueError, match="class_weight is for one label"):
+        model.fit(x, columns, class_weight={0: 1.0, 1: 9.0}, verbose=0)
+
+
 def test_labels_that_do_not_fit_are_refused() -> None:
     model, x = two_labels(), ranker_inputs(8)
     model.compile(optimizer="adam")
@@ -148,6 +173,8 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         ({"experts": 0}, "experts must be at least 1"),
         ({"label_loss_weights": {"ordered": 1.0}}, "are of labels of the ranker"),
         ({"final_score": {"ctr": "1"}}, "names to numbers"),
+        ({"final_score": {"ctr": 11}}, "from -10 to 10"),
+        ({"labels": ["clicked", "final_score"]}, "not named as outputs"),
     ):
         with pytest.raises(ConfigError, match=rule):
             ranker_config(**changes)
