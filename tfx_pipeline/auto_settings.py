@@ -70,6 +70,7 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
             "ciubm": {
                 "id_dim": 32 if large else 16,
                 "interests": interests,
+                "calibration": "platt",
                 "multi_label": "esmm" if counts.labels_follow_clicks else "independent",
                 "id_embedding_l2": 2e-3 if small else 2e-4,
                 "training": {

@@ -62,6 +62,7 @@ class Executor(base_executor.BaseExecutor):
             "blessed": is_blessed(str(folder("blessing"))),
             "pretrain": log("pretrain", "recall"),
             "csft": log("csft", "recall"),
+            "calibration": log("ciubm", "calibration"),
             "accounts": kept("counts", "items", "impressions", "pairs"),
             "metrics": kept(METRICS, "items", "impressions", "examples", "pairs", "embeddings"),
         }
@@ -75,6 +76,7 @@ class Executor(base_executor.BaseExecutor):
             sentences=said,
             quality=plots.quality(mim, ids_only, oracle),
             curves=plots.curves(curves),
+            reliability=plots.reliability(figures["calibration"]) if figures["calibration"] else None,
             neighbours=_neighbours(snapshot, str(folder("items"))),
             manifest=snapshot.manifest,
         )

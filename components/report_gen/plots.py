@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from components.report_gen.figures import SLICES, Metrics
@@ -60,6 +61,25 @@ def curves(stages: dict[str, Any]) -> str:
         _line(axes, title, {"training loss": (stages[stage] or {}).get("loss", [])})
     ranker = stages["ciubm"] or {}
     _line(panels[3], "3 · valid", {name: ranker.get(f"val_{name}", []) for name in ("auc", "gauc")})
+    figure.tight_layout()
+    return _address(figure)
+
+
+def reliability(calibration: dict[str, Any]) -> str:
+    """Rate of each label by its predicted probability, before and after calibration, on rows left out of the fit."""
+    figure = Figure(figsize=(3.4 * len(calibration), 3.0))
+    for axes, (name, own) in zip(np.atleast_1d(figure.subplots(1, len(calibration))), calibration.items(), strict=True):
+        largest = 0.0
+        for what, label, colour in (("points", "before", GREY), ("calibrated", "after", BLUE)):
+            axes.plot(own[what]["score"], own[what]["rate"], marker="o", markersize=3, color=colour, label=label)
+            largest = max([largest, *own[what]["score"], *own[what]["rate"]])
+        axes.plot([0, largest], [0, largest], color=GREEN, linewidth=0.8, label="as predicted")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("predicted", fontsize=8)
+        axes.set_ylabel("observed", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.legend(frameon=False, fontsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return _address(figure)
 

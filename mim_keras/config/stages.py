@@ -251,6 +251,11 @@ class CiubmConfig:
     # Exponents of the final score, by which candidates are ranked: {ctr: 1, ordered: 0.5, price: 0.3} is
     # ctr · ordered^0.5 · price^0.3.  Names are outputs of the ranker, and numbers of items.  {}: the ctr
     final_score: dict[str, float] = field(default_factory=dict)
+    # Fitted to the validation rows, and exported with the ranker for each label of which it lowers the calibration
+    # error: none | platt, which keeps the order of candidates | isotonic
+    calibration: Literal["none", "platt", "isotonic"] = "none"
+    # share of the rows without a click that the log holds, where it was thinned; what is served is of the whole log
+    negative_sampling_rate: float = 1.0
     # An ensemble of two rankers: one reads the first dimensions of the content embedding up to here, one the rest.
     # 0: one ranker.  In a run of the three stages it is encoder.embedding_dim.
     ensemble_split_dim: int = 0
@@ -332,6 +337,8 @@ class CiubmConfig:
         named = all(re.fullmatch(r"[A-Za-z]\w*", one, re.A) and not re.search(r"_\d+$", one) for one in labels)
         rule = "ciubm.labels are letters, digits and _, and do not end in _ and digits"
         require(named, rule, labels, "Rename them.")
+        rate = self.negative_sampling_rate
+        require(0 < rate <= 1, "ciubm.negative_sampling_rate is above 0 and at most 1", rate, "1: the log is whole.")
         require(self.experts >= 1, "ciubm.experts must be at least 1", self.experts, "4 is usual.")
         hidden = self.multi_label != "mmoe" or bool(self.hidden)
         require(hidden, "ciubm.multi_label mmoe needs ciubm.hidden", self.hidden, "e.g. [128, 64]")

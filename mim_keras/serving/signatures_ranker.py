@@ -14,6 +14,7 @@ import tensorflow as tf
 from mim_keras.config import CiubmConfig
 from mim_keras.models import Ranker
 from mim_keras.serving.assets import tensorflow_variables, write_metadata
+from mim_keras.serving.calibration import Calibration, undo_sampling
 from mim_keras.serving.statistics_lookup import StatisticsLookup, StatisticsTable
 from mim_keras.serving.warmup import WarmupRequest, as_bytes, repeat_to, write_warmup
 
@@ -51,6 +52,7 @@ class RankerSignatureSpec:
         examples: Real raw tf.Examples, serialized, for the warm-up requests.
         statistics: Of users and candidates, for a ranker that reads any.
         item_numbers: The numbers of items that `config.final_score` names, float [items] each; NaN for a missing one.
+        calibrations: By output, of those that are calibrated.
     """
 
     item_ids: np.ndarray
@@ -63,6 +65,7 @@ class RankerSignatureSpec:
     examples: Sequence[bytes] = ()
     statistics: StatisticsTable | None = None
     item_numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
 
 def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> None:
@@ -94,6 +97,8 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
         "context_features": list(spec.context_features),
         "outputs": list(model.config.label_outputs.values()),
         "final_score": dict(model.config.final_score),
+        "calibrated": sorted(spec.calibrations),
+        "negative_sampling_rate": model.config.negative_sampling_rate,
     }
     if spec.statistics is not None:
         metadata["statistics_as_of"] = spec.statistics.as_of
@@ -191,7 +196,16 @@ class _RankerSignatures:
         return {**scores, "has_vector": has_embedding, "encoder_version": tf.constant([self.spec.encoder_version])}
 
     def _scores(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: outputs[name][:, 0] for name in self.model.config.label_outputs.values()}
+        """Calibrated probabilities of the whole log, [B] by output."""
+        config = self.model.config
+        scores = {name: outputs[name][:, 0] for name in config.label_outputs.values()}
+        scores |= {name: calibration(scores[name]) for name, calibration in self.spec.calibrations.items()}
+        if config.negative_sampling_rate < 1:
+            # Labels follow the click, so that their odds given a click are those of the thinned log.
+            click = undo_sampling(scores["ctr"], config.negative_sampling_rate)
+            share = click / tf.maximum(scores["ctr"], SMALLEST_PROBABILITY)
+            scores = {name: click if name == "ctr" else score * share for name, score in scores.items()}
+        return scores
 
     def _example_inputs(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         needed = {"user_id", "item_id", "history_item_ids", "history_ages", *self.spec.context_features}

@@ -17,7 +17,8 @@ from components.history_gen.span_statistics import FIELDS, attributes_of
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import gauc, ranking_metrics
-from mim_keras.models import VocabularySizes, make_ranker
+from mim_keras.models import Ranker, VocabularySizes, make_ranker
+from mim_keras.serving.calibration import Calibration, fit_calibration, reliability
 from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
 from mim_keras.training.callbacks import delete_checkpoint
 from mim_keras.training.ranking_dataset import Predictor
@@ -95,9 +96,45 @@ def run_fn(fn_args: Any) -> None:
         examples=raw_examples(fn_args.eval_files, transform, transform_config),
         statistics=read_statistics(statistics_table, attributes, snapshot.item_ids) if statistics_table else None,
         item_numbers=read_numbers(fn_args.custom_config["catalogue"], config, snapshot.item_ids),
+        calibrations=fit_calibrations(model, valid, model_run_folder(fn_args.model_run_dir)),
     )
     export_ranker(model, signatures, Path(fn_args.serving_model_dir))
     delete_checkpoint(checkpoints[0])
+
+
+def fit_calibrations(model: Ranker, valid: tf.data.Dataset, folder: Path) -> dict[str, Calibration]:
+    """The calibration of each output that gains by one; `calibration.json` in `folder` has errors before and after it,
+    on rows that were left out of the fit.
+
+    Args:
+        model: The trained ranker.
+        valid: Batches of inputs and labels.
+        folder: Of the logs of this training.
+    """
+    config = model.config
+    if config.calibration == "none":
+        return {}
+    rows = [(inputs["user_index"].numpy(), label.numpy()) for inputs, label in valid]
+    user = np.concatenate([users for users, _ in rows])
+    labels = np.concatenate([label.reshape(len(label), -1) for _, label in rows])
+    found: dict[str, Calibration] = {}
+    figures: dict[str, Any] = {}
+    for place, output in enumerate(config.label_outputs.values()):
+        label, score = labels[:, place], Predictor(model, output)(inputs for inputs, _ in valid)
+        fitted = fit_calibration(config.calibration, label, score, user)
+        if fitted is None:
+            log.info("ciubm: %s is not calibrated: too few validation rows of one of its values", output)
+            continue
+        kept = fitted.calibration is not None
+        figures[output] = {"before": fitted.before, "after": fitted.after, "kept": kept}
+        figures[output] |= {"points": reliability(label, score), "calibrated": reliability(label, fitted.held_out)}
+        said = "calibrated" if kept else "not calibrated, which would gain nothing"
+        log.info("ciubm: %s is %s: calibration error %.4f, %.4f", output, said, fitted.before, fitted.after)
+        if fitted.calibration is not None:
+            found[output] = fitted.calibration
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "calibration.json").write_text(json.dumps(figures))
+    return found
 
 
 def read_numbers(catalogue: str, config: CiubmConfig, item_ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -173,6 +173,8 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         ({"experts": 0}, "experts must be at least 1"),
         ({"label_loss_weights": {"ordered": 1.0}}, "are of labels of the ranker"),
         ({"final_score": {"ctr": "1"}}, "names to numbers"),
+        ({"negative_sampling_rate": 0.0}, "above 0 and at most 1"),
+        ({"calibration": "magic"}, "calibration is one of"),
         ({"final_score": {"ctr": 11}}, "from -10 to 10"),
         ({"labels": ["clicked", "final_score"]}, "not named as outputs"),
     ):

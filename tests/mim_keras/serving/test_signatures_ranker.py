@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mim_keras.serving.calibration import Calibration
 from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
 from tests.mim_keras.tiny import ITEMS, D, L, item_data, ranker
 
@@ -120,3 +121,31 @@ def test_several_labels_and_a_final_score(tmp_path: Path) -> None:
     by_examples = served.signatures["serve_examples"](examples=examples)
     assert set(by_examples) == {"ctr", "ordered"}
     np.testing.assert_allclose(by_examples["ordered"], answer["ordered"], atol=1e-6)
+
+
+def test_calibrated_probabilities_of_the_whole_log(tmp_path: Path) -> None:
+    labels = {"labels": ["clicked", "ordered"], "multi_label": "esmm"}
+    plain, thinned = ranker(context=(3,), **labels), ranker(context=(3,), negative_sampling_rate=0.1, **labels)
+    thinned.set_weights(plain.get_weights())
+    line = Calibration(np.array([0.0, 1.0]), np.array([-0.5, 1.5]))
+    spec = signature_spec(tmp_path)
+    export_ranker(plain, spec, tmp_path / "plain")
+    export_ranker(thinned, replace(spec, calibrations={"ctr": line}), tmp_path / "thinned")
+    request = {
+        "user_id": tf.constant(["u2"]),
+        "device": tf.constant(["web"]),
+        "history_item_ids": tf.constant(["i01"]),
+        "history_ages": tf.constant([50], tf.int64),
+        "candidate_item_ids": tf.constant(["i00", "i04", "i11"]),
+    }
+    before, after = (
+        {
+            name: values.numpy()
+            for name, values in tf.saved_model.load(str(tmp_path / name)).signatures["rank"](**request).items()
+        }
+        for name in ("plain", "thinned")
+    )
+    calibrated = line.apply(before["ctr"])
+    expected = 0.1 * calibrated / (0.1 * calibrated + 1 - calibrated)
+    np.testing.assert_allclose(after["ctr"], expected, rtol=1e-4)
+    np.testing.assert_allclose(after["ordered"], before["ordered"] * expected / calibrated, rtol=1e-4)
