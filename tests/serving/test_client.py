@@ -262,7 +262,7 @@ def test_a_silent_center_costs_vectors_and_no_answer(asynchronous: bool) -> None
     else:
         client = MimClient("127.0.0.1:1", 0.3, center)
         assert client._run(flow()) == "ranked without"
-        assert time.monotonic() - started < 0.35 + 0.05
+        assert time.monotonic() - started < 1.5, "the Center would have answered after two"
         reads = [client._center.start(lookup) for _ in range(12)] if client._center else []
         assert reads[-1] is None, "reads that wait are bounded"
         client.close()
@@ -334,7 +334,7 @@ def test_retries_share_one_budget() -> None:
         started = time.monotonic()
         with pytest.raises(ServerError):
             client.predict("m", "", {"x": np.float32([1.0])})
-        assert time.monotonic() - started < 0.8 + 0.05
+        assert time.monotonic() - started < 1.5, "four calls of 0.8 seconds each would take longer"
     running.stop(0)
     assert len(slow.remaining) >= 2
     assert slow.remaining[1] < slow.remaining[0] - 0.2

@@ -79,12 +79,12 @@ def test_large_answers_travel_as_bytes() -> None:
 
 def test_a_claim_costs_nothing() -> None:
     proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[1.0])
-    for _ in range(16_000):
+    for _ in range(64_000):
         proto.tensor_shape.dim.add(size=2**62)
     started = time.perf_counter()
-    with pytest.raises(TensorError, match="at most 254 dimensions; received 16000"):
+    with pytest.raises(TensorError, match="at most 254 dimensions; received 64000"):
         to_array(proto)
-    assert time.perf_counter() - started < 0.05
+    assert time.perf_counter() - started < 2, "their product would take ten seconds"
     for dims, rule in ((65, "more than 64 dimensions are not supported"), (255, "at most 254 dimensions")):
         proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[1.0])
         for _ in range(dims):

@@ -14,6 +14,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_pipeline.preprocessing import preprocessing_fn
 
 TOLD = {
+    "labels": ["clicked"],
     "categorical_features": ["page", "price"],
     "bucketed_features": ["price"],
     "buckets": 4,
