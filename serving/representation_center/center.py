@@ -367,7 +367,7 @@ class RepresentationCenter(ABC):
 
     @abstractmethod
     def _drop(self, name: str) -> bool:
-        """Drops a version, unless it is active or the previous one by now; returns whether it was."""
+        """Drops a version, unless it is gone, or active or the previous one by now; returns whether it was dropped."""
 
     def __enter__(self) -> RepresentationCenter:
         return self

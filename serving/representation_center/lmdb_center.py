@@ -171,7 +171,10 @@ class LmdbCenter(RepresentationCenter):
             return True
 
     def _drop(self, name: str) -> bool:
-        path = self._path(self.version(name))
+        version = self.versions().get(name)
+        if version is None:
+            return False  # dropped by somebody else
+        path = self._path(version)
         with self._translated(), self._begin(write=True) as write:
             pointers = self._tables[POINTERS]
             if name.encode() in (write.get(ACTIVE, db=pointers), write.get(PREVIOUS, db=pointers)):

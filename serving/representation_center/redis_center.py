@@ -69,7 +69,7 @@ return 1""",
     # keys: active, previous, versions, newest, leases, vectors; argument: version
     "drop": """
 if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('GET', KEYS[2]) == ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[3], ARGV[1])
+if redis.call('HDEL', KEYS[3], ARGV[1]) == 0 then return 0 end
 redis.call('HDEL', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('UNLINK', KEYS[6])
