@@ -12,6 +12,30 @@ from keras import ops
 from mim_keras.layers.base import Configurable, check_rank
 
 
+def make_crosses(count: int, projection_dim: int, dtype: Any) -> list[keras_rs.layers.FeatureCross]:
+    """Low-rank cross layers, unbuilt."""
+    return [
+        keras_rs.layers.FeatureCross(projection_dim=projection_dim, dtype=dtype, name=f"cross_{n}")
+        for n in range(count)
+    ]
+
+
+def build_crosses(crosses: Sequence[keras_rs.layers.FeatureCross], features_shape: Any) -> None:
+    """Builds cross layers and the dense layers in them, which `FeatureCross.build` leaves unbuilt."""
+    for layer in crosses:
+        layer.build(features_shape)
+        layer.down_proj_dense.build(features_shape)
+        layer.dense.build((features_shape[0], layer.projection_dim))
+
+
+def cross(crosses: Sequence[keras_rs.layers.FeatureCross], features: Any) -> Any:
+    """Features crossed with themselves by each layer in turn, float [B, D]; without layers, the features."""
+    crossed = features
+    for layer in crosses:
+        crossed = layer(features, crossed)
+    return crossed
+
+
 @keras.saving.register_keras_serializable("mim")
 class CrossDeepHead(Configurable, keras.layers.Layer):
     """logit = W [cross(x); deep(x)] + b, with low-rank cross layers (DCN-v2) and ReLU dense layers.
@@ -46,10 +70,7 @@ class CrossDeepHead(Configurable, keras.layers.Layer):
         self.cross_layers, self.hidden, self.dropout = cross_layers, tuple(hidden), dropout
         self.projection_dim = projection_dim
         dtype = self.dtype_policy
-        self.crosses = [
-            keras_rs.layers.FeatureCross(projection_dim=projection_dim, dtype=dtype, name=f"cross_{n}")
-            for n in range(cross_layers)
-        ]
+        self.crosses = make_crosses(cross_layers, projection_dim, dtype)
         self.denses = [
             keras.layers.Dense(
                 units, activation="relu", kernel_initializer="he_normal", dtype=dtype, name=f"dense_{index}"
@@ -62,10 +83,7 @@ class CrossDeepHead(Configurable, keras.layers.Layer):
     def build(self, features_shape: Any) -> None:
         check_rank(self, "features", features_shape, "batch dim")
         batch, width = features_shape
-        for cross in self.crosses:
-            cross.build(features_shape)
-            cross.down_proj_dense.build(features_shape)
-            cross.dense.build((batch, self.projection_dim))
+        build_crosses(self.crosses, features_shape)
         deep = width
         for dense in self.denses:
             dense.build((batch, deep))
@@ -73,10 +91,7 @@ class CrossDeepHead(Configurable, keras.layers.Layer):
         self.logit.build((batch, width + deep))
 
     def call(self, features: Any, training: bool = False) -> Any:
-        crossed = features
-        for cross in self.crosses:
-            crossed = cross(features, crossed)
-        deep = features
+        crossed, deep = cross(self.crosses, features), features
         for dense, dropout in zip(self.denses, self.dropouts, strict=True):
             deep = dropout(dense(deep), training=training)
         return self.logit(ops.concatenate([crossed, deep], axis=-1))

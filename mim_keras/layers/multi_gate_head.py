@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import keras_rs
 from keras import ops
 
 from mim_keras.layers.base import Configurable, check_rank
+from mim_keras.layers.cross_deep_head import build_crosses, cross, make_crosses
 
 
 @keras.saving.register_keras_serializable("mim")
@@ -63,10 +63,7 @@ class MultiGateHead(Configurable, keras.layers.Layer):
         self.labels, self.experts, self.cross_layers = labels, experts, cross_layers
         self.hidden, self.dropout, self.projection_dim = tuple(hidden), dropout, projection_dim
         dtype = self.dtype_policy
-        self.crosses = [
-            keras_rs.layers.FeatureCross(projection_dim=projection_dim, dtype=dtype, name=f"cross_{n}")
-            for n in range(cross_layers)
-        ]
+        self.crosses = make_crosses(cross_layers, projection_dim, dtype)
         # The experts of a layer are one product: [B, E, in] × [E, in, out].
         self.expert_layers = [
             keras.layers.EinsumDense(
@@ -89,10 +86,7 @@ class MultiGateHead(Configurable, keras.layers.Layer):
     def build(self, features_shape: Any) -> None:
         check_rank(self, "features", features_shape, "batch dim")
         batch, width = features_shape
-        for cross in self.crosses:
-            cross.build(features_shape)
-            cross.down_proj_dense.build(features_shape)
-            cross.dense.build((batch, self.projection_dim))
+        build_crosses(self.crosses, features_shape)
         shape: tuple[Any, ...] = features_shape
         for layer, units in zip(self.expert_layers, self.hidden, strict=True):
             layer.build(shape)
@@ -101,9 +95,7 @@ class MultiGateHead(Configurable, keras.layers.Layer):
         self.logits.build((batch, self.labels, width + self.hidden[-1]))
 
     def call(self, features: Any, training: bool = False) -> Any:
-        crossed, experts = features, features
-        for cross in self.crosses:
-            crossed = cross(features, crossed)
+        crossed, experts = cross(self.crosses, features), features
         for layer, dropout in zip(self.expert_layers, self.dropouts, strict=True):
             experts = dropout(layer(experts), training=training)
         mixed = ops.matmul(ops.softmax(self.gates(features), axis=-1), experts)  # [B, labels, units]
