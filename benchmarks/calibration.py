@@ -13,18 +13,14 @@ import argparse
 import sys
 from dataclasses import replace
 from statistics import mean
+from typing import get_args
 
-import keras
 import numpy as np
 
-from benchmarks.labels import CONFIG, USERS, generate
+from benchmarks.labels import CONFIG, USERS, generate, predicted, trained
 from benchmarks.report import publish
-from mim_keras.layers import ItemTable
 from mim_keras.metrics import auc, calibration_error
-from mim_keras.models import CiUBM, VocabularySizes
-from mim_keras.serving.calibration import fit_calibration, undo_sampling
-from mim_keras.training.ranking_dataset import Predictor, ranking_dataset
-from mim_keras.training.train_ranker import compile_ranker, train_ranker
+from mim_keras.serving.calibration import Kind, fit_calibration, undo_sampling
 
 RATE, VALID = 0.1, 0.2  # of the rows without a click; share of the training rows that calibrate
 ERROR_TARGET, MEAN_TARGET = 1 / 3, 0.02
@@ -34,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     """Runs and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kind", choices=("platt", "isotonic"), default="platt")
+    parser.add_argument("--kind", choices=get_args(Kind), default="platt")
     arguments = parser.parse_args(words)
     turns = []
     for seed in range(1, arguments.seeds + 1):
@@ -47,7 +43,7 @@ def main(words: list[str] | None = None) -> None:
     publish("calibration", round(ratio, 4), "of the error", ERROR_TARGET, details, met, less_is_better=True)
 
 
-def measure(seed: int, kind: str) -> dict[str, float]:
+def measure(seed: int, kind: Kind) -> dict[str, float]:
     """Calibration errors and mean predictions on whole rows."""
     log = generate(seed)
     rng = np.random.default_rng(seed)
@@ -55,21 +51,9 @@ def measure(seed: int, kind: str) -> dict[str, float]:
     thinned = log["trained"] & ((clicked > 0) | (rng.random(len(clicked)) < RATE))
     is_valid = np.isin(inputs["user_index"], rng.choice(np.arange(1, USERS + 1), int(VALID * USERS), replace=False))
     train, valid, test = (np.flatnonzero(rows) for rows in (thinned & ~is_valid, thinned & is_valid, ~log["trained"]))
-    keras.utils.set_random_seed(seed)
-    config = replace(CONFIG, negative_sampling_rate=RATE)
-    model = CiUBM(config, VocabularySizes(users=USERS + 1, context=(2,)), ItemTable.from_data(log["table"]))
-    rows = {name: values[train] for name, values in inputs.items()}
-    dataset = ranking_dataset(rows, clicked[train], 1024, seed, config.id_dropout)
-    compile_ranker(model, dataset.steps)
-    train_ranker(model, dataset)
-    predict = Predictor(model)
-
-    def scores(chosen: np.ndarray) -> np.ndarray:
-        parts = np.array_split(chosen, 20)
-        return predict([{name: values[part] for name, values in inputs.items()} for part in parts])
-
-    of_valid, of_test = scores(valid), scores(test)
-    fitted = fit_calibration(kind, clicked[valid], of_valid, inputs["user_index"][valid])  # type: ignore[arg-type]
+    model = trained(log, replace(CONFIG, negative_sampling_rate=RATE), clicked, train, seed)
+    of_valid, of_test = (predicted(model, log, rows)["ctr"] for rows in (valid, test))
+    fitted = fit_calibration(kind, clicked[valid], of_valid, inputs["user_index"][valid])
     calibrated = of_test
     if fitted is not None and fitted.calibration is not None:
         calibrated = fitted.calibration.apply(of_test)

@@ -101,37 +101,43 @@ def compare(seed: int) -> dict[str, dict[str, float]]:
     log = generate(seed)
     test, labels = ~log["trained"], log["labels"]
     every, of_clicked = np.ones(len(labels), bool), labels[:, 0] > 0
+    train, asked = log["trained"], np.flatnonzero(test)
+
+    def scores_of(config: CiubmConfig, target: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return predicted(trained(log, config, target, np.flatnonzero(train & rows), seed), log, asked)
+
     both = replace(CONFIG, labels=("clicked", "ordered"))
     click, order = (log["p"][name][test] for name in ("click", "order | click"))
     found = {"oracle": _figures({"ctr": click, "ordered": click * order}, labels[test])}
-    found["click alone"] = _figures(_trained(log, CONFIG, labels[:, 0], every, seed), labels[test], ("click",))
-    alone = _trained(log, CONFIG, labels[:, 1], every, seed)["ctr"]
+    found["click alone"] = _figures(scores_of(CONFIG, labels[:, 0], every), labels[test], ("click",))
+    alone = scores_of(CONFIG, labels[:, 1], every)["ctr"]
     found["order alone"] = _figures({"ctr": np.ones_like(alone), "ordered": alone}, labels[test], ("order",))
-    alone = _trained(log, CONFIG, labels[:, 1], of_clicked, seed)["ctr"]
+    alone = scores_of(CONFIG, labels[:, 1], of_clicked)["ctr"]
     found["order of clicked alone"] = _figures(
         {"ctr": np.ones_like(alone), "ordered": alone}, labels[test], ("order of clicked",)
     )
     for kind in ("independent", "esmm", "mmoe"):
-        scores = _trained(log, replace(both, multi_label=kind), labels, every, seed)
+        scores = scores_of(replace(both, multi_label=kind), labels, every)
         found[kind] = _figures(scores, labels[test])
     return found
 
 
-def _trained(
-    log: Mapping[str, Any], config: CiubmConfig, labels: np.ndarray, rows: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
-    """Probabilities of the test rows by output, of a ranker that was trained on `rows` of the others."""
+def trained(log: Mapping[str, Any], config: CiubmConfig, labels: np.ndarray, rows: np.ndarray, seed: int) -> CiUBM:
+    """A ranker that was trained on some rows of a log, by index."""
     keras.utils.set_random_seed(seed)
     model = CiUBM(config, VocabularySizes(users=USERS + 1, context=(2,)), ItemTable.from_data(log["table"]))
-    kept = np.flatnonzero(log["trained"] & rows)
-    inputs = {name: values[kept] for name, values in log["inputs"].items()}
-    train = ranking_dataset(inputs, labels[kept], min(1024, len(kept)), seed, config.id_dropout)
-    compile_ranker(model, train.steps)
-    train_ranker(model, train)
-    asked = {name: values[~log["trained"]] for name, values in log["inputs"].items()}
-    parts = np.array_split(np.arange(len(asked["item_row"])), 20)
-    batches = [{name: values[part] for name, values in asked.items()} for part in parts]
-    return {output: Predictor(model, output)(batches) for output in config.label_outputs.values()}
+    inputs = {name: values[rows] for name, values in log["inputs"].items()}
+    dataset = ranking_dataset(inputs, labels[rows], min(1024, len(rows)), seed, config.id_dropout)
+    compile_ranker(model, dataset.steps)
+    train_ranker(model, dataset)
+    return model
+
+
+def predicted(model: CiUBM, log: Mapping[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Probabilities of some rows of a log, by output."""
+    parts = np.array_split(rows, 20)
+    batches = [{name: values[part] for name, values in log["inputs"].items()} for part in parts]
+    return {output: Predictor(model, output)(batches) for output in model.config.label_outputs.values()}
 
 
 def _figures(

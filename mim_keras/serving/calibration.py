@@ -11,6 +11,8 @@ from scipy.optimize import isotonic_regression, minimize
 
 from mim_keras.metrics import calibration_error
 
+Kind = Literal["platt", "isotonic"]
+
 SMALLEST = 1e-6  # probabilities are from here to 1 minus it
 FEWEST_ROWS = 200  # of each label, below which nothing is fitted
 GAIN = 0.9  # a calibration is kept where the error falls below this share
@@ -112,9 +114,7 @@ class Calibrated:
     held_out: np.ndarray
 
 
-def fit_calibration(
-    kind: Literal["platt", "isotonic"], label: np.ndarray, score: np.ndarray, group: np.ndarray
-) -> Calibrated | None:
+def fit_calibration(kind: Kind, label: np.ndarray, score: np.ndarray, group: np.ndarray) -> Calibrated | None:
     """Fits a calibration, and tries it: each half of the groups is calibrated by a fit to the other half.
 
     Args:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import get_args
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +12,7 @@ import tensorflow as tf
 from mim_keras.metrics import auc, calibration_error
 from mim_keras.serving.calibration import (
     Calibration,
+    Kind,
     fit_calibration,
     fit_isotonic,
     fit_platt,
@@ -42,9 +46,9 @@ def test_a_graph_and_numpy_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("fit", [fit_platt, fit_isotonic])
-def test_scores_that_are_too_sure_are_mended(fit: object) -> None:
+def test_scores_that_are_too_sure_are_mended(fit: Callable[[np.ndarray, np.ndarray], Calibration]) -> None:
     label, probability, score = rows(40_000)
-    calibration = fit(label, score)  # type: ignore[operator]
+    calibration = fit(label, score)
     _, true, other = rows(40_000, seed=1)
     found = calibration.apply(other)
     assert np.abs(found - true).mean() < 0.01 < np.abs(other - true).mean() / 5
@@ -64,11 +68,11 @@ def test_platt_is_the_line_that_made_the_scores() -> None:
 def test_a_calibration_that_gains_nothing_is_not_kept() -> None:
     label, probability, score = rows(20_000)
     users = np.arange(20_000) % 500
-    for kind in ("platt", "isotonic"):
-        good = fit_calibration(kind, label, probability, users)  # type: ignore[arg-type]
+    for kind in get_args(Kind):
+        good = fit_calibration(kind, label, probability, users)
         assert good is not None
         assert good.calibration is None
-        bad = fit_calibration(kind, label, score, users)  # type: ignore[arg-type]
+        bad = fit_calibration(kind, label, score, users)
         assert bad is not None
         assert bad.calibration is not None
         assert bad.after < bad.before / 3
