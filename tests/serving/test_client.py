@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +121,24 @@ def test_signatures_are_asked_again_when_another_version_answers(tmp_path: Path)
         assert client._talk._signatures["adder", None].version == 2
 
 
+@pytest.fixture
+def serve() -> Iterator[Callable[[Any], str]]:
+    """Starts a server of a servicer and returns its address; the servers end with the test."""
+    started = []
+
+    def start(servicer: Any) -> str:
+        server = grpc.server(futures.ThreadPoolExecutor(4))
+        started.append(server)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in started:
+        server.stop(0)
+
+
 class Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Fails with a code a number of times; then answers."""
 
@@ -156,13 +174,10 @@ class Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_only_what_may_be_sent_again_is(
-    code: grpc.StatusCode, failures: int, calls: int, answered: bool, asynchronous: bool
+    serve: Callable[[Any], str], code: grpc.StatusCode, failures: int, calls: int, answered: bool, asynchronous: bool
 ) -> None:
     flaky = Flaky(code, failures)
-    running = grpc.server(futures.ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
-    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
+    target = serve(flaky)
     how: dict[str, Any] = {
         "validate": False,
         "metadata": lambda: [("authorization", "Bearer t"), ("x-request-id", "7")],
@@ -187,22 +202,17 @@ def test_only_what_may_be_sent_again_is(
     assert flaky.calls == calls
     assert (flaky.metadata["authorization"], flaky.metadata["x-request-id"]) == ("Bearer t", "7")
     assert 0 < flaky.remaining < 5.1, "every call carries what is left of the budget"
-    running.stop(0)
 
 
-def test_the_deadline_covers_all_calls_and_retries() -> None:
+def test_the_deadline_covers_all_calls_and_retries(serve: Callable[[Any], str]) -> None:
     flaky = Flaky(grpc.StatusCode.UNAVAILABLE, 99)
-    running = grpc.server(futures.ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
-    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
+    target = serve(flaky)
     with MimClient(target, 0.015, validate=False) as client:
         started = time.monotonic()
         with pytest.raises(ServerError):
             client.predict("m", "", {"x": np.float32([1.0])})
         assert time.monotonic() - started < 0.5
         assert flaky.calls <= 2, "a retry that would come too late is not made"
-    running.stop(0)
 
 
 def test_a_signature_that_refuses_is_asked_for_again(server: EmbeddedServer) -> None:
@@ -268,16 +278,12 @@ def test_a_silent_center_costs_vectors_and_no_answer(asynchronous: bool) -> None
         client.close()
 
 
-def test_what_a_server_says_is_told_from_a_server_that_is_not_there() -> None:
+def test_what_a_server_says_is_told_from_a_server_that_is_not_there(serve: Callable[[Any], str]) -> None:
     flaky = Flaky(grpc.StatusCode.UNAVAILABLE, 99)
-    running = grpc.server(futures.ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, running)
-    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
+    target = serve(flaky)
     for address, message in ((target, "UNAVAILABLE: in vain"), ("127.0.0.1:1", "no server answers at 127.0.0.1:1")):
         with MimClient(address, 1.0, validate=False) as client, pytest.raises(ServerError, match=message):
             client.predict("m", "", {"x": np.float32([1.0])})
-    running.stop(0)
 
 
 def test_asyncio_asks_the_same(server: EmbeddedServer) -> None:
@@ -324,18 +330,14 @@ class Slow(prediction_service_pb2_grpc.PredictionServiceServicer):
         context.abort(grpc.StatusCode.UNAVAILABLE, "in vain")
 
 
-def test_retries_share_one_budget() -> None:
+def test_retries_share_one_budget(serve: Callable[[Any], str]) -> None:
     slow = Slow()
-    running = grpc.server(futures.ThreadPoolExecutor(4))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(slow, running)
-    target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
+    target = serve(slow)
     with MimClient(target, 0.8, validate=False) as client:
         started = time.monotonic()
         with pytest.raises(ServerError):
             client.predict("m", "", {"x": np.float32([1.0])})
         assert time.monotonic() - started < 1.5, "four calls of 0.8 seconds each would take longer"
-    running.stop(0)
     assert len(slow.remaining) >= 2
     assert slow.remaining[1] < slow.remaining[0] - 0.2
 

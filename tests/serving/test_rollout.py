@@ -56,6 +56,12 @@ def running(fresh: tuple[Path, EmbeddedServer]) -> tuple[Path, EmbeddedServer]:
     return fresh
 
 
+def export_second(module: Any, folder: Path) -> None:
+    """Exports the signature `shift` of a module as version 2 of adder, complete when it appears."""
+    tf.saved_model.save(module, str(folder / "part"), {"shift": module.shift})
+    (folder / "part").rename(folder / "adder/2")
+
+
 def rollout_of(running: tuple[Path, EmbeddedServer]) -> Rollout:
     return Rollout("adder", running[0], [running[1].address])
 
@@ -188,9 +194,7 @@ def test_requests_that_only_the_new_version_refuses(running: tuple[Path, Embedde
             with tf.control_dependencies([tf.debugging.Assert(tf.size(x) < 3, ["at most three"])]):
                 return {"shifted": x + 0.0}
 
-    module = Picky()
-    tf.saved_model.save(module, str(tmp_path / "part"), {"shift": module.shift})
-    (tmp_path / "part").rename(tmp_path / "adder/2")
+    export_second(Picky(), tmp_path)
     roll = rollout_of(running)
     roll.canary(2)
     measured = roll.compare(read_requests(requests))
@@ -259,9 +263,7 @@ def test_scores_that_are_not_finite_are_errors(running: tuple[Path, EmbeddedServ
         def shift(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"shifted": tf.concat([x[:-1], [float("nan")]], axis=0)}
 
-    module = Broken()
-    tf.saved_model.save(module, str(tmp_path / "part"), {"shift": module.shift})
-    (tmp_path / "part").rename(tmp_path / "adder/2")
+    export_second(Broken(), tmp_path)
     roll = rollout_of(running)
     roll.canary(2)
     measured = roll.compare(read_requests(requests))
