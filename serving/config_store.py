@@ -1,8 +1,8 @@
-"""Where the configuration of the servers' models is kept, and who tells the servers of a change.
+"""Where the configuration of the servers' models is kept, and how the servers learn of a change.
 
-A file is written under a lock, and the running servers are told at once.  A ConfigMap of Kubernetes is written by
-compare-and-set, and the servers, which mount it, read it by themselves: a server that is told by a call would go back
-to the mounted file at its next look.
+A file is written under a lock, and the running servers are updated by RPC at once.  A ConfigMap of Kubernetes is
+written by compare-and-set, and the servers, which mount it, read it by themselves: a server that is updated by RPC
+would go back to the mounted file at its next look.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ConfigStore(ABC):
 
     Attributes:
         name: For messages.
-        servers_read_it: Whether the servers read it by themselves, so that nobody tells them.
+        servers_read_it: Whether the servers read it by themselves, so that no RPC updates them.
     """
 
     name: str

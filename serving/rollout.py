@@ -2,8 +2,8 @@
 
 Labels say who is who: `stable` serves, `canary` is on trial, `previous` is where a rollback leads.  The configuration
 of the servers' models is the truth: it is written first, so that a restart finds the same.  Of a file the running
-servers are told at once; a ConfigMap they read by themselves, each at its own time, and the roll-out waits for each.  A
-server takes a label only for a version that it has loaded, so a version is loaded first and labelled after.
+servers are updated by RPC; a ConfigMap they read by themselves, each at its own time, and the roll-out waits for each.
+A server takes a label only for a version that it has loaded, so a version is loaded first and labelled after.
 """
 
 from __future__ import annotations
