@@ -21,14 +21,20 @@ def attribute_values(kind: str, values: np.ndarray) -> list[list[str]]:
         values: bytes [items].
     """
     if kind == "number":
-        known = np.array([bool(value) for value in values], bool)
-        if not known.any():
-            return [[] for _ in values]
         numbers = np.array([float(value) if value else 0.0 for value in values])
-        bounds = np.unique(np.quantile(numbers[known], np.linspace(0, 1, BUCKETS + 1)[1:-1]))
-        buckets = np.searchsorted(bounds, numbers, side="right")
-        return [[f"bucket {bucket}"] if ok else [] for bucket, ok in zip(buckets, known, strict=True)]
+        buckets = np.searchsorted(number_bounds(values), numbers, side="right")
+        return [[f"bucket {bucket}"] if value else [] for bucket, value in zip(buckets, values, strict=True)]
     lists = [value.decode().split("|") if kind == "list" else [value.decode()] for value in values]
     counts = Counter(value for own in lists for value in set(own) if value)
     common = {value for value, n in counts.most_common(MAX_VALUES) if n > 1}
     return [[value for value in dict.fromkeys(own) if value in common] for own in lists]
+
+
+def number_bounds(values: np.ndarray) -> np.ndarray:
+    """Between the buckets of a number's values, ascending, float64 [at most `BUCKETS` - 1].
+
+    Args:
+        values: bytes [items]; empty where unknown.
+    """
+    known = [float(value) for value in values if value]
+    return np.unique(np.quantile(known, np.linspace(0, 1, BUCKETS + 1)[1:-1])) if known else np.zeros(0)

@@ -59,9 +59,11 @@ class AsyncMimClient(BaseClient):
         candidate_item_ids: Sequence[str],
         history_ages: Sequence[int] | None = None,
         context: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Sequence[object]] | None = None,
     ) -> Scores:
         """See `MimClient.rank`."""
-        return await self._run(self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context))
+        talk = self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context, attributes)
+        return await self._run(talk)
 
     async def similar(self, item_id: str, count: int = 10) -> Scores:
         """See `MimClient.similar`."""

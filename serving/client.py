@@ -99,6 +99,7 @@ class MimClient(BaseClient):
         candidate_item_ids: Sequence[str],
         history_ages: Sequence[int] | None = None,
         context: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Sequence[object]] | None = None,
     ) -> Scores:
         """The candidates with their scores, best first: the ranker's `final_score`, or else the predicted
         click-through rate.
@@ -112,13 +113,17 @@ class MimClient(BaseClient):
             candidate_item_ids: At least one.
             history_ages: Seconds since each click; an hour each where not given.
             context: A value for each context feature the ranker was trained with.
+            attributes: Values of the candidates by attribute, one for each candidate: text, a number, a list of texts,
+                or None to keep what the ranker's catalogue has.  For candidates newer than the catalogue, or changed
+                since.
 
         Raises:
-            ValueError: no candidate, ages that do not match the history, or (SignatureError) context features that
-                the ranker does not take.
+            ValueError: no candidate, ages that do not match the history, values that do not match the candidates, or
+                (SignatureError) context features or attributes that the ranker does not take.
             ServerError: the server refused or did not answer.
         """
-        return self._run(self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context))
+        talk = self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context, attributes)
+        return self._run(talk)
 
     def similar(self, item_id: str, count: int = 10) -> Scores:
         """The items whose content is nearest to an item's, with their cosines, nearest first.

@@ -31,6 +31,9 @@ CANARY = "canary"
 DEFAULT_AGE = 3600  # seconds, for a history that comes without ages
 
 Result = TypeVar("Result")
+ATTRIBUTE = "candidate_"  # begins the names of the inputs that describe candidates
+WITH_ATTRIBUTES = ("rank_with_attributes", "rank_with_vectors")
+OWN = ("candidate_item_ids", "candidate_vectors")  # of them, those that are no attribute's
 ABOUT = ("has_vector", "encoder_version")  # outputs of a ranker that are no scores
 Choice = int | str | None  # a version, a label, or the newest
 
@@ -144,6 +147,7 @@ class Conversation:
         candidate_item_ids: Sequence[str],
         history_ages: Sequence[int] | None = None,
         context: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Sequence[object]] | None = None,
     ) -> Talk[Scores]:
         """See `MimClient.rank`."""
         if not candidate_item_ids:
@@ -161,9 +165,13 @@ class Conversation:
             "candidate_item_ids": texts([normalize_id(one) for one in candidate_item_ids]),
             **{name: texts([_feature_text(value)]) for name, value in (context or {}).items()},
         }
-        answer, version = yield from self.predict(RANKER, "rank", inputs, user_id)
+        if attributes:
+            count = len(candidate_item_ids)
+            inputs |= {ATTRIBUTE + name: _attribute_texts(name, own, count) for name, own in attributes.items()}
+        signature = "rank_with_attributes" if attributes else "rank"
+        answer, version = yield from self.predict(RANKER, signature, inputs, user_id)
         if self.has_center:
-            answer, version = yield from self._with_center(inputs, answer, version, user_id)
+            answer, version = yield from self._with_center(signature, inputs, answer, version, user_id)
         scores = answer.get("final_score", answer["ctr"])
         order = np.argsort(-scores, kind="stable").tolist()
         values = scores.tolist()
@@ -173,7 +181,7 @@ class Conversation:
         return Scores([Scored(candidate_item_ids[row], values[row], rows[row]) for row in order], version)
 
     def _with_center(
-        self, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray], version: int, user: str
+        self, signature: str, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray], version: int, user: str
     ) -> Talk[tuple[dict[str, np.ndarray], int]]:
         """The answer, with scores of items newer than the ranker's snapshot made with the Center's vectors."""
         if "has_vector" not in answer:
@@ -193,7 +201,7 @@ class Conversation:
             rows = unseen[found.mask]
             with_vectors = {
                 **inputs,
-                "candidate_item_ids": candidates[rows],
+                **{name: values[rows] for name, values in inputs.items() if name.startswith(ATTRIBUTE)},
                 "candidate_vectors": np.asarray(found.vectors[found.mask], np.float32),
                 "encoder_version": texts([encoder]),
             }
@@ -206,7 +214,7 @@ class Conversation:
                     log.warning("%s; %d new items are ranked without their vectors", error, len(rows))
                     break
             if own_version != version:  # another ranker took over; scores of two are not mixed
-                answer, version = yield from self.predict(RANKER, "rank", inputs, user)
+                answer, version = yield from self.predict(RANKER, signature, inputs, user)
                 continue
             answer = {name: values.copy() for name, values in answer.items()}
             for name in set(answer) - set(ABOUT):
@@ -337,14 +345,14 @@ class Conversation:
         _address(request.model_spec, model, choice)
         request.model_spec.signature_name = signature or "serving_default"
         known = None
-        if self.validate:
+        if self.validate or signature in WITH_ATTRIBUTES:
             known = yield from self._known(model, choice)
             try:
-                known.check(signature, inputs)
+                inputs = self._checked(known, signature, inputs)
             except SignatureError:  # another version may answer by now, which takes other inputs
                 self._signatures.pop((model, choice), None)
                 known = yield from self._known(model, choice)
-                known.check(signature, inputs)
+                inputs = self._checked(known, signature, inputs)
         for name, values in inputs.items():
             to_proto(values, request.inputs[name])
         response = yield Call("Predict", request)
@@ -352,6 +360,15 @@ class Conversation:
         if known is not None and known.version != version:
             self._signatures.pop((model, choice), None)  # another version answers now: it is asked what it takes
         return {name: to_array(values) for name, values in response.outputs.items()}, version
+
+    def _checked(self, known: Signatures, signature: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The inputs, with the empty text, which keeps the ranker's own, for attributes that are not given."""
+        if signature in WITH_ATTRIBUTES and "candidate_item_ids" in inputs:
+            names = [name for name in known.inputs.get(signature, {}) if name.startswith(ATTRIBUTE) and name not in OWN]
+            inputs = {**dict.fromkeys(names, texts([""] * len(inputs["candidate_item_ids"]))), **inputs}
+        if self.validate:
+            known.check(signature, inputs)
+        return inputs
 
     def _known(self, model: str, choice: Choice) -> Talk[Signatures]:
         known = self._signatures.get((model, choice))
@@ -422,6 +439,25 @@ def _feature_text(value: object) -> str | bytes:
     if isinstance(number, bool):
         return str(number).lower()
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+def _attribute_texts(name: str, values: Sequence[object], count: int) -> np.ndarray:
+    """The values of an attribute as the tables have them: those of a list divided by `|`, none as the empty text."""
+    if isinstance(values, str | bytes) or len(values) != count:
+        received = "one text" if isinstance(values, str | bytes) else f"{len(values)} values"
+        raise ValueError(
+            f"attribute {name} needs a value for each of the {count} candidates; received {received}. Give a "
+            "list, with None for what is not known"
+        )
+    return texts([_attribute_text(value) for value in values])
+
+
+def _attribute_text(value: object) -> str | bytes:
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+        return "|".join(str(_feature_text(one)) for one in value)
+    return _feature_text(value)
 
 
 def texts(values: Sequence[str | bytes]) -> np.ndarray:

@@ -308,6 +308,12 @@ _timeout = click.option("--timeout", default=5.0, show_default=True, help="Secon
 @click.option("--ages", default="", help="Seconds since each click, comma-separated; an hour each if not given.")
 @click.option("--candidates", required=True, help="Items to rank, comma-separated.")
 @click.option("--context", multiple=True, metavar="NAME=VALUE", help="A context feature; may be repeated.")
+@click.option(
+    "--attribute",
+    multiple=True,
+    metavar="NAME=V,V,…",
+    help="An attribute's values, one for each candidate, empty to keep the catalogue's; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--center", default=None, help="Representation Center, for items newer than the ranker's snapshot.")
 @_server
@@ -319,6 +325,7 @@ def rank(
     ages: str,
     candidates: str,
     context: tuple[str, ...],
+    attribute: tuple[str, ...],
     as_json: bool,
     center: str | None,
     server: str,
@@ -328,10 +335,8 @@ def rank(
     """Rank candidates for a user."""
     from serving.client import MimClient
 
-    wrong = [pair for pair in context if "=" not in pair]
-    if wrong:
-        raise click.BadParameter(f"--context takes NAME=VALUE; received {wrong[0]!r}")
-    features = dict(pair.split("=", 1) for pair in context)
+    features = _pairs("--context", context)
+    attributes = {name: values.split(",") for name, values in _pairs("--attribute", attribute).items()}
     try:
         seconds = [round(float(age)) for age in _listed(ages)] or None
     except (ValueError, OverflowError) as error:
@@ -342,7 +347,8 @@ def rank(
 
         opened = open_center(center, create=False)
     with opened or contextlib.nullcontext(), MimClient(server, timeout, opened, **connection) as client:
-        _show_scored(client.rank(user, _listed(history), _listed(candidates), seconds, features), "ctr", as_json)
+        ranked = client.rank(user, _listed(history), _listed(candidates), seconds, features, attributes)
+        _show_scored(ranked, "ctr", as_json)
 
 
 @main.command()
@@ -424,6 +430,13 @@ def bench(name: str, words: tuple[str, ...], as_json: bool) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.insert(0, str(folder.parent))
     importlib.import_module(f"benchmarks.{name}").main(list(words))
+
+
+def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    wrong = [pair for pair in given if "=" not in pair]
+    if wrong:
+        raise click.BadParameter(f"{option} takes NAME=VALUE; received {wrong[0]!r}")
+    return dict(pair.split("=", 1) for pair in given)
 
 
 def _listed(text: str) -> list[str]:

@@ -116,6 +116,8 @@ RESERVED = frozenset(
         "clicked_at",
         "candidate_item_ids",
         "candidate_vectors",
+        "item_ids",
+        "vectors",
         "encoder_version",
         "examples",
         "self",
@@ -505,8 +507,13 @@ class _Loader(yaml.SafeLoader):
 def _check_feature_name(name: str, where: str, fix: str) -> None:
     ok = bool(_FEATURE_NAME.fullmatch(name)) and not keyword.iskeyword(name)
     require(ok, f"{where}: a name is letters, digits and _", name, fix)
-    ok = name not in RESERVED and not name.endswith("_index")
+    ok = _is_free(name)
     require(ok, f"{where}: this name belongs to the pipeline", name, fix)
+
+
+def _is_free(name: str) -> bool:
+    """Whether the pipeline and the signatures make no such name; `candidate_NAME` is the input of an attribute."""
+    return name not in RESERVED and not name.endswith("_index") and not name.startswith("candidate_")
 
 
 def _check_label_name(name: str, table: str) -> None:
@@ -524,7 +531,8 @@ def safe_name(name: str) -> str:
     """
     for letter, plain in {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}.items():
         name = name.replace(letter, plain).replace(letter.upper(), plain.capitalize())
-    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:48] or "feature"
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:48]
+    plain = re.sub(r"^(candidate_)+", "", plain) or "feature"
     plain = plain if plain[0].isalpha() else f"f_{plain}"
-    taken = keyword.iskeyword(plain) or plain in RESERVED or plain.endswith("_index")
+    taken = keyword.iskeyword(plain) or not _is_free(plain)
     return f"{plain}_feature" if taken else plain

@@ -59,6 +59,11 @@ class ItemTableData:
         first, second = (self._replace_embeddings(self.embeddings[:, part]) for part in (slice(dim), slice(dim, None)))
         return first, second
 
+    def codes_of(self, first_slot: int, slots: int) -> list[int]:
+        """The codes of the attribute in these columns, ascending."""
+        found = np.unique(self.attributes[:, first_slot : first_slot + slots])
+        return [int(code) for code in found[found > 0]]
+
     def _replace_embeddings(self, embeddings: np.ndarray) -> ItemTableData:
         dtype = np.float16 if embeddings.dtype == np.int8 else embeddings.dtype
         normalized = np.empty(embeddings.shape, dtype)

@@ -48,6 +48,8 @@ class TargetEncoder(ItemParts, keras.layers.Layer):
         item_embedding: Content embeddings that replace the table's, float [B, d]; None for the table's.
         use_item_embedding: bool [B], which rows of `item_embedding` count; None: those that are not zero.  A row that
             counts and is zero is an item without content.
+        item_attributes: Codes of attributes that replace the table's, int [B, slots]; a negative one keeps the
+            table's.  None for the table's.
         drop_id: bool [B], true masks the id of a target; None masks none.
 
     Example:
@@ -64,9 +66,17 @@ class TargetEncoder(ItemParts, keras.layers.Layer):
         self.build_parts()
 
     def call(
-        self, item_row: Any, item_embedding: Any = None, use_item_embedding: Any = None, drop_id: Any = None
+        self,
+        item_row: Any,
+        item_embedding: Any = None,
+        use_item_embedding: Any = None,
+        item_attributes: Any = None,
+        drop_id: Any = None,
     ) -> EncodedTarget:
         item = self.item_table(item_row)
+        if item_attributes is not None:
+            kept = ops.where(item_attributes < 0, item.attributes, ops.cast(item_attributes, item.attributes.dtype))
+            item = item._replace(attributes=kept)
         attributes = ops.cast(self.attribute_embedding(item.attributes), self.compute_dtype)
         features, id_embedding = [attributes], None
         if self.id_embedding is not None:

@@ -57,7 +57,7 @@ INTEREST_LAYERS: dict[str, Callable[[CiubmConfig, Interest, ItemTable], Any]] = 
 }
 SCORE_ARGUMENTS = (
     *("item_row", "user_index", "context", "statistics"),
-    *("item_embedding", "use_item_embedding", "drop_id", "similarity"),
+    *("item_embedding", "use_item_embedding", "item_attributes", "drop_id", "similarity"),
 )
 Outputs = dict[str, Any]
 
@@ -87,8 +87,8 @@ class Ranker(StageModel):
     Reads a mapping: `item_row` int [B], `history_rows` int [B, L] (0 is padding), `history_ages` int [B, L] (seconds;
     where `config.reads_ages`), `user_index` int [B], `context` int [B, C] where there are context features,
     `statistics` float [B, S] where there are any: scaled numbers about the target and its user; optionally
-    `item_embedding` float [B, d] and `use_item_embedding` bool [B] (see `TargetEncoder`), `drop_id` bool [B], and
-    `similarity` float [B, L], precomputed cosine similarities.
+    `item_embedding` float [B, d], `use_item_embedding` bool [B] and `item_attributes` int [B, slots] (see
+    `TargetEncoder`), `drop_id` bool [B], and `similarity` float [B, L], precomputed cosine similarities.
     """
 
     primary_output = "ctr"
@@ -149,6 +149,7 @@ class Ranker(StageModel):
     def _check_optional_inputs(self, inputs: dict[str, Any]) -> None:
         batch, length = inputs["history_rows"].shape
         widths = {"item_embedding": self.item_embedding_dim, "similarity": length}
+        widths["item_attributes"] = self.attribute_slots
         for name in set(widths) & set(inputs):
             received, expected = tuple(inputs[name].shape), (batch, widths[name])
             same = [None in sizes or sizes[0] == sizes[1] for sizes in zip(received, expected, strict=False)]
@@ -166,6 +167,11 @@ class Ranker(StageModel):
     @property
     def item_embedding_dim(self) -> int:
         """Width of the content embeddings that the ranker reads."""
+        raise NotImplementedError
+
+    @property
+    def attribute_slots(self) -> int:
+        """Columns of the attribute codes of an item."""
         raise NotImplementedError
 
     def labels_by_output(self, y: Any, y_pred: Mapping[str, Any]) -> Any:
@@ -381,8 +387,8 @@ class CiUBM(Ranker):
             item_row: int [B].
             user_index: int [H].
             context: int [H, C].
-            options: `statistics`, `item_embedding`, `use_item_embedding`, `drop_id`, `similarity`, `training`; see
-                `Ranker`.
+            options: `statistics`, `item_embedding`, `use_item_embedding`, `item_attributes`, `drop_id`, `similarity`,
+                `training`; see `Ranker`.
 
         Returns:
             As a call of the model.
@@ -430,7 +436,7 @@ class CiUBM(Ranker):
         return dict(zip(outputs, [click, *others], strict=True))
 
     def _encode_target(self, item_row: Any, options: dict[str, Any]) -> EncodedTarget:
-        names = ("item_embedding", "use_item_embedding", "drop_id")
+        names = ("item_embedding", "use_item_embedding", "item_attributes", "drop_id")
         return self.target_encoder(item_row, **{name: options[name] for name in names if options.get(name) is not None})
 
     def _encode_user(self, history: EncodedHistory, user_index: Any, context: Any) -> Any:
@@ -526,6 +532,10 @@ class CiUBM(Ranker):
     def item_embedding_dim(self) -> int:
         """Width of the content embeddings that the ranker reads."""
         return self.item_table.embedding_dim
+
+    @property
+    def attribute_slots(self) -> int:
+        return sum(self.item_table.slots)
 
     def has_embedding(self, rows: Any) -> Any:
         """Whether items have a content embedding, bool, in the shape of `rows`."""

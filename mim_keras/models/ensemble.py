@@ -78,13 +78,13 @@ class RankerEnsemble(Ranker):
         user_index: Any,
         context: Any = None,
         item_embedding: Any = None,
-        statistics: Any = None,
+        **options: Any,
     ) -> Outputs:
         """Scores targets against encoded histories; see `CiUBM.score`."""
         parts = zip(self.members, history, self._split_embedding(item_embedding), strict=True)
         return self._average_logits(
             [
-                member.score_logits(encoded, item_row, user_index, context, statistics=statistics, **part)
+                member.score_logits(encoded, item_row, user_index, context, **options, **part)
                 for member, encoded, part in parts
             ]
         )
@@ -130,6 +130,10 @@ class RankerEnsemble(Ranker):
     def item_embedding_dim(self) -> int:
         """Width of the content embeddings that the rankers read."""
         return sum(member.item_embedding_dim for member in self.members)
+
+    @property
+    def attribute_slots(self) -> int:
+        return self.members[0].attribute_slots
 
     def has_embedding(self, rows: Any) -> Any:
         """Whether items have a content embedding, bool, in the shape of `rows`."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from mim_keras.config import CiubmConfig
 from mim_keras.models import Ranker
 from mim_keras.serving.assets import tensorflow_variables, write_metadata
+from mim_keras.serving.attribute_inputs import PREFIX, AttributeInputs, RawAttribute
 from mim_keras.serving.calibration import Calibration, undo_sampling
 from mim_keras.serving.statistics_lookup import StatisticsLookup, StatisticsTable
 from mim_keras.serving.warmup import WarmupRequest, as_bytes, repeat_to, write_warmup
@@ -52,6 +53,7 @@ class RankerSignatureSpec:
         examples: Real raw tf.Examples, serialized, for the warm-up requests.
         statistics: Of users and candidates, for a ranker that reads any.
         item_numbers: The numbers of items that `config.final_score` names, float [items] each; NaN for a missing one.
+        attributes: Of items, those that a request may give for a candidate, by name, in the order of their slots.
         calibrations: By output, of those that are calibrated.
     """
 
@@ -65,17 +67,20 @@ class RankerSignatureSpec:
     examples: Sequence[bytes] = ()
     statistics: StatisticsTable | None = None
     item_numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attributes: Mapping[str, RawAttribute] = field(default_factory=dict)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
 
 def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> None:
-    """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples` and
-    `transform_features`.
+    """Writes the SavedModel `mim_ranker` with the signatures `rank`, `rank_with_vectors`, `serve_examples`,
+    `transform_features` and, where items have attributes, `rank_with_attributes`.
 
     `rank` returns `ctr` and each further label of the ranker, float32 [N]; `final_score` float64 [N], where the
     settings have one; `has_vector` bool [N], false for a candidate without a content embedding; and `encoder_version`
     string [1].  `rank_with_vectors` takes the encoder version of the given embeddings, and refuses
-    any other than the ranker's own.  The model has no batching parameters: the inputs of `rank` differ in length.
+    any other than the ranker's own.  `rank_with_attributes` takes raw attributes of the candidates, and
+    `rank_with_vectors` takes them too; see `AttributeInputs`.  The model has no batching parameters: the inputs of
+    `rank` differ in length.
 
     Args:
         model: The trained ranker.
@@ -87,6 +92,7 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
     module.tracked = tensorflow_variables(model.variables)
     module.items, module.transform = spec.item_lookup, spec.transform_owner
     module.statistics, module.final_score = signatures.statistics, signatures.final_score
+    module.attributes = signatures.attributes
     tf.saved_model.save(module, str(folder), signatures.concrete_functions())
     metadata = {
         "kind": "ranker",
@@ -95,6 +101,7 @@ def export_ranker(model: Ranker, spec: RankerSignatureSpec, folder: Path) -> Non
         "dimension": model.item_embedding_dim,
         "history_length": model.config.history_length,
         "context_features": list(spec.context_features),
+        "attributes": {name: attribute.kind for name, attribute in spec.attributes.items()},
         "outputs": list(model.config.label_outputs.values()),
         "final_score": dict(model.config.final_score),
         "calibrated": sorted(spec.calibrations),
@@ -119,30 +126,40 @@ class _FinalScore(tf.Module):
         super().__init__()
         outputs = config.label_outputs.values()
         self._exponents = {name: power for name, power in config.final_score.items() if name in outputs}
-        self._log_numbers = None
-        columns = [
-            power * _centred_log(item_numbers[name])
-            for name, power in config.final_score.items()
-            if name not in outputs
-        ]
-        if columns:
-            of_items = np.concatenate([[0.0], np.sum(columns, axis=0)])  # row 0: an unknown item
-            self._log_numbers = tf.Variable(of_items, trainable=False, name="log_numbers")
+        self._numbers = []
+        for name, power in config.final_score.items():
+            if name not in outputs:
+                logs, usual = _centred_log(item_numbers[name])
+                of_items = np.concatenate([[0.0], logs])  # row 0: an unknown item
+                self._numbers.append((name, power, usual, tf.Variable(of_items, trainable=False, name=name)))
 
-    def __call__(self, scores: dict[str, tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+    def __call__(self, scores: dict[str, tf.Tensor], rows: tf.Tensor, given: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The final scores, float64 [N].
+
+        Args:
+            scores: Outputs of the ranker.
+            rows: Of the item table.
+            given: Numbers that replace the candidates' own, float64 [N] by name; NaN keeps its own.
+        """
         total = tf.zeros_like(scores["ctr"], tf.float64)  # float32 would make products of large powers 0 or infinite
         for name, power in self._exponents.items():
             total += power * tf.math.log(tf.maximum(tf.cast(scores[name], tf.float64), SMALLEST_PROBABILITY))
-        if self._log_numbers is not None:
-            total += tf.gather(self._log_numbers, rows)
+        for name, power, usual, of_items in self._numbers:
+            log = tf.gather(of_items, rows)
+            if name in given:
+                positive = given[name] > 0
+                own = tf.math.log(tf.where(positive, given[name], 1.0)) - usual
+                log = tf.where(positive, own, tf.where(tf.math.is_nan(given[name]), log, 0.0))
+            total += power * log
         return tf.exp(total)
 
 
-def _centred_log(values: np.ndarray) -> np.ndarray:
-    """Logarithms, less their mean; 0 where there is none."""
+def _centred_log(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """(Logarithms, less their mean; 0 where there is none; the mean)."""
     known = np.isfinite(values) & (np.nan_to_num(values) > 0)
     logs = np.log(np.where(known, values, 1.0))
-    return np.where(known, logs - (logs[known].mean() if known.any() else 0.0), 0.0)
+    usual = float(logs[known].mean()) if known.any() else 0.0
+    return np.where(known, logs - usual, 0.0), usual
 
 
 class _RankerSignatures:
@@ -153,6 +170,7 @@ class _RankerSignatures:
         self.length = model.config.history_length
         self.statistics = None if spec.statistics is None else StatisticsLookup(spec.statistics)
         self.final_score = _FinalScore(model.config, spec.item_numbers) if model.config.final_score else None
+        self.attributes = AttributeInputs(spec.attributes, model.attribute_slots) if spec.attributes else None
         small = [variable for variable in model.variables if np.prod(variable.shape) <= MAX_CONSTANT]
         self._constants = [(variable, variable.numpy()) for variable in small]
 
@@ -183,8 +201,11 @@ class _RankerSignatures:
         rows = self._rows(inputs["candidate_item_ids"])
         history_rows = self._rows(_pad_to(item_ids, self.length, ""))[None, :]
         given = {} if embeddings is None else {"item_embedding": embeddings}
+        attributes, numbers = self._given_attributes(inputs)
+        if self.attributes is not None and attributes:
+            given["item_attributes"] = self.attributes.codes(attributes)
         if self.statistics is not None:
-            counts = self.statistics(inputs["user_id"], rows)
+            counts = self.statistics(inputs["user_id"], rows, attributes)
             given["statistics"] = self.spec.transform({"statistics": counts})["statistics"]
         with self._constant_scope():
             history = self.model.encode_history(history_rows, _pad_to(ages, self.length, 0)[None, :])
@@ -192,8 +213,18 @@ class _RankerSignatures:
             has_embedding = self.model.has_embedding(rows)
         scores = self._scores(outputs)
         if self.final_score is not None:
-            scores["final_score"] = self.final_score(scores, rows)
+            scores["final_score"] = self.final_score(scores, rows, numbers)
         return {**scores, "has_vector": has_embedding, "encoder_version": tf.constant([self.spec.encoder_version])}
+
+    def _given_attributes(
+        self, inputs: dict[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.RaggedTensor], dict[str, tf.Tensor]]:
+        """(Values of attributes that a request gives, numbers that the final score reads)."""
+        if self.attributes is None or not set(self.attributes.names) & set(inputs):
+            return {}, {}
+        names = self.model.config.final_score
+        numbers = {name: self.attributes.number(name, inputs) for name in names}
+        return self.attributes.values(inputs), {name: one for name, one in numbers.items() if one is not None}
 
     def _scores(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Calibrated probabilities of the whole log, [B] by output."""
@@ -256,14 +287,19 @@ class _RankerSignatures:
             **dict.fromkeys(self.spec.context_features, one),
         }
         vectors = tf.TensorSpec([None, self.model.item_embedding_dim], tf.float32)
-        with_vectors = {**specs, "candidate_vectors": vectors, "encoder_version": one}
+        attributes = dict.fromkeys(self.attributes.names if self.attributes else (), many)
+        with_vectors = {**specs, **attributes, "candidate_vectors": vectors, "encoder_version": one}
         examples = tf.TensorSpec([None], tf.string, name="examples")
-        return {
+        functions = {
             "rank": tf.function(self.rank).get_concrete_function(**_with_names(specs)),
             "rank_with_vectors": tf.function(self.rank_with_vectors).get_concrete_function(**_with_names(with_vectors)),
             "serve_examples": tf.function(self.serve_examples).get_concrete_function(examples),
             "transform_features": tf.function(self.transform_features).get_concrete_function(examples),
         }
+        if attributes:
+            specs = _with_names({**specs, **attributes})
+            functions["rank_with_attributes"] = tf.function(self.rank).get_concrete_function(**specs)
+        return functions
 
 
 def _warmup_requests(model: Ranker, spec: RankerSignatureSpec) -> Iterable[WarmupRequest]:
@@ -280,9 +316,12 @@ def _warmup_requests(model: Ranker, spec: RankerSignatureSpec) -> Iterable[Warmu
                 "candidate_vectors": np.zeros((size, model.item_embedding_dim), np.float32),
                 "encoder_version": as_bytes([spec.encoder_version]),
             }
+            attributes = {f"{PREFIX}{name}": as_bytes([b""] * size) for name in spec.attributes}
             for outputs in ((), ("ctr",)):  # as the client asks, and for scores alone
                 yield WarmupRequest("rank", inputs, outputs)
-                yield WarmupRequest("rank_with_vectors", {**inputs, **vectors}, outputs)
+                yield WarmupRequest("rank_with_vectors", {**inputs, **attributes, **vectors}, outputs)
+                if attributes:
+                    yield WarmupRequest("rank_with_attributes", {**inputs, **attributes}, outputs)
     if spec.examples:
         for size in EXAMPLE_BATCHES:
             examples = repeat_to(as_bytes(spec.examples), size)

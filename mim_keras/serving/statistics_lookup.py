@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from mim_keras.serving.attribute_inputs import string_table
+
 NEVER = int(np.iinfo(np.int64).min)  # the last click of what was never clicked
 NO_CLICK = -1  # seconds since it
+NO_CODE = -1  # of a value that was never counted
 EMPTY = (0, 0, NEVER)
 
 
@@ -18,6 +22,7 @@ class AttributeCounts:
     """Counts of one item attribute; a value is a code, 0 or more.
 
     Attributes:
+        values: bytes [values], by code.
         counts: Of each value, int64 [values, 3].
         item_offsets: The values of row r of the item table are `item_values[item_offsets[r]:item_offsets[r + 1]]`,
             int64 [rows + 1].
@@ -27,6 +32,7 @@ class AttributeCounts:
         user_counts: Of each pair of a user and a value, int64 [pairs, 3].
     """
 
+    values: np.ndarray
     counts: np.ndarray
     item_offsets: np.ndarray
     item_values: np.ndarray
@@ -80,9 +86,7 @@ class StatisticsLookup(tf.Module):
 
     def __init__(self, table: StatisticsTable) -> None:
         super().__init__()
-        keys = tf.constant(list(table.user_ids), tf.string)
-        rows = tf.range(1, len(table.user_ids) + 1, dtype=tf.int64)
-        self._user_row = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, rows), 0)
+        self._user_row = string_table({user: row for row, user in enumerate(table.user_ids, 1)}, 0)
         self._as_of = table.as_of
 
         def kept(values: np.ndarray) -> tf.Variable:
@@ -90,16 +94,26 @@ class StatisticsLookup(tf.Module):
 
         self._overall, self._items, self._users = kept(table.overall), kept(table.items), kept(table.users)
         self._dates = kept(table.dates)
+        self._names = tuple(table.attributes)
         self._attributes = [
-            {name: kept(values) for name, values in vars(one).items()} for one in table.attributes.values()
+            {name: kept(values) for name, values in vars(one).items() if name != "values"}
+            for one in table.attributes.values()
+        ]
+        self._codes = [
+            string_table({value: code for code, value in enumerate(one.values)}, NO_CODE)
+            for one in table.attributes.values()
         ]
 
-    def __call__(self, user_id: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self, user_id: tf.Tensor, rows: tf.Tensor, given: Mapping[str, tf.RaggedTensor] | None = None
+    ) -> tf.Tensor:
         """Looks up.
 
         Args:
             user_id: string [1].
             rows: Of the item table, int [N].
+            given: Values that replace a candidate's own, by attribute, string [N, None]; a candidate without any keeps
+                its own.
 
         Returns:
             Impressions, clicks and seconds since the last click (-1 for none) of each, and seconds since each date (-1
@@ -109,8 +123,11 @@ class StatisticsLookup(tf.Module):
         user = self._user_row.lookup(user_id)[0]
         parts = [tf.tile(self._overall[None], [count, 1]), tf.gather(self._items, rows)]
         parts.append(tf.tile(tf.gather(self._users, user)[None], [count, 1]))
-        for attribute in self._attributes:
-            parts += _attribute_counts(attribute, user, rows)
+        for name, attribute, codes in zip(self._names, self._attributes, self._codes, strict=True):
+            values = _item_values(attribute, rows)
+            if given and name in given:
+                values = _replaced(values, given[name], codes)
+            parts += _attribute_counts(attribute, user, values)
         counts = tf.stack(parts, axis=1)
         last_click = counts[..., 2]
         age = tf.where(last_click == NEVER, tf.constant(NO_CLICK, tf.int64), self._as_of - last_click)
@@ -120,11 +137,24 @@ class StatisticsLookup(tf.Module):
         return tf.concat([counted, since], axis=1)
 
 
-def _attribute_counts(attribute: dict[str, Any], user: tf.Tensor, rows: tf.Tensor) -> list[tf.Tensor]:
-    """Counts of the values of each candidate, and of the user with these values, int64 [N, 3] each."""
+def _item_values(attribute: dict[str, Any], rows: tf.Tensor) -> tf.RaggedTensor:
+    """The values of each candidate, int64 [N, None]."""
     begin, end = tf.gather(attribute["item_offsets"], rows), tf.gather(attribute["item_offsets"], rows + 1)
     places = tf.ragged.range(begin, end)
-    values, candidate = tf.gather(attribute["item_values"], places.flat_values), places.value_rowids()
+    return places.with_flat_values(tf.gather(attribute["item_values"], places.flat_values))
+
+
+def _replaced(values: tf.RaggedTensor, given: tf.RaggedTensor, codes: tf.lookup.StaticHashTable) -> tf.RaggedTensor:
+    """The values given, where a candidate has any; one that was never counted is none."""
+    keep = tf.repeat(given.row_lengths() == 0, values.row_lengths())
+    kept = tf.ragged.boolean_mask(values, values.with_flat_values(keep))
+    known = given.with_flat_values(codes.lookup(given.flat_values))
+    return tf.concat([kept, tf.ragged.boolean_mask(known, known != NO_CODE)], axis=1)
+
+
+def _attribute_counts(attribute: dict[str, Any], user: tf.Tensor, of_candidates: tf.RaggedTensor) -> list[tf.Tensor]:
+    """Counts of the values of each candidate, and of the user with these values, int64 [N, 3] each."""
+    values, candidate, count = of_candidates.flat_values, of_candidates.value_rowids(), of_candidates.nrows()
     own = slice(attribute["user_offsets"][user], attribute["user_offsets"][user + 1])
     # One pair that no value matches, so that a user without any can be searched.
     known = tf.concat([attribute["user_values"][own], [tf.int64.max]], axis=0)
@@ -132,7 +162,7 @@ def _attribute_counts(attribute: dict[str, Any], user: tf.Tensor, rows: tf.Tenso
     place = tf.searchsorted(known, values)
     matches = tf.gather(known, place) == values
     pairs = tf.where(matches[:, None], tf.gather(counts, place), tf.constant([EMPTY], tf.int64))
-    return [_sum(one, candidate, tf.size(rows)) for one in (tf.gather(attribute["counts"], values), pairs)]
+    return [_sum(one, candidate, count) for one in (tf.gather(attribute["counts"], values), pairs)]
 
 
 def _sum(counts: tf.Tensor, candidate: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -56,6 +56,8 @@ def test_what_a_shop_declares() -> None:
         ("items: {columns: {history_item_ids: x}}", "this name belongs to the pipeline"),
         ("items: {columns: {user_id: x}}", "this name belongs to the pipeline; received 'user_id'"),
         ("items: {columns: {brand_index: x}}", "this name belongs to the pipeline"),
+        ("items: {columns: {vectors: x}}", "this name belongs to the pipeline"),
+        ("impressions: {columns: {candidate_brand: x}}", "this name belongs to the pipeline"),
         (
             "users: {columns: {page: a}}\nimpressions: {columns: {page: b}}",
             "feature page must be declared in one table",
@@ -109,7 +111,22 @@ def test_what_breaks_a_rule_says_which(text: str, message: str) -> None:
         Schema.from_yaml(text)
 
 
-@pytest.mark.parametrize("name", ["geo-country", "größe", "class", "123", "_", "ctr", "x_index", "a" * 100, "日本"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "geo-country",
+        "größe",
+        "class",
+        "123",
+        "_",
+        "ctr",
+        "x_index",
+        "a" * 100,
+        "日本",
+        "candidate_candidate_1",
+        "candidate_",
+    ],
+)
 def test_a_safe_name_can_be_a_feature(name: str) -> None:
     assert Schema(items=Table(columns={safe_name(name): Column(name)})).items.features("items")  # type: ignore[arg-type]
 

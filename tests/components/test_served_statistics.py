@@ -105,6 +105,32 @@ def test_the_replayed_day_gives_identical_statistics(last_day: tuple[list[Any], 
         assert season == [table.as_of - 1_698_796_800, table.as_of - 1_700_006_400, -1][number % 3]
 
 
+def test_values_given_for_a_candidate_are_counted_as_an_items_own(
+    last_day: tuple[list[Any], StatisticsTable],
+) -> None:
+    rows, table = last_day
+    look_up = StatisticsLookup(table)
+    users = sorted({row[0] for row in rows})[:5]
+    twins = [n for n in range(1, 30) if n % 3 and n % 5]
+    brand = tf.ragged.constant([[f"brand {n % 4}"] for n in twins])
+    category = tf.ragged.constant([["mug", "cup", "unheard-of"]] * len(twins))
+    price = {name: table.attributes[name] for name in KINDS}["price"]
+    bounds = price.item_offsets
+    names = [price.values[price.item_values[bounds[n + 1]]].decode() for n in twins]
+    given = {"brand": brand, "category": category, "price": tf.ragged.constant([[name] for name in names])}
+    first = 3 * entity_names(KINDS).index("category")
+    for user in users:
+        own = look_up(tf.constant([user]), tf.constant([n + 1 for n in twins])).numpy()
+        new = look_up(tf.constant([user]), tf.zeros([len(twins)], tf.int32), given).numpy()
+        assert new[:, first:-2].tolist() == own[:, first:-2].tolist()
+        assert (own[:, first:-2] > 0).any()
+        nothing = {
+            name: tf.RaggedTensor.from_row_lengths(tf.constant([], tf.string), [0] * len(twins)) for name in KINDS
+        }
+        kept = look_up(tf.constant([user]), tf.constant([n + 1 for n in twins]), nothing).numpy()
+        assert kept.tolist() == own.tolist()
+
+
 def test_unknown_users_and_items_have_no_counts(last_day: tuple[list[Any], StatisticsTable]) -> None:
     _, table = last_day
     padding, last = (

@@ -75,9 +75,10 @@ def test_warm_up_covers_every_signature_and_size_with_real_rows(tiny_run: Run) -
     ranker = requests(tiny_run, "mim_ranker")
     sizes = Counter((r.model_spec.signature_name, r.inputs["candidate_item_ids"].tensor_shape.dim[0].size)
                     for r in ranker if "candidate_item_ids" in r.inputs)  # fmt: skip
-    assert sizes == {(name, n): 4 for name in ("rank", "rank_with_vectors") for n in (1, 10, 100, 500)}
+    names = ("rank", "rank_with_attributes", "rank_with_vectors")
+    assert sizes == {(name, n): 4 for name in names for n in (1, 10, 100, 500)}
     outputs = Counter(tuple(r.output_filter) for r in ranker if "candidate_item_ids" in r.inputs)
-    assert outputs == {(): 16, ("ctr",): 16}, "a choice of outputs compiles at its first request"
+    assert outputs == {(): 24, ("ctr",): 24}, "a choice of outputs compiles at its first request"
     signatures = Counter(r.model_spec.signature_name for r in ranker)
     assert signatures["serve_examples"] == signatures["transform_features"] == 3
     users = {tf.make_ndarray(r.inputs["user_id"])[0] for r in ranker if "user_id" in r.inputs}

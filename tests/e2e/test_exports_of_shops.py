@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from serving.client import MimClient, SignatureError
+from serving.client import MimClient, ServerError, SignatureError
 from serving.embedded_server.server import EmbeddedServer
 from tests.components.exports import EXPORTS, german_shop
 from tests.conftest import TINY_CONFIG
@@ -65,9 +65,32 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
         assert set(found[0].outputs) == ({"ctr", "ordered", "final_score"} if name == "requests" else set())
         assert all(0 < one.outputs.get("ordered", 0.5) < one.outputs.get("ctr", 1) for one in found)
         assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-        if context:
+        if name == "requests":
             with pytest.raises(SignatureError, match="device"):
                 client.rank("u", [], CANDIDATES[name])
+            rank_new_items(client, server.address, context)
+
+
+def rank_new_items(client: MimClient, address: str, context: dict[str, str]) -> None:
+    """Items that the catalogue lacks are told apart by the attributes that the request gives."""
+    new = ["new 1", "new 2", "new 3"]
+    plain = {one.item_id: one.score for one in client.rank("7001", ["10001"], new, context=context)}
+    assert len(set(plain.values())) == 1
+    attributes = {"brand": ["b1", "b2", None], "price": [5, 1400.0, None]}
+    found = {one.item_id: one for one in client.rank("7001", ["10001"], new, None, context, attributes)}
+    assert len({one.score for one in found.values()}) == 3
+    assert found["new 3"].score == pytest.approx(plain["new 3"])
+    # The final score is ctr · √price here.
+    times = found["new 2"].score / found["new 2"].outputs["ctr"] / found["new 1"].score * found["new 1"].outputs["ctr"]
+    assert times == pytest.approx((1400 / 5) ** 0.5, rel=1e-4)
+    words = ["rank", "--server", address, "--user", "7001", "--history", "10001", "--candidates", ",".join(new)]
+    words += ["--context", "device=app", "--attribute", "brand=b1,b2,", "--attribute", "price=5,1400,", "--json"]
+    shown = {one["item_id"]: one["score"] for one in json.loads(invoke(words).output)}
+    assert shown == {name: pytest.approx(one.score) for name, one in found.items()}
+    with pytest.raises(SignatureError, match="candidate_price.*not taken: candidate_colour"):
+        client.rank("7001", [], new, None, context, {"colour": ["red"] * 3})
+    with pytest.raises(ServerError, match="candidate_price takes numbers"):
+        client.rank("7001", [], new, None, context, {"price": ["cheap"] * 3})
 
 
 def test_the_guide_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

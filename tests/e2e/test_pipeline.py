@@ -61,7 +61,7 @@ def test_all_models_are_pushed_with_their_signatures(tiny_run: Run) -> None:
     expected = {
         ENCODER: {"serving_default", "embed_examples"},
         RETRIEVAL: {"serving_default", "similar_items"},
-        RANKER: {"rank", "rank_with_vectors", "serve_examples", "transform_features"},
+        RANKER: {"rank", "rank_with_attributes", "rank_with_vectors", "serve_examples", "transform_features"},
     }
     for model, signatures in expected.items():
         assert set(tf.saved_model.load(str(pushed(tiny_run, model))).signatures) == signatures

@@ -25,7 +25,7 @@ from serving.embedded_server.server import EmbeddedServer
 from serving.representation_center.center import CenterError, CenterUnavailable
 from serving.representation_center.records import Found
 from serving.request_log import read_requests
-from serving.tensors import to_proto
+from serving.tensors import to_array, to_proto
 from tests.serving.adder import eventually, export
 
 XY = {"x": np.float32([1.0, 2.0]), "y": np.float32([0.5, 0.5])}
@@ -354,6 +354,8 @@ def test_a_new_ranker_between_the_two_calls_is_asked_once_more() -> None:
             asked.append(f"lookup {step.encoder_version}")
             mask = np.array([True])
             return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
+        if step.method == "GetModelMetadata":
+            return messages.GetModelMetadataResponse()
         asked.append(step.request.model_spec.signature_name)
         response = messages.PredictResponse()
         response.model_spec.version.value = 1 if len(asked) < 4 else 2
@@ -395,6 +397,8 @@ def test_the_second_call_costs_vectors_and_never_the_answer(change: str) -> None
         if isinstance(step, Lookup):
             mask = np.array([True])
             return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
+        if step.method == "GetModelMetadata":
+            return messages.GetModelMetadataResponse()
         asked.append(step.request.model_spec.signature_name)
         response = messages.PredictResponse()
         outputs: dict[str, Any] = dict(RANKED)
@@ -419,6 +423,79 @@ def test_the_second_call_costs_vectors_and_never_the_answer(change: str) -> None
         assert (found, scores.version) == ({"a": 0.3, "b": 0.9}, 2), "no scores of two versions in one answer"
     else:
         assert (found, scores.version) == ({"a": 0.1, "b": 0.2}, 1)
+
+
+def of_attributes() -> Any:
+    """A ranker that takes a brand, a price and tags of its candidates."""
+    known, strings = messages.SignatureDefMap(), messages.DT_STRING
+    names = [
+        "user_id",
+        "history_item_ids",
+        "candidate_item_ids",
+        "candidate_brand",
+        "candidate_price",
+        "candidate_tags",
+    ]
+    types = dict.fromkeys(names, strings) | {"history_ages": messages.DT_INT64}
+    further = {"candidate_vectors": messages.DT_FLOAT, "encoder_version": strings}
+    for signature in ("rank_with_attributes", "rank_with_vectors"):
+        for name, dtype in (types | (further if signature == "rank_with_vectors" else {})).items():
+            info = known.signature_def[signature].inputs[name]
+            info.dtype = dtype
+            info.tensor_shape.unknown_rank = True
+    response = messages.GetModelMetadataResponse()
+    response.metadata["signature_def"].value = known.SerializeToString()
+    response.model_spec.version.value = 1
+    return response
+
+
+def ask_with_attributes(
+    attributes: dict[str, list], validate: bool = True, candidates: list[str] | None = None
+) -> list[tuple[str, dict[str, list]]]:
+    """The calls of a ranking with a Center that knows the second of two candidates: signature, inputs."""
+    sent: list[tuple[str, dict[str, list]]] = []
+
+    def respond(step: Any) -> Any:
+        if isinstance(step, Lookup):
+            mask = np.array([True])
+            return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
+        if step.method == "GetModelMetadata":
+            return of_attributes()
+        inputs = {name: to_array(values).tolist() for name, values in step.request.inputs.items()}
+        sent.append((step.request.model_spec.signature_name, inputs))
+        response = messages.PredictResponse()
+        response.model_spec.version.value = 1
+        outputs = {"ctr": np.float32([0.9])} if sent[-1][0] == "rank_with_vectors" else RANKED
+        for name, values in outputs.items():
+            to_proto(values, response.outputs[name])
+        return response
+
+    talk = Conversation(True, {}, {}, {}, False, validate)
+    follow(talk.rank("u", ["h"], candidates or ["a", "b"], None, None, attributes), respond)
+    return sent
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_attributes_go_with_their_candidates(validate: bool) -> None:
+    attributes = {"brand": ["x", None], "price": [float("nan"), 12.5], "tags": [[], ["a", 7]]}
+    (first, sent), (second, new) = ask_with_attributes(attributes, validate)
+    assert (first, second) == ("rank_with_attributes", "rank_with_vectors")
+    assert sent["candidate_brand"] == [b"x", b""]
+    assert sent["candidate_price"] == [b"", b"12.5"]
+    assert sent["candidate_tags"] == [b"", b"a|7"]
+    assert new["candidate_item_ids"] == [b"b"]
+    assert (new["candidate_brand"], new["candidate_price"], new["candidate_tags"]) == ([b""], [b"12.5"], [b"a|7"])
+    (_, sent), _ = ask_with_attributes({"price": [np.int64(3), np.float32(4)]}, validate)
+    assert (sent["candidate_brand"], sent["candidate_price"]) == ([b"", b""], [b"3", b"4"])
+
+
+def test_attributes_that_cannot_be_sent() -> None:
+    with pytest.raises(SignatureError, match="candidate_price.* not taken: candidate_colour"):
+        ask_with_attributes({"colour": ["red", "blue"]})
+    with pytest.raises(ValueError, match="attribute brand needs a value for each of the 2 cand.* received 1"):
+        ask_with_attributes({"brand": ["x"]})
+    with pytest.raises(ValueError, match="received one text"):
+        ask_with_attributes({"brand": "xy"})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from components.catalogue_gen.executor import SPLITS
 from components.columns import concatenate, lists_to_matrix
 from components.examples import read_split
-from components.item_attributes import attribute_values
+from components.item_attributes import attribute_values, number_bounds
 from mim_keras.config import EmbeddingTowerConfig
 from mim_keras.metrics.catalogue_recall import catalogue_recall
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, join_title_and_text
@@ -29,6 +29,7 @@ class Catalogue:
         held_out: True for items of split `valid`.
         embeddings: Ready-made ones, float32 [items, dim] by name.
         attributes: Values of each item's further attributes, by name.
+        bounds: Between the buckets of attributes that are numbers, by name.
     """
 
     item_id: np.ndarray
@@ -39,6 +40,7 @@ class Catalogue:
     held_out: np.ndarray
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     attributes: dict[str, list[list[str]]] = field(default_factory=dict)
+    bounds: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def read(
@@ -72,10 +74,11 @@ class Catalogue:
 
         categories = [value.decode().split("|") if value else [] for value in column("category")]
         of_items = {name: attribute_values(kind, column(name)) for name, kind in attributes.items()}
+        bounds = {name: number_bounds(column(name)) for name, kind in attributes.items() if kind == "number"}
         held = np.array(held_out)
         embeddings = {one.name: lists_to_matrix(columns[one.name], one.dim).astype(np.float32) for one in towers}
         item_id, title, text, image = (column(name) for name in ("item_id", "title", "text", "image"))
-        return Catalogue(item_id, title, text, image, categories, held, embeddings, of_items)
+        return Catalogue(item_id, title, text, image, categories, held, embeddings, of_items, bounds)
 
     def words(self) -> list[str]:
         """Title and text of each item, joined as `ContentPreprocessor` does, for a vocabulary; "" without either."""

@@ -14,10 +14,12 @@ import tensorflow_transform as tft
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.examples import read_split
 from components.history_gen.span_statistics import FIELDS, attributes_of
+from components.item_attributes import CLUSTERS
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import gauc, ranking_metrics
 from mim_keras.models import Ranker, VocabularySizes, make_ranker
+from mim_keras.serving.attribute_inputs import RawAttribute
 from mim_keras.serving.calibration import Calibration, fit_calibration, reliability
 from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
 from mim_keras.training.callbacks import delete_checkpoint
@@ -96,6 +98,7 @@ def run_fn(fn_args: Any) -> None:
         examples=raw_examples(fn_args.eval_files, transform, transform_config),
         statistics=read_statistics(statistics_table, attributes, snapshot.item_ids) if statistics_table else None,
         item_numbers=read_numbers(fn_args.custom_config["catalogue"], config, snapshot.item_ids),
+        attributes=raw_attributes(data, catalogue, fn_args.custom_config["item_attributes"]),
         calibrations=fit_calibrations(model, valid, model_run_folder(fn_args.model_run_dir)),
     )
     export_ranker(model, signatures, Path(fn_args.serving_model_dir))
@@ -150,6 +153,19 @@ def read_numbers(catalogue: str, config: CiubmConfig, item_ids: np.ndarray) -> d
     none = (b"",) * len(names)
     found = [[float(value or "nan") for value in values.get(item_id.encode(), none)] for item_id in item_ids]
     return dict(zip(names, np.array(found).reshape(-1, len(names)).T, strict=True))
+
+
+def raw_attributes(data: ItemTableData, catalogue: Catalogue, kinds: dict[str, Any]) -> dict[str, RawAttribute]:
+    """The attributes that a request may give for a candidate: all but clusters of content."""
+    kinds, prefixes = {"category": "list", **kinds}, {name: f"{name}: " for name in kinds}
+    found, first = {}, 0
+    for (name, kind), slots in zip(kinds.items(), data.slots, strict=True):
+        if name not in CLUSTERS:
+            prefix = prefixes.get(name, "")
+            codes = {data.values[code].removeprefix(prefix): code for code in data.codes_of(first, slots)}
+            found[name] = RawAttribute(kind, codes, first, slots, catalogue.bounds.get(name))
+        first += slots
+    return found
 
 
 def vocabulary_sizes(

@@ -47,6 +47,7 @@ def read_statistics(folder: str, attributes: Sequence[str], item_ids: np.ndarray
         owner = np.repeat(np.arange(len(user_offsets) - 1), np.diff(user_offsets))
         order = np.lexsort((user_values, owner))
         return AttributeCounts(
+            values=np.array([*names.to_pylist(), None], object)[:-1],
             counts=value_counts,
             item_offsets=np.concatenate([[0], begins]),
             item_values=codes[places],

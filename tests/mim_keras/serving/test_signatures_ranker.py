@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from mim_keras.layers import ItemTableData
+from mim_keras.models import VocabularySizes
+from mim_keras.serving.attribute_inputs import RawAttribute
 from mim_keras.serving.calibration import Calibration
 from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
-from tests.mim_keras.tiny import ITEMS, D, L, item_data, ranker
+from tests.mim_keras.tiny import ITEMS, D, L, any_ranker, item_data, ranker, ranker_config
 
 IDS = np.array([f"i{n:02d}" for n in range(ITEMS)])
 
@@ -149,3 +153,95 @@ def test_calibrated_probabilities_of_the_whole_log(tmp_path: Path) -> None:
     expected = 0.1 * calibrated / (0.1 * calibrated + 1 - calibrated)
     np.testing.assert_allclose(after["ctr"], expected, rtol=1e-4)
     np.testing.assert_allclose(after["ordered"], before["ordered"] * expected / calibrated, rtol=1e-4)
+
+
+def with_attributes(folder: Path, **changes: Any) -> tuple[Any, dict[str, tf.Tensor]]:
+    """A served ranker of items with a category, a brand, tags and a price, and a request."""
+    count = np.arange(ITEMS)
+    attributes = {
+        "brand": [[f"b{n % 3}"] if n != 5 else [] for n in count],
+        "cluster": [[f"c{n % 2}"] for n in count],
+        "tags": [[f"t{n % 4}", f"t{n % 5}"] if n % 4 != n % 5 else [f"t{n % 4}"] for n in count],
+        "price": [[f"bucket {n % 4}"] for n in count],
+    }
+    plain = item_data("float32")
+    data = ItemTableData.from_items(
+        plain.embeddings[1:], plain.has_embedding[1:], [["a"], ["b"], []] * 4, plain.id_index[1:], attributes
+    )
+    changes = {"interests": ["mean_pooling", "attribute_match"], **changes}
+    model = any_ranker(ranker_config(**changes), data=data, sizes=VocabularySizes(users=5, context=(3,)))
+    kinds = {"category": "list", "brand": "categorical", "cluster": "", "tags": "list", "price": "number"}
+    raw, first = {}, 0
+    for (name, kind), slots in zip(kinds.items(), data.slots, strict=True):
+        codes = {data.values[code].removeprefix(f"{name}: "): code for code in data.codes_of(first, slots)}
+        bounds = np.array([10.0, 20.0, 30.0]) if kind == "number" else None
+        if kind:
+            raw[name] = RawAttribute(kind, codes, first, slots, bounds)
+        first += slots
+    price = np.where(count % 4, 10.0 * (count % 4), 5.0)
+    spec = replace(signature_spec(folder), attributes=raw, item_numbers={"price": price})
+    export_ranker(model, spec, folder / "1")
+    return tf.saved_model.load(str(folder / "1")), {
+        "user_id": tf.constant(["u2"]),
+        "device": tf.constant(["web"]),
+        "history_item_ids": tf.constant(["i01", "i07", "i08"]),
+        "history_ages": tf.constant([50, 20, 9], tf.int64),
+    }
+
+
+RAW = {  # of items 9, 10 and 11, which have no id of their own
+    "candidate_category": ["a", "b", ""],
+    "candidate_brand": ["b0", "b1", "b2"],
+    "candidate_tags": ["t1| t4", "t2|t0", "t1|t3"],
+    "candidate_price": ["10", "2e1", "+35.5"],
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"ensemble_split_dim": 6}], ids=str)
+def test_raw_attributes_score_as_those_of_the_catalogue(tmp_path: Path, changes: dict) -> None:
+    score = {"ctr": 1.0, "price": 0.5}
+    served, request = with_attributes(tmp_path, final_score=score, **changes)
+    known, new = tf.constant(["i09", "i10", "i11"]), tf.constant(["new 9", "new 10", "new 11"])
+    raw = {name: tf.constant(values) for name, values in RAW.items()}
+    nothing = {name: tf.constant([""] * 3) for name in raw}
+
+    def rank(items: tf.Tensor, given: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        answer = served.signatures["rank_with_attributes"](**request, candidate_item_ids=items, **given)
+        return {name: values.numpy() for name, values in answer.items()}
+
+    plain = served.signatures["rank"](**request, candidate_item_ids=known)
+    for given in (nothing, raw):
+        np.testing.assert_allclose(rank(known, given)["ctr"], plain["ctr"], rtol=1e-5)
+    # The final score reads the price given: items 9, 10 and 11 cost 10, 20 and 30 in the catalogue.
+    rise = rank(known, raw)["final_score"] / plain["final_score"].numpy()
+    np.testing.assert_allclose(rise, np.sqrt([1, 1, 35.5 / 30]), rtol=1e-4)
+
+    # With the vector of its twin, all that a new item lacks is its cluster.
+    of_twins = tf.constant(item_data("float32").embeddings[[10, 11, 12]])
+    vectors = {"candidate_vectors": of_twins, "encoder_version": tf.constant(["abc"])}
+    ask = served.signatures["rank_with_vectors"]
+    as_new = ask(**request, candidate_item_ids=new, **raw, **vectors)["ctr"].numpy()
+    without = ask(**request, candidate_item_ids=new, **nothing, **vectors)["ctr"].numpy()
+    twins = plain["ctr"].numpy()
+    assert (np.abs(as_new - twins) < np.abs(without - twins)).all()
+    for name in RAW:
+        one = ask(**request, candidate_item_ids=new, **nothing | {name: raw[name]}, **vectors)["ctr"].numpy()
+        assert np.abs(one - without).max() > 1e-7, name
+
+    unheard = {name: tf.constant(["unheard-of"] * 3) for name in raw if name != "candidate_price"}
+    cleared = rank(known, nothing | unheard)["ctr"]
+    assert (np.abs(cleared - twins) > 1e-7).any()  # a value that no item has is none, not the catalogue's
+
+
+def test_raw_attributes_that_cannot_be_read(tmp_path: Path) -> None:
+    served, request = with_attributes(tmp_path, final_score={"ctr": 1.0, "price": 0.5})
+    asked = {**request, "candidate_item_ids": tf.constant(["i09", "i10"])}
+    nothing = {name: tf.constant(["", ""]) for name in RAW}
+    rank = served.signatures["rank_with_attributes"]
+    for value in ("cheap", "nan", "1,5", "0x10", "1e"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="candidate_price takes numbers, such as 12.5"):
+            rank(**asked, **nothing | {"candidate_price": tf.constant(["3", value])})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="candidate_brand has a value for each candidate"):
+        rank(**asked, **nothing | {"candidate_brand": tf.constant(["b1"])})
+    many = "|".join(f"t{n % 5}" for n in range(100))
+    assert np.isfinite(rank(**asked, **nothing | {"candidate_tags": tf.constant([many, "||"])})["ctr"]).all()
