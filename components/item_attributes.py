@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 
 BUCKETS, MAX_VALUES = 10, 10_000
-CLUSTERS = ("image_cluster", "text_cluster")  # attributes that ContentClusters adds
+# Attributes that ContentAttributes adds, with their kinds.
+LEARNED: dict[str, Literal["categorical", "list"]] = {
+    "image_cluster": "categorical",
+    "text_cluster": "categorical",
+    "text_words": "list",
+}
 
 
 def attribute_values(kind: str, values: np.ndarray) -> list[list[str]]:

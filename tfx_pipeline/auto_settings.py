@@ -52,7 +52,7 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
     interests = ["mean_pooling", "target_attention", "modal_attention", "semantic_target_attention", "sim_tier"]
     interests += ["attribute_match", *([] if small else ["learned_similarity"])]
     return {
-        "data": {"statistics": {"enabled": True}, "content_clusters": clusters},
+        "data": {"statistics": {"enabled": True}, "content_clusters": clusters, "content_words": 200},
         "stages": {
             "encoder": {
                 "embedding_dim": 64,
@@ -71,6 +71,7 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
                 "id_dim": 32 if large else 16,
                 "interests": interests,
                 "calibration": "platt",
+                "ensemble_size": 3 if small else 1,
                 "multi_label": "esmm" if counts.labels_follow_clicks else "independent",
                 "id_embedding_l2": 2e-3 if small else 2e-4,
                 "training": {
@@ -103,16 +104,18 @@ def describe(counts: DataCounts, settings: Settings) -> str:
         counts: Of the data.
         settings: Of the run, with what was set by hand.
     """
-    stages, clusters = settings.stages, settings.data.content_clusters
+    stages, data = settings.stages, settings.data
     ciubm, pretrain = stages.ciubm, stages.pretrain.training
     interests = ", ".join(interest.name for interest in ciubm.interests)
     lines = [
         f"about {counts.items:,} items and {counts.impressions:,} impressions",
-        f"{clusters or 'no'} clusters of pictures and of texts, as attributes (half the root of the items, 8 to 64)",
+        f"at most {data.content_clusters} clusters of pictures and of texts (half the root of the items, 8 to 64) and "
+        f"{data.content_words} words as attributes, those in which users differ",
         f"stage 1: {pretrain.epochs} epochs (the fewer the more items), {stages.encoder.text.vocabulary_size:,} tokens",
         f"stage 3: batches of {ciubm.training.batch_size:,}, learning rate {ciubm.training.learning_rate:g}, at most "
         f"{ciubm.training.epochs} epochs (the fewer the more impressions), best epoch by {ciubm.training.monitor}",
         f"interests: {interests} (learned_similarity from 100,000 impressions on)",
+        f"rankers whose logits are averaged: {ciubm.ensemble_size} (3 below 100,000 impressions)",
         f"id embeddings: width {ciubm.id_dim}, L2 {ciubm.id_embedding_l2:g} (stronger below 100,000 impressions)",
     ]
     return "\n".join(f"auto: {line}" for line in lines)

@@ -1,4 +1,4 @@
-"""Everything a run can be told, in one frozen object, from a YAML file and `--set key=value`."""
+"""All settings of a run, in one frozen object, from a YAML file and `--set key=value`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from components.contract.schema import Column, ColumnMapping, Schema
 from components.history_gen.span_statistics import entity_names
-from components.item_attributes import CLUSTERS
+from components.item_attributes import LEARNED
 from mim_keras.config import (
     PRESETS,
     CiubmConfig,
@@ -129,7 +129,8 @@ class DataConfig:
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
     buckets: int = 10  # quantile buckets of a feature of type number
-    content_clusters: int = 0  # clusters of pictures, and of texts, that are attributes of items; 0: none
+    content_clusters: int = 0  # clusters of pictures, and of texts, at most, that are attributes of items; 0: none
+    content_words: int = 0  # words in which users differ, at most, that are an attribute of items; 0: none
 
     def __post_init__(self) -> None:
         ok = 0 <= self.max_rejected_fraction <= 1
@@ -138,19 +139,26 @@ class DataConfig:
         require(self.buckets >= 2, "data.buckets is 2 or more", self.buckets, "10 is usual.")
         clusters = self.content_clusters
         require(clusters == 0 or clusters >= 2, "data.content_clusters is 0, or 2 or more", clusters, "16 is usual.")
+        require(self.content_words >= 0, "data.content_words is 0 or more", self.content_words, "200 is usual.")
 
-    def with_clusters(self, schema: Schema) -> Schema:
-        """The schema of the items that ContentClusters writes.
+    @property
+    def learns_attributes(self) -> bool:
+        """Whether ContentAttributes runs."""
+        return self.content_clusters > 0 or self.content_words > 0
+
+    def with_learned_attributes(self, schema: Schema) -> Schema:
+        """The schema of the items that ContentAttributes writes.
 
         Raises:
             ConfigError: the shop has a column of one of these names.
         """
-        if not self.content_clusters:
+        if not self.learns_attributes:
             return schema
-        clash = sorted(set(CLUSTERS) & set(schema.items.columns))
-        rule = f"items.columns has no {' and no '.join(CLUSTERS)} where data.content_clusters is on"
-        require(not clash, rule, clash, "Rename it in shop.yaml, or set data.content_clusters to 0.")
-        columns = {**schema.items.columns, **{name: Column(type="categorical") for name in CLUSTERS}}
+        clash = sorted(set(LEARNED) & set(schema.items.columns))
+        rule = f"items.columns has none of {', '.join(LEARNED)} where attributes are learned from content"
+        fix = "Rename it in shop.yaml, or set data.content_clusters and data.content_words to 0."
+        require(not clash, rule, clash, fix)
+        columns = {**schema.items.columns, **{name: Column(type=kind) for name, kind in LEARNED.items()}}
         return replace(schema, items=replace(schema.items, columns=ColumnMapping(columns)))
 
     def kept_schema(self, table: str) -> str:
@@ -180,14 +188,10 @@ class DataConfig:
         return json.dumps(counted)
 
     def baseline_features(self, schema: Schema) -> str:
-        """What the baselines read, as JSON."""
+        """What the baselines read, as JSON: attributes that the shop declares, none that are learned from content."""
         entities = entity_names(self.statistics.kinds(schema)) if self.statistics.enabled else ()
-        read = {
-            "attributes": schema.items.features("items"),
-            "context": schema.ranker_features,
-            "entities": len(entities),
-        }
-        return json.dumps(read)
+        attributes = {name: kind for name, kind in schema.items.features("items").items() if name not in LEARNED}
+        return json.dumps({"attributes": attributes, "context": schema.ranker_features, "entities": entities})
 
     def transform(self, schema: Schema) -> dict[str, Any]:
         """Settings of `tfx_pipeline.preprocessing`, and of those who must know how large its indices are."""

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_data_validation as tfdv
 
 from components.catalogue_gen.component import CatalogueGen
-from components.content_clusters.component import ContentClusters
+from components.content_attributes.component import ContentAttributes
 from components.contract.files import Spans
 from components.history_gen.component import HistoryGen
 from components.impression_gen.component import ImpressionGen
@@ -26,15 +26,15 @@ class DataNodes:
     """The data components and their checks.
 
     Attributes:
-        catalogue, clusters, impressions, histories, pairs: The components; no cluster where none are asked for.
-        items: The channel of the items, with their clusters where there are any.
+        catalogue, impressions, attributes, histories, pairs: The components; `attributes` are none or one.
+        items: The channel of the items, with attributes that are learned from content where these are asked for.
         item_checks, example_checks: TFDV's.
     """
 
     catalogue: Any
-    clusters: list[Any]
-    items: Any
     impressions: Any
+    attributes: list[Any]
+    items: Any
     histories: Any
     pairs: Any
     item_checks: Checks
@@ -43,7 +43,7 @@ class DataNodes:
     @property
     def generators(self) -> list[Any]:
         """Those that make data, without the checks."""
-        return [self.catalogue, *self.clusters, self.impressions, self.histories, self.pairs]
+        return [self.catalogue, self.impressions, *self.attributes, self.histories, self.pairs]
 
     @property
     def nodes(self) -> list[Any]:
@@ -62,12 +62,7 @@ def data_nodes(run: Run) -> DataNodes:
     catalogue = CatalogueGen(
         **reader, input_fingerprint=inputs("items"), code_fingerprint=component_code("catalogue_gen")
     )
-    items, clusters = catalogue.outputs["items"], []
-    clustered = items
-    if data.content_clusters:
-        code = component_code("content_clusters")
-        clusters = [ContentClusters(items=items, clusters=data.content_clusters, code_fingerprint=code)]
-        clustered = clusters[0].outputs["clustered"]
+    items = catalogue.outputs["items"]
     impressions = ImpressionGen(
         items=items,
         **reader,
@@ -78,14 +73,26 @@ def data_nodes(run: Run) -> DataNodes:
         input_fingerprint=inputs(schema.log, spans=run.spans),
         code_fingerprint=component_code("impression_gen"),
     )
+    attributes, described = [], items
+    if data.learns_attributes:
+        attributes = [
+            ContentAttributes(
+                items=items,
+                impressions=impressions.outputs["impressions"],
+                clusters=data.content_clusters,
+                words=data.content_words,
+                code_fingerprint=component_code("content_attributes"),
+            )
+        ]
+        described = attributes[0].outputs["described"]
     histories = HistoryGen(
         impressions=impressions.outputs["impressions"],
-        items=clustered,
+        items=described,
         **reader,
         history_length=run.settings.stages.ciubm.history_length,
         cold_max_clicks=data.cold_max_clicks,
         new_items=data.split.new_items,
-        statistics_spec=data.statistics_spec(run.clustered_schema),
+        statistics_spec=data.statistics_spec(run.described_schema),
         input_fingerprint=inputs("users"),
         code_fingerprint=component_code("history_gen"),
     )
@@ -101,4 +108,4 @@ def data_nodes(run: Run) -> DataNodes:
     options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES))
     item_checks = check_nodes(run, "items", items, options)
     example_checks = check_nodes(run, "examples", histories.outputs["examples"])
-    return DataNodes(catalogue, clusters, clustered, impressions, histories, pairs, item_checks, example_checks)
+    return DataNodes(catalogue, impressions, attributes, described, histories, pairs, item_checks, example_checks)

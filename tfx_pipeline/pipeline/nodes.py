@@ -34,9 +34,9 @@ class Run:
     schema: Schema
 
     @property
-    def clustered_schema(self) -> Schema:
+    def described_schema(self) -> Schema:
         """The schema of the items that the stages and the statistics read."""
-        return self.settings.data.with_clusters(self.schema)
+        return self.settings.data.with_learned_attributes(self.schema)
 
     @property
     def spans(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
         preprocessing_fn="tfx_pipeline.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "valid"]),
         disable_statistics=True,
-        custom_config=settings.data.transform(run.clustered_schema)
+        custom_config=settings.data.transform(run.described_schema)
         | {"code": code_fingerprint("tfx_pipeline.preprocessing")},
     )
     transform.add_upstream_node(data.example_checks.check)
@@ -87,7 +87,7 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
         embeddings=encoder.exporter.outputs["embeddings"],
         model=trainer.outputs["model"],
         evaluated=evaluator.outputs["blessing"],
-        features=settings.data.baseline_features(run.clustered_schema),
+        features=settings.data.baseline_features(run.described_schema),
         must_beat=settings.evaluation.must_beat_baselines,
         code_fingerprint=component_code("baseline_check"),
     )
@@ -113,8 +113,8 @@ def _ranker_trainer(
         run_fn="tfx_pipeline.run_fns.ciubm.run_fn",
         custom_config={
             "ciubm": to_mapping(config),
-            "transform": run.settings.data.transform(run.clustered_schema),
-            "item_attributes": run.clustered_schema.items.features("items"),
+            "transform": run.settings.data.transform(run.described_schema),
+            "item_attributes": run.described_schema.items.features("items"),
             "code": trainer_code("ciubm"),
         },
     )

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.examples import read_split
 from components.history_gen.span_statistics import FIELDS, attributes_of
-from components.item_attributes import CLUSTERS
+from components.item_attributes import LEARNED
 from mim_keras.config import CiubmConfig, from_mapping
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import gauc, ranking_metrics
@@ -156,11 +156,11 @@ def read_numbers(catalogue: str, config: CiubmConfig, item_ids: np.ndarray) -> d
 
 
 def raw_attributes(data: ItemTableData, catalogue: Catalogue, kinds: dict[str, Any]) -> dict[str, RawAttribute]:
-    """The attributes that a request may give for a candidate: all but clusters of content."""
+    """The attributes that a request may give for a candidate: all but those learned from content."""
     kinds, prefixes = {"category": "list", **kinds}, {name: f"{name}: " for name in kinds}
     found, first = {}, 0
     for (name, kind), slots in zip(kinds.items(), data.slots, strict=True):
-        if name not in CLUSTERS:
+        if name not in LEARNED:
             prefix = prefixes.get(name, "")
             codes = {data.values[code].removeprefix(prefix): code for code in data.codes_of(first, slots)}
             found[name] = RawAttribute(kind, codes, first, slots, catalogue.bounds.get(name))

@@ -21,7 +21,7 @@ from tfx_pipeline.settings import Settings
 
 _RUNNING = re.compile(r"Component (\S+) is running\.")
 _FINISHED = re.compile(r"Component (\S+) is finished\.")
-_TOLD = re.compile(r"^(table |baselines: |snapshot of |release: |beam )")
+_REPORTED = re.compile(r"^(table |content: |baselines: |snapshot of |release: |beam )")
 
 
 class RootBusyError(RuntimeError):
@@ -62,7 +62,7 @@ class _Narrator(logging.Handler):
             say(f"        {self._times.seconds[found[1]]:.1f} s{', reused' if self._reused else ''}")
         elif "A cached execution" in message:
             self._reused = True
-        elif _TOLD.search(message) or record.name == "mim":
+        elif _REPORTED.search(message) or record.name == "mim":
             say(f"        {message}")
         elif record.levelno >= logging.ERROR:
             say(f"        {record.levelname.lower()}: {message.splitlines()[0]}")
@@ -82,13 +82,15 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
     to_file = logging.FileHandler(log_file)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     narrator = _Narrator(nodes, times)
+    verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.INFO)
     loggers = [logging.getLogger(), absl_logging.get_absl_logger(), logging.getLogger("tensorflow")]
-    previous, level = [logger.handlers[:] for logger in loggers], loggers[0].level
-    for logger in loggers[1:]:  # to the root logger alone, so that nothing is told twice
+    previous, levels = [logger.handlers[:] for logger in loggers], [logger.level for logger in loggers]
+    for logger in loggers[1:]:  # to the root logger alone, so that nothing is logged twice
         logger.handlers[:], logger.propagate = [], True
     loggers[0].handlers[:] = [to_file, narrator]
-    loggers[0].setLevel(logging.INFO)
+    for logger in (loggers[0], loggers[2]):
+        logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         with warnings.catch_warnings():
@@ -96,9 +98,10 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
             yield
     finally:
         logging.captureWarnings(False)
-        for logger, handlers in zip(loggers, previous, strict=True):
+        for logger, handlers, own in zip(loggers, previous, levels, strict=True):
             logger.handlers[:] = handlers
-        loggers[0].setLevel(level)
+            logger.setLevel(own)
+        absl_logging.set_verbosity(verbosity)
         to_file.close()
 
 
