@@ -16,6 +16,7 @@ from mim_keras.config.mapping import ConfigError, from_mapping, require, to_mapp
 from mim_keras.config.presets import PRESETS, preset
 from mim_keras.config.stages import (
     BASELINES,
+    ONE_RANKER,
     SIGNALS,
     CiubmConfig,
     CsftConfig,
@@ -28,6 +29,7 @@ from mim_keras.config.training import TrainingConfig
 __all__ = [
     "BASELINES",
     "INTERESTS",
+    "ONE_RANKER",
     "PRESETS",
     "SIGNALS",
     "CiubmConfig",

@@ -34,7 +34,8 @@ def require_choices(config: Any, prefix: str = "") -> None:
     for name, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is Literal:
             options, value = typing.get_args(hint), getattr(config, name)
-            require(value in options, f"{prefix}{name} is one of {', '.join(map(str, options))}", value, "Choose one.")
+            named = ", ".join(str(option) for option in options if option != "")
+            require(value in options, f"{prefix}{name} is one of {named}", value, "Choose one.")
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any] | None, where: str = "", defaults: T | None = None) -> T:

@@ -259,6 +259,8 @@ class CiubmConfig:
     # An ensemble of two rankers: one reads the first dimensions of the content embedding up to here, one the rest.
     # 0: one ranker.  In a run of the three stages it is encoder.embedding_dim.
     ensemble_split_dim: int = 0
+    # rankers of these settings that start from different random numbers, and whose logits are averaged
+    ensemble_size: int = 1
     max_rows_in_memory: int = 4_000_000  # more training rows than this are read from disk in every epoch
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=2, batch_size=1024, jit_compile=True, steps_per_execution=10)
@@ -287,7 +289,12 @@ class CiubmConfig:
     @property
     def can_precompute_similarity(self) -> bool:
         """Whether the similarities can be computed once for all epochs."""
-        return self.needs_similarity and not self.ensemble_split_dim
+        return self.needs_similarity and not self.is_ensemble
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether there are several rankers."""
+        return self.ensemble_split_dim > 0 or self.ensemble_size > 1
 
     def without_content(self) -> CiubmConfig:
         """The same ranker on ids alone."""
@@ -320,6 +327,11 @@ class CiubmConfig:
         for name in ("max_rows_in_memory", "cross_layers", "search_top_k", "ensemble_split_dim", *losses):
             value = getattr(self, name)
             require(value >= 0, f"ciubm.{name} must be 0 or more", value, "0 switches it off.")
+        require(self.ensemble_size >= 1, "ciubm.ensemble_size must be at least 1", self.ensemble_size, "1 is usual.")
+        sizes = (self.ensemble_split_dim, self.ensemble_size)
+        ok = not sizes[0] or sizes[1] == 1
+        rule = "an ensemble of ciubm.ensemble_split_dim has one ranker for each part, and ciubm.ensemble_size is 1"
+        require(ok, rule, sizes, "Set one of them.")
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"ciubm.{name} is in [0, 1)", value, "Lower it.")
@@ -381,21 +393,22 @@ class CiubmConfig:
         require(0 <= epochs[0] < epochs[1], rule, epochs, "Lower it, or train longer.")
 
 
+ONE_RANKER = {"ensemble_split_dim": 0, "ensemble_size": 1}
 # Published models, as settings of the same ranker.
 BASELINES: dict[str, dict[str, Any]] = {
     "din": {
         "interests": (Interest("mean_pooling"), Interest("din_attention")),
         "use_content": False,
-        "ensemble_split_dim": 0,
+        **ONE_RANKER,
         "cross_layers": 0,
     },
     # Pays with a history_length of hundreds.
     "sim": {
         "interests": (Interest("mean_pooling"), Interest("target_attention"), Interest("modal_attention")),
         "search_top_k": 50,
-        "ensemble_split_dim": 0,
+        **ONE_RANKER,
     },
-    "dcn": {"interests": (Interest("mean_pooling"),), "use_content": False, "ensemble_split_dim": 0},
+    "dcn": {"interests": (Interest("mean_pooling"),), "use_content": False, **ONE_RANKER},
 }
 
 

@@ -197,7 +197,7 @@ class Ranker(StageModel):
                     f"{type(self).__name__} is trained on the labels {', '.join(outputs)}; received labels of shape "
                     f"{tuple(y.shape)}. Give a column for each."
                 )
-            y = {label: y[:, place] for place, label in enumerate(outputs)} if len(outputs) > 1 else {"clicked": y}
+            y = {label: y[:, index] for index, label in enumerate(outputs)} if len(outputs) > 1 else {"clicked": y}
         if missing := [label for label, output in outputs.items() if not {label, output} & set(y)]:
             raise ValueError(
                 f"{type(self).__name__} is trained on the labels {', '.join(outputs)}; received {', '.join(y)}. Add "
@@ -429,7 +429,7 @@ class CiUBM(Ranker):
         outputs = self.config.label_outputs.values()
         if self.multi_gate_head is not None:
             mixed = self.multi_gate_head(features, training=training)
-            return {name: mixed[:, place : place + 1] for place, name in enumerate(outputs)}
+            return {name: mixed[:, index : index + 1] for index, name in enumerate(outputs)}
         click, *others = (head(features, training=training) for head in (self.head, *self.label_heads))
         if self.config.multi_label == "esmm":
             others = [product_logit(click, other) for other in others]

@@ -1,4 +1,4 @@
-"""Two rankers side by side, each of which reads a part of an item's content embedding."""
+"""Rankers side by side, whose logits are averaged."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from mim_keras.ops.normalization import l2_normalize
 
 @keras.saving.register_keras_serializable("mim")
 class RankerEnsemble(Ranker):
-    """The mean of the logits of two `CiUBM`s.
+    """The mean of the logits of several `CiUBM`s.
 
-    One reads the first `config.ensemble_split_dim` dimensions of an item's content embedding, the other the rest, each
-    L2-normalised.  Errors of different views of content differ, so that the mean is better than the better ranker,
-    which one network over both views is not.  Each is trained on its own loss; gradients are clipped together.
+    With `config.ensemble_split_dim` there are two.  One reads the first dimensions of an item's content embedding, the
+    other the rest, each L2-normalised.  Errors of different views of content differ, so that the mean is better than
+    the better ranker, which one network over both views is not.  With `config.ensemble_size` members differ
+    in their random initial weights alone.  Each is trained on its own loss; gradients are clipped
+    together.
 
     Args:
-        config: Of both.
-        vocabulary_sizes: Of both.
-        item_tables: One each.
+        config: Of all.
+        vocabulary_sizes: Of all.
+        item_tables: One for each.
 
     Call arguments:
         inputs: As `CiUBM`, without `similarity`.
 
     Returns:
-        `ctr` [B, 1], further labels by name, and of the members `ctr_0`, `ctr_1`, `content_ctr_0`, `content_ctr_1`, ….
+        `ctr` [B, 1], further labels by name, and of the members `ctr_0`, `ctr_1`, …, `content_ctr_0`, ….
 
     Example:
         >>> import numpy as np
@@ -105,6 +107,8 @@ class RankerEnsemble(Ranker):
             return [{} for _ in self.members]
         split = self.config.ensemble_split_dim
         override = ops.any(embedding != 0, axis=-1) if override is None else override
+        if not split:
+            return [{"item_embedding": embedding, "use_item_embedding": override} for _ in self.members]
         parts = [embedding[:, :split], embedding[:, split:]]
         return [{"item_embedding": l2_normalize(part), "use_item_embedding": override} for part in parts]
 
@@ -129,7 +133,8 @@ class RankerEnsemble(Ranker):
     @property
     def item_embedding_dim(self) -> int:
         """Width of the content embeddings that the rankers read."""
-        return sum(member.item_embedding_dim for member in self.members)
+        parts = self.members if self.config.ensemble_split_dim else self.members[:1]
+        return sum(member.item_embedding_dim for member in parts)
 
     @property
     def attribute_slots(self) -> int:
@@ -156,7 +161,7 @@ class RankerEnsemble(Ranker):
 
 
 def make_ranker(config: CiubmConfig, vocabulary_sizes: VocabularySizes, data: ItemTableData) -> Ranker:
-    """The ranker of these settings: a `CiUBM`, or a `RankerEnsemble` where `config.ensemble_split_dim` is not 0.
+    """The ranker of these settings: a `CiUBM`, or a `RankerEnsemble` where `config.is_ensemble`.
 
     Raises:
         TypeError: `data` is no `ItemTableData`.
@@ -164,7 +169,8 @@ def make_ranker(config: CiubmConfig, vocabulary_sizes: VocabularySizes, data: It
     if not isinstance(data, ItemTableData):
         rule = "make_ranker reads an ItemTableData"
         raise TypeError(f"{rule}; received {type(data).__name__}. Pass an ItemTable to CiUBM itself.")
-    if not config.ensemble_split_dim:
+    if not config.is_ensemble:
         return CiUBM(config, vocabulary_sizes, ItemTable.from_data(data))
-    parts = data.split_dims(config.ensemble_split_dim)
+    split = config.ensemble_split_dim
+    parts = data.split_dims(split) if split else [data] * config.ensemble_size
     return RankerEnsemble(config, vocabulary_sizes, [ItemTable.from_data(part) for part in parts])

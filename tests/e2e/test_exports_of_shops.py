@@ -99,7 +99,7 @@ def test_the_guide_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     less = ["evaluation.must_beat_baselines=false", "evaluation.ids_only_comparison=false"]
     less += [f"stages.{stage}.training.epochs=2" for stage in ("pretrain", "csft", "ciubm")]
-    less += ["stages.ciubm.training.patience=1", "stages.encoder.image.image_size=16"]
+    less += ["stages.ciubm.ensemble_size=1", "stages.ciubm.training.patience=1", "stages.encoder.image.image_size=16"]
     commands = [shlex.split(line)[1:] for line in GUIDE.read_text().splitlines() if re.match(r"mim \w+ ", line)]
     ran, server = [], None
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mim_keras.config import CiubmConfig, ConfigError, Interest, StagesConfig, from_mapping, to_mapping
+from mim_keras.config import ONE_RANKER, CiubmConfig, ConfigError, Interest, StagesConfig, from_mapping, to_mapping
 
 STAGES = ("none", "raw", "1", "2", "1+2")
 
@@ -54,7 +54,6 @@ def _with(*names: str) -> Callable[[CiubmConfig], CiubmConfig]:
     return add
 
 
-ONE_RANKER = {"ensemble_split_dim": 0}
 JOINT = {"item_embedding_parts": ["joint"]}  # one view of the encoder, whatever else the run keeps of an item
 TOWERS = {"item_embedding_parts": ["text_features", "image_features"]}
 GRID: dict[str, Variant] = {

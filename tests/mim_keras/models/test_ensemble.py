@@ -1,4 +1,4 @@
-"""Two rankers of two parts of an embedding, and the mean of their logits."""
+"""Rankers side by side, and the mean of their logits."""
 
 from __future__ import annotations
 
@@ -76,6 +76,28 @@ def test_a_history_is_shared_and_an_embedding_given() -> None:
     shared = numbers(model.score(history, x["item_row"], one["user_index"])["ctr"])
     repeated = {**x, **{name: np.repeat(one[name], 6, axis=0) for name in one if name != "item_row"}}
     np.testing.assert_allclose(shared, numbers(model(repeated)["ctr"]), atol=1e-6)
+
+
+def test_several_rankers_of_the_same_settings() -> None:
+    model, x = any_ranker(ranker_config(ensemble_size=3)), ranker_inputs()
+    assert isinstance(model, RankerEnsemble)
+    found = {name: logit(values) for name, values in model(x).items()}
+    alone = [found[f"ctr_{index}"] for index in range(3)]
+    assert not np.allclose(alone[0], alone[1])
+    assert not np.allclose(alone[1], alone[2])
+    np.testing.assert_allclose(found["ctr"], sum(alone) / 3, atol=1e-5)
+    assert model.item_embedding_dim == D
+    one = ranker()
+    for index, member in enumerate(model.members):
+        one.set_weights(member.get_weights())
+        np.testing.assert_allclose(logit(one(x)["ctr"]), alone[index], atol=1e-5)
+    given = {"item_embedding": item_data("float32").embeddings[x["item_row"]][::-1].copy()}
+    one.set_weights(model.members[2].get_weights())
+    np.testing.assert_allclose(numbers(model(x | given)["ctr_2"]), numbers(one(x | given)["ctr"]), atol=1e-6)
+    with pytest.raises(ConfigError, match="an ensemble of ciubm.ensemble_split_dim has one ranker for each part"):
+        ranker_config(ensemble_split_dim=4, ensemble_size=2)
+    with pytest.raises(ConfigError, match=r"ciubm\.ensemble_size must be at least 1; received 0"):
+        ranker_config(ensemble_size=0)
 
 
 def test_a_warm_start_knows_the_tables_of_both(tmp_path: Path) -> None:
