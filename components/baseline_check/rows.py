@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from components.columns import Columns, lists_to_matrix, take
 from components.examples import read_split
 from components.history_gen.span_statistics import FIELDS
+from components.item_attributes import LEARNED
 
 LISTS = ("history_item_ids", "history_ages", "statistics")
 HISTORY = 50  # latest clicks that a candidate is compared with
@@ -66,11 +67,13 @@ class RowReader:
         folder: Of the Examples artifact.
         content: Of the items.
         context: Kinds of the features of impressions and users, by name: `categorical` or `number`.
-        entities: How many entities the statistics count, the overall counts among them; 0 for none.
+        entities: Whose counts the statistics are, the overall counts first; none for no statistics.  Those of
+            attributes that are learned from content are left out.
     """
 
-    def __init__(self, folder: str, content: ItemContent, context: dict[str, str], entities: int) -> None:
-        self._folder, self._content, self._context, self._entities = folder, content, context, entities
+    def __init__(self, folder: str, content: ItemContent, context: dict[str, str], entities: Sequence[str]) -> None:
+        self._folder, self._content, self._context, self._entities = folder, content, context, len(entities)
+        self._declared = [place for place, name in enumerate(entities) if name.rpartition(" x ")[2] not in LEARNED]
         self._users: pa.Array = pa.array([], pa.binary())
         self._codes: dict[str, pa.Array] = {}
         self._trained = np.zeros((3, 0), np.int64)  # user, item and label of all training rows
@@ -164,7 +167,10 @@ class RowReader:
         if self._entities:
             statistics = columns["statistics"]
             width = len(statistics.flatten()) // len(statistics)
-            parts.append(rates_of(lists_to_matrix(statistics, width), self._entities))
+            matrix, end = lists_to_matrix(statistics, width), len(FIELDS) * self._entities
+            counts = matrix[:, :end].reshape(len(matrix), self._entities, len(FIELDS))[:, self._declared]
+            declared = np.concatenate([counts.reshape(len(matrix), -1), matrix[:, end:]], axis=1)
+            parts.append(rates_of(declared, len(self._declared)))
         parts.append(self._compared(columns))
         return np.concatenate(parts, axis=1).astype(np.float32)
 

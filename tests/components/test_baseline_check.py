@@ -8,6 +8,7 @@ import pytest
 
 from components.baseline_check.executor import accept, boosted_scores, compare, sentence, why_not
 from components.baseline_check.rows import FOLDS, SMOOTHING, ItemContent, RowReader, Rows, log_odds, rates_of
+from components.history_gen.span_statistics import entity_names
 from mim_keras.metrics import auc
 
 
@@ -89,12 +90,31 @@ def test_an_empty_split_is_no_comparison(rng: np.random.Generator) -> None:
     assert compare(rows_of(rng, 300), empty, rows_of(rng, 300), np.zeros(300), [])["best"]
 
 
+def test_statistics_of_learned_attributes_are_not_a_baselines() -> None:
+    content = ItemContent(pa.array([b"a"]), np.zeros((2, 2), np.float32), np.zeros((2, 1), np.int32), (1,))
+    names = entity_names(["brand", "text_words"])
+    counts = np.arange(3 * len(names)) + 1
+    columns = {
+        "item_id": pa.array([b"a"]),
+        "history_item_ids": pa.array([[]], pa.list_(pa.binary())),
+        "statistics": pa.array([[*counts, 86_400]], pa.list_(pa.int64())),
+    }
+    found = RowReader("", content, {}, names)._features(columns)[0]
+    declared = [name for name in names if "text_words" not in name]
+    assert len(names) - len(declared) == 2
+    kept = [
+        count for place, name in enumerate(names) for count in counts[3 * place : 3 * place + 3] if name in declared
+    ]
+    expected = rates_of(np.array([[*kept, 86_400]]), len(declared))[0]
+    np.testing.assert_allclose(found[: len(expected)], expected, rtol=1e-6)
+
+
 def test_candidates_are_compared_with_histories() -> None:
     """By hand: two items alike, one opposite, one without content."""
     vectors = np.array([[0, 0], [1, 0], [1, 0], [-1, 0], [0, 0]], np.float32)
     attributes = np.array([[0], [1], [2], [1], [0]], np.int32)
     content = ItemContent(pa.array([b"a", b"b", b"c", b"d"]), vectors, attributes, (1,))
-    reader = RowReader("", content, {}, 0)
+    reader = RowReader("", content, {}, ())
     columns = {
         "item_id": pa.array([b"a", b"a", b"d", b"gone"]),
         "history_item_ids": pa.array([[b"b", b"c"], [], [b"a"], [b"a"]], pa.list_(pa.binary())),
