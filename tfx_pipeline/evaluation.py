@@ -157,7 +157,7 @@ def eval_config(
         )
     sliced_by = (SEGMENT, LAUNCHED) if by_launch else (SEGMENT,)
     by_row = [auc, count]
-    by_row += [config_pb2.MetricConfig(class_name=name) for name in ("BinaryCrossEntropy", "Calibration")]
+    by_row += [config_pb2.MetricConfig(class_name=name) for name in ("BinaryCrossEntropy", "Calibration", "MeanLabel")]
     by_row.append(config_pb2.MetricConfig(class_name="GAUC", module=__name__, config=json.dumps({"code": code})))
     slices = [*everything, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in sliced_by)]
     if len(labels) == 1:

@@ -44,7 +44,7 @@ RejectedRows = list[dict[str, object]]
 FIXES = {
     "is not a time": "declare its form: time, in shop.yaml",
     "is not UTF-8 text": "set the table's encoding in shop.yaml, e.g. cp1252",
-    "malformed row": "set the table's delimiter or quoting in shop.yaml, or export it again",
+    "malformed row": "set the table's delimiter or quoting in shop.yaml, or export it again, a quote in a text doubled",
     "is not in the catalogue": "set policies.unknown_items: drop",
     "is outside 1990 to 2099": "declare its unit: time, in shop.yaml",
 }
@@ -166,7 +166,7 @@ class RowChecker:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_binary(kind):
             not_text = parse_text(raw).bad if parsed.bad.any() else parsed.bad
             self.reject(not_text, name, "is not UTF-8 text", lambda i: repr(_bytes(raw, i)[:50]))
-        self.reject(parsed.bad, name, "is a fraction, which is no id", lambda i: _received(raw, i))
+        self.reject(parsed.bad, name, "is a fraction or a rounded number, which is no id", lambda i: _received(raw, i))
         if required:
             self.reject(parsed.missing, name, f"no {name}")
         return parsed.values

@@ -26,11 +26,9 @@ def check_events(
     """Rows of `events`: user, item, microseconds, what happened (`VIEW`, or a bit for each label of
     `events.labels`), and context features as text.
 
-    An event that is neither a view nor a label is dropped.
+    An event that is neither a view nor a label is dropped, whatever else it lacks.
     """
     rows = RowChecker(batch, table)
-    user, item = rows.ids("user_id"), rows.ids("item_id")
-    micros = rows.times("timestamp")
     event = rows.text("event", required=True)
     kind = np.full(len(batch), OTHER, np.int64)
 
@@ -45,6 +43,8 @@ def check_events(
     for name in pc.unique(event.filter(pa.array(rows.ok & (kind == OTHER)))).to_pylist():
         is_name = pc.fill_null(pc.equal(event, name), False).to_numpy(zero_copy_only=False)
         rows.drop(is_name, f"event {name!r} is neither in events.view nor in events.labels")
+    user, item = rows.ids("user_id"), rows.ids("item_id")
+    micros = rows.times("timestamp")
     rows.known(item, known_items, "item_id", policies)
     return rows.result(
         {

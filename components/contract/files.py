@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from components.contract.schema import SCHEMA_FILE, SPAN, Schema, Table
 from components.contract.tables import PACKED, PLAIN, ContractError
+from mim_keras.config import ConfigError
 
 SUFFIXES = tuple(kind + packed for kind in PLAIN for packed in PACKED if not (packed and kind == ".parquet"))
 FOUND = tuple(suffix for suffix in SUFFIXES if not suffix.startswith(".txt"))  # without being named in `files`
@@ -75,6 +76,8 @@ def load_schema(data: str) -> Schema:
     """
     path = FileSystems.join(data, SCHEMA_FILE)
     if not FileSystems.exists(path):
+        if FileSystems.exists(misspelt := FileSystems.join(data, "shop.yml")):
+            raise ConfigError(f"the schema is named {SCHEMA_FILE}; received {misspelt}. Rename it")
         return Schema()
     with FileSystems.open(path) as handle:
         return Schema.from_yaml(handle.read(), path)

@@ -23,6 +23,7 @@ from components.contract.values import (
     LATEST,
     MICROS,
     Parsed,
+    always_clicked,
     is_list,
     parse_ids,
     parse_integers,
@@ -30,7 +31,7 @@ from components.contract.values import (
     parse_text,
     parse_times,
 )
-from components.item_attributes import CLUSTERS
+from components.item_attributes import LEARNED
 
 SEPARATORS = (" > ", ">", "|", " / ", "/", ";", ",")
 SLASHED = ("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y")
@@ -54,37 +55,64 @@ WORDS: dict[str, tuple[str, ...]] = {
         "handle", "asin", "ean", "gtin", "artikel", "article", "product", "produkt", "produkt_id", "variant_id",
         "material", "movie_id", "id",
     ),
-    "title": ("title", "titel", "bezeichnung", "product_name", "item_name", "prod_name", "name", "headline"),
+    "title": (
+        "title", "titel", "bezeichnung", "product_name", "item_name", "prod_name", "name", "headline", "商品名", "标题",
+        "nazwa", "nombre", "nom",
+    ),
     "text": ("text", "description", "beschreibung", "body", "detail", "details", "desc", "content", "plot"),
     "category": (
         "category", "categories", "kategorie", "kategorien", "warengruppe", "product_type", "taxonomy", "department",
-        "genre", "genres", "group", "gruppe", "type", "sparte",
+        "genre", "genres", "group", "gruppe", "type", "sparte", "カテゴリ", "分类", "kategoria", "categoria",
     ),
     "image_path": ("image_path", "image", "picture", "bild", "img", "photo", "foto", "image_url", "image_file"),
     "created_at": ("created_at", "online_seit", "created", "launch", "published", "release", "online", "date", "datum"),
     "user_id": (
         "user_id", "user", "visitor", "visitorid", "customer", "kunde", "klient",
         "utilisateur", "kunden_id", "client", "member", "account",
-        "session", "session_id", "uid", "cookie", "person",
+        "reader", "viewer", "shopper", "buyer", "subscriber", "person", "pseudo_id", "device_id", "uid", "cookie",
+        "session", "session_id", "会員", "顧客", "ユーザー", "用户", "usuario",
     ),
     "timestamp": (
         "timestamp", "time", "zeit", "event_time", "ts", "when", "datetime", "horodatage", "czas", "logged_at", "date",
         "datum",
-        "dat", "at",
+        "dat", "at", "日時", "時刻", "时间", "data", "fecha",
     ),
-    "clicked": ("clicked", "is_click", "click", "klick", "geklickt", "clic", "label", "target"),
+    "clicked": (
+        "clicked", "is_click", "click", "klick", "geklickt", "clic", "label", "target", "klik", "クリック", "点击",
+    ),
     "event": ("event", "ereignis", "event_type", "event_name", "action", "aktion", "type", "typ", "behavior"),
     "request_id": ("request_id", "request", "search_id", "query_id", "page_view_id", "session_id", "session"),
     "event_id": ("event_id", "uuid", "message_id", "ereignis_id"),
     "sequence": ("sequence", "position", "pos", "rank", "slot"),
 }  # fmt: skip
-VIEWS = ("view", "impression", "seen", "show", "display", "ansicht", "gesehen", "pageview", "exposure", "pv")
-CLICKS = ("click", "klick", "open", "select", "tap")
+LISTS = ("list", "impression", "exposure", "display", "show", "seen", "search")  # of views, items among others
+PAGES = ("page",)  # of views, those of any page
+VIEWS = (
+    "view",
+    "impression",
+    "seen",
+    "show",
+    "display",
+    "ansicht",
+    "gesehen",
+    "pageview",
+    "exposure",
+    "pv",
+    "wyświetl",
+    "表示",
+    "閲覧",
+    "浏览",
+)
+CLICKS = ("click", "klick", "klik", "clic", "open", "select", "tap", "クリック", "点击")
 LEAK = 0.9  # AUC of one column alone
 LATER = 86_400  # seconds that an order or a cart may come after the view
 CODE = re.compile(
     r"(^|[_\W])(code|id|key|nr|no|number|nummer|sku|class|type|typ|group|gruppe)$"
 )  # ends of names of codes
+# Names of columns of items that count what users did.
+COUNTS = re.compile(
+    r"(^|[_\W])(clicks?|klicks|views?|impressions?|ctr|sales|sold|orders|purchases|add_to_carts?)([_\W]|\d|$)"
+)
 OUTCOMES = (
     "bought",
     "conversion",
@@ -97,8 +125,16 @@ OUTCOMES = (
     "add_to",
     "paid",
     "like",
+    "kupi",
+    "compra",
+    "achat",
+    "購入",
+    "购买",
 )
-OTHERS = ("cart", "basket", "warenkorb", "order", "purchase", "buy", "transaction", "bestell", "kauf", "fav", "wish")
+OTHERS = (
+    *("cart", "basket", "warenkorb", "order", "purchase", "buy", "transaction", "bestell", "kauf", "fav", "wish"),
+    *("checkout", "koszyk", "zakup", "カート", "購入", "购买"),
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +191,7 @@ def guess_schema(
     log_columns |= _roles(log_sample, ("timestamp", "user_id"), {log_item})
     for name in ("timestamp", "user_id"):
         if name not in log_columns:
-            raise _no_role(log_sample, name)
+            raise _no_role(log_sample, name, log_kind or "impressions")
     taken = set(log_columns.values())
     event = _role(log_sample, "event", taken)
     kind = log_kind or ("events" if event else "impressions")
@@ -211,18 +247,18 @@ def _users(
     return table
 
 
-def _no_role(log: Sample, role: str) -> ContractError:
+def _no_role(log: Sample, role: str, table: str) -> ContractError:
     """Says which column has the name of a role and other values, or that none has."""
     near = max(log.columns, key=lambda name: _fit(name, role))
     if role == "timestamp" and _fit(near, role) > 0:
         return ContractError(
             f"{log.path}: column {near} is a time by its name, but its form is not known "
-            f"({_example(log.columns[near])}). Write shop.yaml by hand, with events.columns.timestamp: "
+            f"({_example(log.columns[near])}). Write shop.yaml by hand, with {table}.columns.timestamp: "
             f'{{column: {near}, time: FORMAT}}, a format of strptime, e.g. "%m/%d/%Y %I:%M:%S %p"'
         )
     return ContractError(
         f"{log.path} has no column that looks like {role}; it has {_listed(log)}. Has it a header? Else write "
-        f"shop.yaml by hand: events.columns.{role}"
+        f"shop.yaml by hand: {table}.columns.{role}"
     )
 
 
@@ -326,13 +362,14 @@ def _fit(name: str, role: str) -> float:
     """How well a column's name fits a role, 0 to 1."""
     plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()).strip("_")
     parts = set(plain.split("_"))
+    name = name.lower()
     for index, word in enumerate(WORDS[role]):
         weight = 1 - index / (2 * len(WORDS[role]))
         if plain == word:
             return weight
         if word in parts or (set(word.split("_")) <= parts):
             return 0.9 * weight
-        if len(word) > 3 and word in plain:
+        if (len(word) > 3 and word in plain) or (not word.isascii() and word in name):
             return 0.6 * weight
     return 0.0
 
@@ -353,8 +390,38 @@ def _role(sample: Sample, role: str, taken: set[str]) -> str | None:
     scores = {name: fit for name, fit in fits.items() if _possible(role, values[name], fit)}
     if role == "text" and scores:  # the longest words
         scores = {name: fit + min(_mean_length(values[name]), 400) / 400 for name, fit in scores.items()}
+    scores = {name: score * (1 - values[name].null_count / max(len(values[name]), 1)) for name, score in scores.items()}
+    if not any(scores.values()) and role in BY_VALUES:
+        scores = {name: 1.0 for name, own in values.items() if BY_VALUES[role](own)}
+        return next(iter(scores)) if len(scores) == 1 else None
     best = max(scores, key=lambda name: scores[name], default=None)
     return best if best is not None and scores[best] > 0 else None
+
+
+def _says_events(values: pa.Array) -> bool:
+    """Whether a column of any name holds views, and events that follow them."""
+    if pa.types.is_nested(values.type):
+        return False
+    names = [str(name).lower() for name in pc.unique(_texts(values).drop_null()).to_pylist()]
+    kinds = [any(word in name for name in names for word in words) for words in (VIEWS, (*CLICKS, *OTHERS))]
+    return 2 <= len(names) <= 50 and all(kinds)
+
+
+def _says_times(values: pa.Array) -> bool:
+    """Whether a column of any name, but not of numbers, holds times."""
+    kind = values.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (is_text or pa.types.is_temporal(kind)) or (is_text and _is_number(values)):
+        return False
+    return _time_form(values) is not None
+
+
+def _says_images(values: pa.Array) -> bool:
+    return not pa.types.is_nested(values.type) and _possible("image_path", values, 0.0)
+
+
+# Roles that values show where no name does.
+BY_VALUES = {"event": _says_events, "timestamp": _says_times, "image_path": _says_images}
 
 
 def _possible(role: str, values: pa.Array, fit: float) -> bool:
@@ -456,7 +523,7 @@ def _described(
     for source, values in sample.columns.items():
         if source in columns.values():
             continue
-        feature = _feature(values, limit)
+        feature = _feature(values, limit, table == "items")
         if table == "items" and _is_code(source, values):
             feature = {"type": "categorical"}
         why = "" if feature else "no feature: text, a list, one value, or as many values as rows"
@@ -468,13 +535,15 @@ def _described(
             continue
         if table != "items" and feature and feature.get("type") in ("list", "date", "embedding"):
             feature, why = None, "a list or a date, which only items may have"
+        if table == "items" and feature is not None and COUNTS.search(_snake(source)) and _is_number(values):
+            why = "a count of what users did, of the whole log; the run counts them up to each impression"
         if table in ("impressions", "events") and feature is not None:
             why = _unusable(source, values, sample.columns[columns["clicked"]] if "clicked" in columns else None)
         if feature is None or why:
             guesses.append(Guess(f"{table}: not used", source, f"{_example(values)}; {why}"))
             continue
         name = source if safe_name(source) == source else safe_name(source)
-        while name in found or name in RESERVED or name in CLUSTERS or name in taken:
+        while name in found or name in RESERVED or name in LEARNED or name in taken:
             name += "_feature"
         if feature.get("type") == "number" and (sign := _decimal(values)) != ".":
             feature["decimal"] = sign
@@ -506,7 +575,7 @@ def _options(name: str, table: str, values: pa.Array) -> dict[str, Any]:
     return {}
 
 
-def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
+def _feature(values: pa.Array, limit: int, may_be_list: bool) -> dict[str, Any] | None:
     """How a column that the contract does not name can be a feature; None where it cannot."""
     if pa.types.is_list(values.type) and pa.types.is_string(values.type.value_type):
         distinct = len(pc.unique(values.flatten().drop_null()))
@@ -524,9 +593,22 @@ def _feature(values: pa.Array, limit: int) -> dict[str, Any] | None:
         return None
     if _is_number(values) and distinct > 12:
         return {"type": "number"} if not _looks_like_id(values, distinct) else None
+    if may_be_list and (separator := _separator(values, distinct, limit)):
+        return {"type": "list", "separator": separator}
     if distinct <= limit and _mean_length(values) <= 60:
         return {"type": "categorical"}
     return None
+
+
+def _separator(values: pa.Array, distinct: int, limit: int) -> str:
+    """What divides the values of a column of tags, which are far fewer than their combinations; empty for nothing."""
+    texts = [one for one in _texts(values).drop_null().to_pylist() if len(one) <= 300]
+    for sign in (",", ";", "|"):
+        if texts and np.mean([sign in one for one in texts]) > 0.3:
+            parts = {part.strip() for one in texts for part in one.split(sign)}
+            if len(parts) <= min(limit, distinct / 2):
+                return sign
+    return ""
 
 
 def _embedding_dim(values: pa.Array) -> int:
@@ -560,6 +642,10 @@ def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
     """Why a column of the log is no context: it names the request, or is known only after the click; else empty."""
     if max(_fit(name, role) for role in ("request_id", "event_id", "user_id", "item_id")) > 0.5:
         return "an id, which is not known again at serving"
+    if "token" in name.lower():
+        return "a token, which is not known again at serving"
+    if _is_number(values) and max(_fit(name, role) for role in ("timestamp", "created_at")) > 0.5:
+        return "a time"
     if _counts_up(values):
         return "it counts up with the rows, as the number of a request does"
     plain = name.lower()
@@ -568,6 +654,8 @@ def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
     if clicked is None:
         return ""
     label = parse_integers(clicked).values
+    if (value := always_clicked(_texts(values), label)) is not None:
+        return f"all rows with {value!r} were clicked, so that it is known only after the click"
     if 0 < label.mean() < 1 and _separates(values, label) > LEAK:
         return "it tells the clicked rows nearly by itself, so that it is known only after the click"
     return ""
@@ -615,10 +703,13 @@ def _integers(values: pa.Array) -> np.ndarray | None:
 
 def _is_code(name: str, values: pa.Array) -> bool:
     """Whether whole numbers name things, of which several items are one: `product_code`, `brand_id`."""
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    if CODE.search(snake) is None or _integers(values) is None:
+    if CODE.search(_snake(name)) is None or _integers(values) is None:
         return False
     return 2 <= len(pc.unique(values.drop_null())) <= 0.9 * len(values)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _counts_up(values: pa.Array) -> bool:
@@ -681,9 +772,9 @@ def _image_root(items: Sample, column: str | None, folder: Path, images: Path | 
         return ""
     paths = [path for path in _texts(items.columns[column]).drop_null().to_pylist()[:200] if "://" not in path]
     candidates = [folder, items.path.parent, *([images, *images.resolve().parents[:3]] if images else [])]
-    if paths:  # wherever a file of the first path's name lies
-        inside = itertools.islice(folder.rglob(Path(paths[0]).name), 10)
-        depth = len(Path(paths[0]).parts)
+    for path in paths[:5]:  # wherever a file of this name lies
+        inside = itertools.islice(folder.rglob(Path(path).name), 10)
+        depth = len(Path(path).parts)
         candidates += [found.parents[depth - 1] for found in inside if len(found.parents) >= depth]
     found = {one: sum((one / path).is_file() for path in paths) for one in dict.fromkeys(candidates)}
     best = max(found, key=lambda one: found[one])
@@ -697,8 +788,9 @@ def _image_root(items: Sample, column: str | None, folder: Path, images: Path | 
 def _event_names(values: pa.Array, taken: Collection[str], guesses: list[Guess]) -> dict[str, Any]:
     """`view` and `labels` of a log of events; no label has a name of `taken`."""
     names = [str(name) for name in pc.unique(_texts(values).drop_null()).to_pylist()]
-    views = [name for name in names if any(word in name.lower() for word in VIEWS)]
-    others = [name for name in names if name not in views]
+    seen = [name for name in names if any(word in name.lower() for word in VIEWS)]
+    views = _impressions(seen)
+    others = [name for name in names if name not in seen]
     clicks = [name for name in others if any(word in name.lower() for word in CLICKS)]
     if not clicks:  # e.g. views and orders
         clicks = [name for name in others if any(word in name.lower() for word in OTHERS)]
@@ -708,6 +800,8 @@ def _event_names(values: pa.Array, taken: Collection[str], guesses: list[Guess])
             "shop.yaml: events.view and events.labels"
         )
     guesses.append(Guess("events.view", ", ".join(views), "each is an impression"))
+    if pages := [name for name in seen if name not in views]:
+        guesses.append(Guess("events: not used", ", ".join(pages), "the page that opens; no impression among others"))
     labels: dict[str, Any] = {"clicked": clicks}
     further = [name for name in others if name not in clicks]
     left = [name for name in further if not any(word in name.lower() for word in OTHERS)]
@@ -719,6 +813,13 @@ def _event_names(values: pa.Array, taken: Collection[str], guesses: list[Guess])
     if left:
         guesses.append(Guess("events: not used", ", ".join(left), "neither views nor known labels"))
     return {"view": views, "labels": labels, "window_seconds": 1800}
+
+
+def _impressions(seen: list[str]) -> list[str]:
+    """Of events that are views, those of items among others; the page that follows a click is no impression."""
+    of_lists = [name for name in seen if any(word in name.lower() for word in LISTS)]
+    of_items = [name for name in seen if not any(word in name.lower() for word in PAGES)]
+    return of_lists or of_items or seen
 
 
 def _policies(items: Sample, columns: dict[str, str], share: float, guesses: list[Guess]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from components.contract.files import ALL_SPANS, Spans, find_table, load_schema
 from components.contract.image_files import ImageFiles
 from components.contract.schema import Schema, Table
 from components.contract.tables import ContractError, TableBatch, read_file
-from components.contract.values import parse_ids
+from components.contract.values import always_clicked, parse_ids
 from components.splits import split_by_time, time_boundaries
 from mim_keras.config import ConfigError
 
@@ -161,9 +161,10 @@ def _drop_repeated(preview: TablePreview, name: str, schema: Schema) -> None:
     if not preview.used:
         return
     codes = preview.valid[name].dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    first = np.sort(np.unique(codes, return_index=True)[1])
-    if repeated := len(codes) - len(first):
-        preview.valid = take(preview.valid, first)
+    latest = schema.policies.repeated_ids == "latest"
+    kept = np.sort(np.unique(codes[::-1] if latest else codes, return_index=True)[1])
+    if repeated := len(codes) - len(kept):
+        preview.valid = take(preview.valid, np.sort(len(codes) - 1 - kept) if latest else kept)
         reasons = preview.rejected if schema.policies.repeated_ids == "reject" else preview.dropped
         reasons[f"another row has the same {name}"] += repeated
 
@@ -348,12 +349,28 @@ def _find_problems_of_log(found: Preview, log: TablePreview, split_by: str, frac
     found.lines += [
         f"{'':12s} {_feature_line(name, kind, log.valid[name])}" for name, kind in table.features(log.name).items()
     ]
+    for name, kind in table.features(log.name).items():
+        value = always_clicked(log.valid[name], clicked) if kind == "categorical" else None
+        if value is not None:
+            found.warnings.append(
+                f"all rows with {name} {value!r} were clicked: an outcome, known only after the click? Then remove "
+                f"{name} from {log.name}.columns in shop.yaml; a ranker that reads it learns nothing else"
+            )
     largest = max(pc.value_counts(log.valid["user_id"]).to_pylist(), key=lambda row: row["counts"])
     if users > 20 and largest["counts"] > 0.05 * log.used:
         found.warnings.append(
             f"user {largest['values']!r} has {largest['counts']:,} of {log.used:,} impressions; does this id stand for "
             "all who are not known?"
         )
+    keys = pa.table({name: log.valid[name] for name in ("user_id", "item_id", "timestamp")})
+    repeated = len(keys) - len(keys.group_by(keys.column_names).aggregate([]))
+    if log.name == "impressions" and repeated > 0.005 * log.used:
+        found.warnings.append(
+            f"{repeated:,} of {log.used:,} impressions repeat the user, the item and the time of another; each counts. "
+            "Remove them if the log has them twice"
+        )
+    if items < 2:
+        found.problems.append(f"table `{log.name}`: all impressions are of one item; a ranking needs at least two")
     if clicked.min() == clicked.max():
         found.problems.append(
             f"table `{log.name}`: every impression has the label {int(clicked[0])}; nothing can be learned from it. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def _text_sample(path: Path, file: Path) -> Sample:
     try:
         with file.open("rb") as raw:
             data = unpacked(raw, file.name).read(SAMPLE_BYTES)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise unreadable(str(file), error) from error
     if not data.strip():
         raise ContractError(f"{file} is empty; export it again")
@@ -142,7 +143,8 @@ def _decode(data: bytes) -> tuple[str, str]:
             return name, data[: len(data) // 2 * 2].decode(name, errors="replace")
     lines = data.splitlines()
     broken = [line for line in lines[:-1] if decode_utf8(line) is None]  # the last may be cut in two
-    if len(broken) <= 0.01 * len(lines) or len(broken) <= 1 < len(lines) / 20:
+    few = len(broken) <= 0.01 * len(lines) or len(broken) <= 1 < len(lines) / 20
+    if not broken or (few and broken[0] is not lines[0]):  # a header must be read right
         return "utf-8", data.decode("utf-8-sig", errors="replace")
     encoding = _guess_encoding(b"\n".join(broken[:_GUESSED_LINES]))
     return encoding, data.decode(encoding, errors="replace")
@@ -150,21 +152,35 @@ def _decode(data: bytes) -> tuple[str, str]:
 
 def _guess_encoding(data: bytes) -> str:
     """The encoding of lines that are not UTF-8."""
-    best = from_bytes(data, cp_isolation=list(ENCODINGS)).best()
-    guess = "cp1252" if best is None else best.encoding
-    if guess not in LETTERS:
+    possible = [name for name in ENCODINGS if _can_decode(data, name)] or list(ENCODINGS)
+    for name in ("cp932", "euc_jp"):  # kana do not come by chance
+        if name in possible and len(re.findall(r"[\u3041-\u30ff]", data.decode(name))) > 0.1 * len(data.decode(name)):
+            return name
+    best = from_bytes(data, cp_isolation=possible).best()
+    guess = possible[0] if best is None else best.encoding
+    if guess not in LETTERS or guess not in possible:
         return guess
     # These share most letters, and a detector takes one for the other: the language that knows most of them decides.
-    known = {name: max(_known_letters(data, name, letters) for letters in LETTERS[name]) for name in LETTERS}
-    equal = [name for name in LETTERS if known[name] == max(known.values())]
+    latin = [name for name in LETTERS if name in possible]
+    known = {name: max(_known_letters(data, name, letters) for letters in LETTERS[name]) for name in latin}
+    equal = [name for name in latin if known[name] == max(known.values())]
     return "cp1257" if guess == "cp1257" in equal else equal[0]
+
+
+def _can_decode(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _known_letters(data: bytes, encoding: str, letters: str) -> float:
     """Share of the letters beyond ASCII beside another letter, and of signs before one, that a language has."""
     text = data.decode(encoding, errors="replace").lower()
     found = re.findall(r"(?<=[a-z])[^\x00-\x7f]|[^\x00-\x7f](?=[a-z])", text)
-    found = [one for one in found if one.isalpha() or not one.isnumeric()]
+    inside = re.findall(r"(?<=[a-z])[^\x00-\x7f](?=[a-z])", text)  # where a raised 2 has no place
+    found = [one for one in found if not one.isnumeric()] + [one for one in inside if one.isnumeric()]
     return sum(one in letters for one in found) / max(len(found), 1)
 
 

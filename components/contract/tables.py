@@ -97,6 +97,12 @@ def check_columns(name: str, table: Table, path: str, found: list[str]) -> None:
     sources = {n: table.source(n) for n in required}
     missing = [source if source == n else f"{source} ({n})" for n, source in sources.items() if source not in there]
     if missing:
+        other = next((sign for sign in (";", "\t", "|", ",") if len(found) == 1 and sign in found[0]), None)
+        if other is not None:
+            raise ContractError(
+                f"table `{name}`: {path} has one column, {found[0][:200]!r}; is {other!r} its delimiter? Write "
+                f'shop.yaml: {name}: {{delimiter: "{other}"}} (`mim init` does)'.replace("\t", "\\t")
+            )
         optional = [n for n, column in CONTRACT[name].items() if not column.required]
         raise ContractError(
             f"table `{name}`: {path} lacks the column {', '.join(missing)}; it has {', '.join(found) or 'none'}. "
@@ -260,10 +266,11 @@ def _slice(batch: TableBatch, begin: int, size: int) -> TableBatch:
 
 
 def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[bytes, bool]]:
-    """Bytes of whole records, and whether these are the first line of a record whose quote is never closed.
+    """Bytes of whole records, and whether these are the first line of a record whose quote is not closed.
 
     Such a line is given by itself, so that the lines after it are read as the records that they are.  A record of more
-    than `LARGEST_RECORD` bytes counts as never closed.
+    than `LARGEST_RECORD` bytes counts as not closed, and so does a field of several lines whose closing quote does
+    not end the field: a stray quote, or one that was escaped by a backslash, swallowed the lines up to the next one.
 
     Args:
         stream: Of UTF-8; its `read` gives bytes.
@@ -272,16 +279,27 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
     """
     mark = re.escape(delimiter.encode())
     quoted = re.compile(rb"(?:\A|(?<=[\r\n])|(?<=" + mark + rb'))"(?:[^"]+|"")*("?)')
-    rest, ended = b"", False
+    ends = (delimiter.encode(), b"\r", b"\n", b"")
+    rest, ended, is_read = b"", False, False
     while not ended or rest:
-        if not ended:
+        if not ended and not is_read:
             # Twice what is left over, so that a large record is looked through only a few times.
             read = stream.read(max(TEXT_BLOCK, len(rest)))
             ended = not read
             rest += read
         if not rest:
             return
-        fields = list(quoted.finditer(rest)) if quoting and b'"' in rest else []
+        fields, stray = _quoted_fields(quoted, rest, ends) if quoting and b'"' in rest else ([], None)
+        is_read = stray is not None
+        if stray is not None:
+            gaps = zip([0, *(one.end() for one in fields)], [*(one.start() for one in fields), stray], strict=True)
+            begin = _last_line_end(rest, list(gaps), True)
+            if begin:
+                yield rest[:begin], False
+            end = begin + _first_line_end(rest[begin:])
+            yield rest[begin:end], True
+            rest = rest[end:]
+            continue
         # A quote at the end may be half of two.
         is_open = bool(fields) and (not fields[-1][1] or (fields[-1].end() == len(rest) and not ended))
         gaps = zip([0, *(one.end() for one in fields)], [*(one.start() for one in fields), len(rest)], strict=True)
@@ -293,6 +311,18 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
             end = _first_line_end(rest)
             yield rest[:end], True
         rest = rest[end:]
+
+
+def _quoted_fields(
+    quoted: re.Pattern[bytes], data: bytes, ends: tuple[bytes, ...]
+) -> tuple[list[re.Match[bytes]], int | None]:
+    """(Quoted fields up to a stray quote, where that is); None where there is no stray quote."""
+    fields: list[re.Match[bytes]] = []
+    for field in quoted.finditer(data):
+        if field[1] and data[field.end() : field.end() + 1] not in ends and re.search(rb"[\r\n]", field[0]):
+            return fields, field.start()
+        fields.append(field)
+    return fields, None
 
 
 def _last_line_end(data: bytes, ranges: list[tuple[int, int]], ended: bool) -> int:
@@ -331,7 +361,7 @@ class _TextParser:
         """The rows of `chunk`; see `split_records`."""
         if broken:
             text = chunk.decode(errors="replace").strip()[:50]
-            yield self._batch(0, {}, {0: f"a quote is opened and never closed: {text}"})
+            yield self._batch(0, {}, {0: f"a quote is opened and not closed: {text}"})
             return
         invalid: dict[int, str] = {}
         # pyarrow gives malformed rows to `keep` as text: a chunk that is no UTF-8 is parsed as if it were Latin-1.

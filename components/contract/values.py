@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.representation_center.ids import IdError, normalize_id
+from serving.representation_center.ids import EXACT, IdError, normalize_id
 
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # seconds since 1970: the years 1990 to 2099
 MICROS = 1_000_000
@@ -34,6 +34,11 @@ _DIGITS = (
     r"^(?P<year>(?:19|20)\d{2})(?P<month>\d{2})(?P<day>\d{2})"
     r"(?:T?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})(?P<fraction>))?(?P<zone>Z?)$"
 )
+YES = ("true", "yes", "y", "t", "ja", "j", "oui", "si", "sí", "sim", "tak", "evet", "はい", "是", "да")
+NO = ("false", "no", "n", "f", "nein", "non", "não", "nie", "nej", "hayır", "いいえ", "否", "нет")
+SURE, MOST_CLICKED, FEWEST_CLICKS = 0.98, 0.9, 20  # of `always_clicked`
+NO_TEXTS = ("NULL", "null", "\\N", "NaN", "nan", "NAN", "#N/A", "(not set)")  # `None` may be a value: no pattern
+_NO_TEXTS = pa.array(["", *NO_TEXTS])
 NO_IDS = ("NULL", "null", "Null", "\\N", "NaN", "nan", "NAN", "None", "none", "(not set)", "undefined", "N/A", "#N/A")
 _MONEY = r"([A-Z]{0,2}\p{Sc}|[A-Z]{3}|kr\.?|zł|Fr\.?|Rs\.?)"
 _LAYOUTS = (_ISO, _DOTS, _DIGITS)
@@ -48,7 +53,10 @@ class Parsed(NamedTuple):
 
 
 def parse_text(values: pa.Array) -> Parsed:
-    """Any column of plain values as text without blanks around it; an empty text is missing; bytes must be UTF-8."""
+    """Any column of plain values as text without blanks around it; bytes must be UTF-8.
+
+    An empty text is missing, and so is what databases and tools write for a missing value (`NO_TEXTS`).
+    """
     n = len(values)
     bad = np.zeros(n, bool)
     kind = values.type
@@ -62,7 +70,7 @@ def parse_text(values: pa.Array) -> Parsed:
     else:
         text = values.cast(pa.string())
     text = pc.utf8_trim_whitespace(text)
-    text = pc.if_else(pc.equal(text, ""), None, text)
+    text = pc.if_else(pc.is_in(text, _NO_TEXTS), None, text)
     return Parsed(text, _nulls(text) & ~bad, bad)
 
 
@@ -71,7 +79,7 @@ def parse_ids(values: pa.Array) -> Parsed:
 
     What databases and tools write for a missing value (`NO_IDS`) is missing.  An integer of any size is its digits.
     pandas makes floats of integers where one is missing, and writes them as `12.0` or `6.8e+12`: they are the integers
-    that they were.  A fraction cannot be an id.
+    that they were.  A fraction cannot be an id, nor a float of 2^53 or more, which has lost digits.
     """
     kind = values.type
     n = len(values)
@@ -82,15 +90,9 @@ def parse_ids(values: pa.Array) -> Parsed:
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
         missing = np.isnan(numbers)
         whole = np.isfinite(numbers) & (np.floor(numbers) == numbers)
-        small = whole & (np.abs(numbers) < 2**63)
-        text = pa.array(np.where(small, numbers, 0).astype(np.int64)).cast(pa.string())
-        text = pc.if_else(pa.array(small), text, None)
-        if (large := whole & ~small).any():
-            plain = text.to_pylist()
-            for row in np.flatnonzero(large):
-                plain[row] = str(int(numbers[row]))
-            text = pa.array(plain, pa.string())
-        return Parsed(text, missing, ~missing & ~whole)
+        exact = whole & (np.abs(numbers) < EXACT)
+        text = pa.array(np.where(exact, numbers, 0).astype(np.int64)).cast(pa.string())
+        return Parsed(pc.if_else(pa.array(exact), text, None), missing, ~missing & ~exact)
     if pa.types.is_decimal(kind):
         text = pc.replace_substring_regex(values.cast(pa.string()), r"\.0*$", "")
         fraction = pc.fill_null(pc.match_substring(text, "."), False).to_numpy(zero_copy_only=False)
@@ -100,7 +102,7 @@ def parse_ids(values: pa.Array) -> Parsed:
     if nothing.any():
         text = pc.if_else(pa.array(nothing), None, parsed.values)
         parsed = Parsed(text, parsed.missing | nothing, parsed.bad)
-    written = pc.match_substring_regex(parsed.values, r"^[+-]?\d+(\.0+|(\.\d+)?e\+\d+)$")
+    written = pc.match_substring_regex(parsed.values, r"^[+-]?(\d+\.0+|\d+(\.\d+)?e\+\d+|\d\.\d+E\+?\d+)$")
     rows = np.flatnonzero(pc.fill_null(written, False).to_numpy(zero_copy_only=False))
     if not len(rows):
         return parsed
@@ -291,8 +293,8 @@ def parse_integers(values: pa.Array) -> Parsed:
         return Parsed(np.where(whole, numbers, 0).astype(np.int64), missing, ~missing & ~whole)
     text = parse_text(values)
     lower = pc.utf8_lower(text.values)
-    lower = pc.if_else(pc.is_in(lower, pa.array(["true", "yes", "y", "t"])), "1", lower)
-    lower = pc.if_else(pc.is_in(lower, pa.array(["false", "no", "n", "f"])), "0", lower)
+    lower = pc.if_else(pc.is_in(lower, pa.array(YES)), "1", lower)
+    lower = pc.if_else(pc.is_in(lower, pa.array(NO)), "0", lower)
     whole = _true(pc.match_substring_regex(lower, r"^[+-]?\d{1,18}(\.0*)?$"))
     digits = pc.replace_substring_regex(lower, r"^\+|\.0*$", "")
     numbers = _filled(pc.if_else(pa.array(whole), digits, None).cast(pa.int64()))
@@ -365,6 +367,24 @@ def _without_hidden(value: str) -> str:
             return " ".join(parts)
         begin = end + 1
     return " ".join([*parts, value[begin:]])
+
+
+def always_clicked(values: pa.Array, clicked: np.ndarray) -> str | None:
+    """A value that nearly all rows with it were clicked, and that a fifth of the clicks have; None where there is none.
+
+    Such a value is known only after the click.
+
+    Args:
+        values: Text [n].
+        clicked: 0 or 1, [n].
+    """
+    if not 0 < clicked.mean() < MOST_CLICKED:
+        return None
+    encoded = values.dictionary_encode()
+    codes = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    shown, clicks = (np.bincount(codes, weights, len(encoded.dictionary) + 1)[:-1] for weights in (None, clicked))
+    found = np.flatnonzero((clicks >= SURE * shown) & (clicks >= max(FEWEST_CLICKS, 0.2 * clicked.sum())))
+    return str(encoded.dictionary[int(found[0])]) if len(found) else None
 
 
 def parse_lists(values: pa.Array, separator: str = "") -> Parsed:

@@ -15,6 +15,7 @@ _NAMES = {
     "calibration": "calibration",
     "rows": "example_count",
 }
+MEAN_LABEL = "mean_label"
 Metrics = dict[str, Any]
 
 
@@ -32,6 +33,8 @@ def read_evaluation(folder: str) -> Metrics:
         for output, values in outputs.items():
             figures = {name: _number(values[""].get(tfma_name)) for name, tfma_name in _NAMES.items()}
             figures["rows"] = int(figures["rows"] or 0)
+            if _number(values[""].get(MEAN_LABEL)) in (0.0, 1.0):
+                figures["auc"] = None  # TFMA has 0 for it
             metrics = of_outputs.setdefault(output or CLICK, {"slices": {}})
             if slice_key == ():
                 metrics |= figures

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
-_SCIENTIFIC = re.compile(r"([+-]?\d+)(?:\.(\d+))?e\+(\d{1,3})")
+# As Python and C write floats, and as Java does.
+_SCIENTIFIC = re.compile(r"([+-]?\d+)(?:\.(\d+))?e\+(\d{1,3})|([+-]?\d)\.(\d+)E\+?(\d{1,3})")
+EXACT = 2**53  # below it a float holds each whole number
 
 
 class IdError(ValueError):
@@ -22,7 +24,7 @@ def normalize_id(value: object) -> str:
         value: Text, an integer of any size, or a float without a fraction; NumPy's too.
 
     Raises:
-        IdError: a fraction, or another type.
+        IdError: a fraction, a float that is too large to be exact, or another type.
 
     Example:
         >>> from serving.representation_center.ids import normalize_id
@@ -37,7 +39,7 @@ def normalize_id(value: object) -> str:
         raise IdError(f"an id is text or a whole number; received {value!r}")
     number = getattr(value, "item", lambda: value)()  # NumPy's scalars
     if isinstance(number, float) and number.is_integer():
-        return str(int(number))
+        return _exact(int(number), value)
     if isinstance(number, int) and not isinstance(number, bool):
         return str(number)
     raise IdError(f"an id is text or a whole number; received {value!r}")
@@ -47,8 +49,15 @@ def _from_text(value: str) -> str:
     if whole := _WHOLE.fullmatch(value):
         return whole[1]
     if written := _SCIENTIFIC.fullmatch(value):
-        digits, shift = written[2] or "", int(written[3])
+        first, digits, exponent = written[1] or written[4], written[2] or written[5] or "", written[3] or written[6]
+        shift = int(exponent)
         if digits[shift:].strip("0"):
             raise IdError(f"an id is no fraction; received {value!r}")
-        return str(int(written[1] + digits[:shift].ljust(shift, "0")))
+        return _exact(int(first + digits[:shift].ljust(shift, "0")), value)
     return value
+
+
+def _exact(number: int, value: object) -> str:
+    if abs(number) >= EXACT:
+        raise IdError(f"a float of 2^53 or more has lost digits, and is no id; received {value!r}. Export ids as text")
+    return str(number)

@@ -155,7 +155,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ({"user_id": ""}, "no user_id"),
         ({"item_id": ""}, "no item_id"),
         ({"item_id": "i77"}, "item_id is not in the catalogue (received 'i77')"),
-        ({"item_id": "7.25e+1"}, "item_id is a fraction, which is no id (received '7.25e+1')"),
+        ({"item_id": "7.25e+1"}, "item_id is a fraction or a rounded number, which is no id (received '7.25e+1')"),
         ({"clicked": 2}, "clicked is not 0 or 1 (received 2)"),
         ({"clicked": -1}, "clicked is not 0 or 1 (received -1)"),
         ({"clicked": "perhaps"}, "clicked is not a whole number (received 'perhaps')"),

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from components.contract import preview, tables
-from components.contract.guess import guess_schema, to_yaml
+from components.contract.guess import Guess, guess_schema, to_yaml
 from components.contract.preview import Preview, preview_folder
 from components.contract.sample import read_sample
 from components.contract.schema import Schema
@@ -494,3 +494,115 @@ def test_a_label_with_gaps_is_none(tmp_path: Path) -> None:
     values, said = guessed(tmp_path, clicked=1 - CLICKED, ordered=gaps)
     assert "ordered" not in values["impressions"]["columns"]
     assert "an outcome, which is not known when the item is shown" in said
+
+
+def init_tables(folder: Path, items: list[dict[str, Any]], log: list[dict[str, Any]]) -> tuple[dict, list[Guess]]:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(items), folder / "items.parquet")
+    pq.write_table(pa.Table.from_pylist(log), folder / "log.parquet")
+    return guess_schema(folder / "items.parquet", folder / "log.parquet", folder)
+
+
+def rows_of_items(count: int = 60) -> list[dict[str, Any]]:
+    return [{"sku": f"S{n:03d}", "name": f"thing {n}"} for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("names", "views", "clicks"),
+    [
+        (["view_item_list", "select_item", "view_item", "purchase"], ["view_item_list"], ["select_item"]),
+        (["page_view", "product_viewed", "product_added_to_cart"], ["product_viewed"], ["product_added_to_cart"]),
+        (["pageview", "click"], ["pageview"], ["click"]),
+        (["表示", "クリック", "購入"], ["表示"], ["クリック"]),
+    ],
+)
+def test_the_page_that_follows_a_click_is_no_impression(
+    tmp_path: Path, names: list[str], views: list[str], clicks: list[str]
+) -> None:
+    log = [
+        {
+            "visitor": f"v{n % 40}",
+            "sku": f"S{n % 60:03d}",
+            "when": 1_700_000_000 + 60 * n,
+            "what": names[n % len(names)],
+        }
+        for n in range(900)
+    ]
+    values, _ = init_tables(tmp_path, rows_of_items(), log)
+    assert values["events"]["columns"]["event"] == "what", "no name says so; the values do"
+    assert values["events"]["view"] == views
+    assert values["events"]["labels"]["clicked"] == clicks
+
+
+def test_roles_that_names_do_not_tell(tmp_path: Path) -> None:
+    """A reader rather than a session, the only column of times, an empty column beside a full one."""
+    log = [
+        {
+            "session": f"s{n // 3}",
+            "reader": f"r{n % 40}",
+            "user_id": None,
+            "article": f"S{n % 60:03d}",
+            "shown": f"2026-03-{1 + n // 100:02d}T{n % 24:02d}:00:00Z",
+            "click": int(n % 5 == 0),
+            "kupiono": "tak" if n % 10 == 0 else "nie",
+            "outcome": "done" if n % 5 == 0 else ["a", "b"][n % 2],
+            "checkout_token": f"t{n % 3}",
+            "device": ["app", "web", "tv"][n % 3],
+        }
+        for n in range(900)
+    ]
+    items = [
+        row
+        | {"Product Category": None, "Type": f"type {n % 5}", "clicks_30d": n // 2}
+        | {"tags": ", ".join([*("red", "new", "big")[: 1 + n % 3], "abcdef"[n // 3 % 6]])}
+        for n, row in enumerate(rows_of_items())
+    ]
+    values, guesses = init_tables(tmp_path, items, log)
+    columns = values["impressions"]["columns"]
+    assert {name: columns[name] for name in ("user_id", "timestamp", "clicked", "item_id")} == {
+        "user_id": "reader",
+        "timestamp": "shown",
+        "clicked": "click",
+        "item_id": "article",
+    }
+    assert columns["kupiono"] == {"column": "kupiono", "type": "label"}
+    assert set(columns) == {"user_id", "timestamp", "clicked", "item_id", "kupiono", "device"}
+    why = {guess.value: guess.why for guess in guesses}
+    assert "all rows with 'done' were clicked" in why["outcome"]
+    assert "a count of what users did" in why["clicks_30d"]
+    assert values["items"]["columns"]["category"] == "Type"
+    assert values["items"]["columns"]["tags"] == {"column": "tags", "type": "list", "separator": ","}
+
+
+def test_kana_and_polish_letters_name_their_encodings(tmp_path: Path) -> None:
+    japanese = "商品番号;商品名\n" + "".join(f"A-{n:05d};スズラン 青いマグカップ～№{n}\n" for n in range(5))
+    (tmp_path / "j.csv").write_bytes(japanese.encode("cp932"))
+    assert read_sample(tmp_path / "j.csv").options["encoding"] == "cp932"
+    polish = "kod;nazwa\n" + "".join(f"{n};biała torba, brązowy płaszcz 5 m²\n" for n in range(9))
+    (tmp_path / "p.csv").write_bytes(polish.replace("²", "2").encode("cp1250"))
+    assert read_sample(tmp_path / "p.csv").options["encoding"] == "cp1250"
+    (tmp_path / "g.csv").write_bytes("nr;größe\n1;5 m²\n2;groß\n".encode("cp1252"))
+    assert read_sample(tmp_path / "g.csv").options["encoding"] == "cp1252"
+    header = "kunde;größe\n" + "".join(f"{n};klein\n" for n in range(300))
+    (tmp_path / "h.csv").write_bytes(header.encode("cp1252"))
+    assert list(read_sample(tmp_path / "h.csv").columns) == ["kunde", "größe"]
+
+
+def test_a_value_that_is_always_clicked_is_warned_of(tmp_path: Path) -> None:
+    items = pa.table({"item_id": [f"i{n}" for n in range(20)], "title": ["thing"] * 20})
+    pq.write_table(items, tmp_path / "items.parquet")
+    n = np.arange(1_000)
+    log = {
+        "user_id": [f"u{k}" for k in n % 30],
+        "item_id": [f"i{k}" for k in n % 20],
+        "timestamp": 1_700_000_000 + 3_600 * n,
+        "clicked": (n % 4 == 0).astype(int),
+        "state": np.where(n % 4 == 0, "bought", "open"),
+        "device": np.where(n % 3 == 0, "app", "web"),
+    }
+    pq.write_table(pa.table({name: pa.array(values) for name, values in log.items()}), tmp_path / "impressions.parquet")
+    (tmp_path / "shop.yaml").write_text("impressions: {columns: {state: state, device: device}}")
+    found = preview_folder(str(tmp_path))
+    said = [warning for warning in found.warnings if "were clicked" in warning]
+    assert len(said) == 1
+    assert "state 'bought'" in said[0]

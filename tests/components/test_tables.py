@@ -89,12 +89,23 @@ def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
     assert rows_of(path) == [(1, b'"a', b'5" x', None), (2, b'""b', b'"c"', None)]
 
 
+@pytest.mark.parametrize("stray", [b'2,"mug 5\\"",x', b'2,"stray,x'])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_stray_quote_swallows_no_line(tmp_path: Path, stray: bytes, end: bytes) -> None:
+    lines = [b"user_id,city,x", b"1,plain,x", stray, b"3,c,x", b'4,"quoted",x', b'5,"two' + end + b'lines",x', b"6,f,x"]
+    found = rows_of(write(tmp_path / "users.csv", end.join([*lines, b""])))
+    assert [row[0] for row in found] == [1, 2, 3, 4, 5, 6]
+    assert [row[1] for row in found] == [b"1", None, b"3", b"4", b"5", b"6"]
+    assert found[4][2] == b"two" + end + b"lines"
+    assert found[1][3].startswith("a quote is opened and not closed: 2,")
+
+
 def test_a_quote_that_is_never_closed_costs_its_row_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "users.csv", b'user_id,city\n1,a\n2,"open\n3,c\n4,d\n')
     found = rows_of(path)
     assert [row[0] for row in found] == [1, 2, 3, 4]
     assert [row[1] for row in found] == [b"1", None, b"3", b"4"]
-    assert found[1][3] == 'a quote is opened and never closed: 2,"open'
+    assert found[1][3] == 'a quote is opened and not closed: 2,"open'
 
 
 def test_a_quote_that_is_closed_too_far_away_counts_as_never_closed(

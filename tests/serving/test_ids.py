@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.conversation import _feature_text
+from serving.client_core import _feature_text
 from serving.representation_center.ids import IdError, normalize_id
 
 
