@@ -19,6 +19,7 @@ import click
 from tfx_pipeline.center_commands import center
 from tfx_pipeline.connection import connection_options
 from tfx_pipeline.data_commands import check, init
+from tfx_pipeline.quiet import quiet_tensorflow
 from tfx_pipeline.release_commands import releases
 from tfx_pipeline.rollout_commands import rollout
 from tfx_pipeline.serve_command import serve
@@ -29,20 +30,21 @@ class _Group(click.Group):
     """Turns the errors we expect into one plain message; a traceback appears under `--debug` alone."""
 
     def invoke(self, context: click.Context) -> Any:
+        quiet_tensorflow()
         try:
             return super().invoke(context)
-        except click.ClickException:
+        except (click.ClickException, BrokenPipeError):  # click ends quietly where nobody reads on
             raise
         except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if context.params.get("debug"):
                 raise
-            click.echo(f"error: {_told(error)}", err=True)
+            click.echo(f"error: {_message(error)}", err=True)
             context.exit(2 if type(error).__name__ in ("ConfigError", "MovieLensError") else 1)
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """The message of the error; of one that Beam wraps, as it does what its workers raise, that of the error within."""
     cause = error
     while cause.__cause__ is not None and ("[while running" in str(cause) or _is_of_engine(cause)):
@@ -299,7 +301,13 @@ def metrics(root: Path, as_json: bool) -> None:
 # -- serving -----------------------------------------------------------------------------------------------
 
 _server = click.option("--server", default="localhost:8500", show_default=True, metavar="HOST:PORT")
-_timeout = click.option("--timeout", default=5.0, show_default=True, help="Seconds the call may take.")
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds the call may take.",
+)
 
 
 @main.command()
@@ -353,7 +361,7 @@ def rank(
 
 @main.command()
 @click.argument("item")
-@click.option("--count", default=10, show_default=True)
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 @_server
 @_timeout
@@ -370,7 +378,9 @@ def similar(item: str, count: int, as_json: bool, server: str, timeout: float, c
 @click.option("--title", default="")
 @click.option("--text", default="")
 @click.option("--image", default=None, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--nearest", default=0, help="Show so many of the nearest items instead of the vector.")
+@click.option(
+    "--nearest", type=click.IntRange(min=0), default=0, help="Show so many of the nearest items instead of the vector."
+)
 @click.option("--json", "as_json", is_flag=True)
 @_server
 @_timeout
@@ -387,9 +397,13 @@ def embed(
 ) -> None:
     """Encode content into its embedding."""
     from serving.client import MimClient
+    from serving.representation_center.images import ImageError
 
     with MimClient(server, timeout, **connection) as client:
-        vector = client.embed(image.read_bytes() if image else b"", title, text)
+        try:
+            vector = client.embed(image.read_bytes() if image else b"", title, text)
+        except ImageError as error:
+            raise click.BadParameter(f"{image} cannot be read as a picture: {error}") from error
         if nearest:
             _show_scored(client.nearest(vector, nearest), "cosine", as_json)
         elif as_json:

@@ -64,6 +64,8 @@ def serve(**flags: Any) -> None:
         raise click.UsageError(
             f"--models must name a folder of models; {models} does not exist. Run the pipeline first."
         )
+    if models is not None and (models / "metadata.sqlite").exists():
+        raise click.UsageError(f"--models is the root of runs; received {models}. Name {models / 'models'}")
     try:
         options = ServerOptions(**flags)
     except ValueError as error:
