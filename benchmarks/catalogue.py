@@ -44,8 +44,8 @@ def main(words: list[str] | None = None) -> None:
             figures = {"items": items, "picture_bytes": size}
             for kind in KINDS:
                 command = [sys.executable, "-m", "benchmarks.catalogue", "--one", name, kind]
-                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ).stdout
-                figures |= json.loads(told.splitlines()[-1])
+                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ).stdout
+                figures |= json.loads(output.splitlines()[-1])
             found.append(figures)
     growth = {
         name: round(found[1][f"{name}_peak_gib"] / found[0][f"{name}_peak_gib"], 3)

@@ -72,8 +72,8 @@ def run(requests: int, rate: float, changes: int) -> dict[str, Any]:
         for kind in range(KINDS):
             export_shop_ranker(store / str(kind), seed=kind)
         command = [sys.executable, "-m", "benchmarks.chaos", "--expect", str(store)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        scores = [[np.array(one) for one in kind] for kind in json.loads(told.splitlines()[-1])]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        scores = [[np.array(one) for one in kind] for kind in json.loads(output.splitlines()[-1])]
         versions = Versions(folder / "models", store)
         config = folder / "models.config"
         config.write_text(versions.config(label=False))

@@ -44,8 +44,8 @@ def main(words: list[str] | None = None) -> None:
         for step in ("impressions", "history"):  # each in a process of its own, with memory of its own
             command = [sys.executable, "-m", "benchmarks.flink", "--step", step, name]
             command += [f"--{key}={value}" for key, value in engine.items()]
-            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ).stdout
-            details |= json.loads(told.splitlines()[-1])
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ).stdout
+            details |= json.loads(output.splitlines()[-1])
     whole = details["records_written"] == arguments.impressions
     publish(
         "flink", details["peak_gib"], "GiB, Flink and workers together", MEMORY_GIB, details,

@@ -46,8 +46,8 @@ def running_flink(
             folder,
         ]
         ports = ["--job-port", str(port), "--artifact-port", "0", "--expansion-port", "0"]
-        with (Path(folder) / "log").open("wb") as told:
-            process = subprocess.Popen([*server, *ports], stdout=told, stderr=told)
+        with (Path(folder) / "log").open("wb") as output:
+            process = subprocess.Popen([*server, *ports], stdout=output, stderr=output)
         try:
             _wait_for(port, process)
             place = (f"--job_endpoint=127.0.0.1:{port}", "--environment_type=LOOPBACK")

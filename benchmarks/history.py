@@ -42,8 +42,8 @@ def main(words: list[str] | None = None) -> None:
 
                 write_click_log(data, rows)
             command = [sys.executable, "-m", "benchmarks.history", "--one", str(data), f"{folder}/out-{rows}"]
-            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            found.append(json.loads(told.splitlines()[-1]))
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            found.append(json.loads(output.splitlines()[-1]))
     last = found[-1]
     details: dict[str, Any] = {"sizes": found, "memory_gib_target": MEMORY_GIB, "growth_target": GROWTH}
     met = last["history_per_second"] >= TARGET and last["peak_gib"] <= MEMORY_GIB

@@ -128,7 +128,7 @@ def draw(loads: dict[str, Load], path: Path, title: str) -> None:
 
 
 def _grid(sent: int) -> list[float]:
-    """Percentiles that `sent` requests can tell."""
+    """Percentiles that `sent` requests can give."""
     grid, share = [], 1.0
     while share * sent >= 1:
         grid.append(100 * (1 - share))

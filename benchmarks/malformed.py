@@ -107,7 +107,7 @@ def run(requests: int, seed: int) -> dict[str, Any]:
             "memory_mib": [round(before / MEBIBYTE), round(after / MEBIBYTE)],
             "memory_growth": round(after / before, 4),
             "threads": [threads, server.num_threads()],
-            "good_requests": good.told(),
+            "good_requests": good.summary(),
         }
 
 
@@ -133,11 +133,11 @@ class GoodRequests:
         self._ended.set()
         self._thread.join()
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """How many, their times in milliseconds, and what went wrong."""
         times = np.percentile(self._seconds, [50, 99, 100]) * 1e3
-        told = dict(zip(("p50_ms", "p99_ms", "max_ms"), (round(float(t), 2) for t in times), strict=True))
-        return {"sent": len(self._seconds), **told, "errors": dict(self._errors)}
+        summary = dict(zip(("p50_ms", "p99_ms", "max_ms"), (round(float(t), 2) for t in times), strict=True))
+        return {"sent": len(self._seconds), **summary, "errors": dict(self._errors)}
 
     def _run(self) -> None:
         body, known = request("rank", rank_arrays(10)), None

@@ -19,7 +19,7 @@ from benchmarks.load import PREDICT
 from benchmarks.served_ranker import MODEL, VERSION, D, examples, rank_arrays, request
 from serving import messages
 from serving.channel import OPTIONS
-from serving.conversation import texts
+from serving.client_core import to_bytes_array
 from serving.tensors import to_proto
 
 SECONDS = 5.0  # a call's deadline
@@ -75,7 +75,7 @@ def seeds() -> list[tuple[str, bytes]]:
     from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, inference_pb2, regression_pb2
 
     made = [("Predict", request("rank", rank_arrays(size))) for size in (1, 20)]
-    made.append(("Predict", request("serve_examples", {"examples": texts(examples(3))})))
+    made.append(("Predict", request("serve_examples", {"examples": to_bytes_array(examples(3))})))
     for method, kind in (("Classify", classification_pb2), ("Regress", regression_pb2)):
         one = getattr(kind, "ClassificationRequest" if method == "Classify" else "RegressionRequest")()
         one.model_spec.name = MODEL
@@ -195,16 +195,16 @@ def on_purpose(channel: grpc.Channel, rng: np.random.Generator) -> Iterator[Case
         )
         made = good()
         del made.inputs["candidate_item_ids"]
-        to_proto(texts(["x" * 10_000] * 1_000), made.inputs["candidate_item_ids"])
+        to_proto(to_bytes_array(["x" * 10_000] * 1_000), made.inputs["candidate_item_ids"])
         yield case("ids of ten kilobytes", made, frozenset({"OK"}))
         yield case("20,000 candidates", good(20_000), frozenset({"OK", "DEADLINE_EXCEEDED"}))
         made = good()
-        to_proto(texts(["i000001"] * 20_000), cleared(made.inputs["history_item_ids"]))
+        to_proto(to_bytes_array(["i000001"] * 20_000), cleared(made.inputs["history_item_ids"]))
         to_proto(np.arange(20_000), cleared(made.inputs["history_ages"]))
         yield case("history of 20,000", made, frozenset({"OK"}))
         vectors = rng.normal(size=(5, D)).astype(np.float32)
         vectors[rng.random(vectors.shape) < 0.3] = rng.choice([np.nan, np.inf, -np.inf, 1e38, -0.0])
-        arrays = {**rank_arrays(5), "candidate_vectors": vectors, "encoder_version": texts([VERSION])}
+        arrays = {**rank_arrays(5), "candidate_vectors": vectors, "encoder_version": to_bytes_array([VERSION])}
         sent = messages.PredictRequest.FromString(request("rank_with_vectors", arrays))
         yield case("vectors of NaN and infinity", sent, frozenset({"OK"}))
         arrays["candidate_vectors"] = vectors[:, : int(rng.choice([0, 1, D - 1]))]
@@ -213,7 +213,7 @@ def on_purpose(channel: grpc.Channel, rng: np.random.Generator) -> Iterator[Case
         arrays["candidate_vectors"] = vectors[: int(rng.choice([0, 1, 4]))]
         sent = messages.PredictRequest.FromString(request("rank_with_vectors", arrays))
         yield case("vectors too few", sent)
-        broken = texts([rng.bytes(int(rng.integers(1, 200))) for _ in range(3)])
+        broken = to_bytes_array([rng.bytes(int(rng.integers(1, 200))) for _ in range(3)])
         sent = messages.PredictRequest.FromString(request("serve_examples", {"examples": broken}))
         yield case("examples that are none", sent)
 

@@ -71,8 +71,8 @@ def run(numbers: range) -> dict[str, Any]:
                 wrong.append(f"input {place}: {outcome}")
             place += 1
         process.join(10)
-    told = {"inputs": len(numbers), "outcomes": dict(outcomes), "rows": dict(rows), "slowest_s": round(slowest, 2)}
-    return {**told, "wrong": wrong}
+    counts = {"inputs": len(numbers), "outcomes": dict(outcomes), "rows": dict(rows), "slowest_s": round(slowest, 2)}
+    return {**counts, "wrong": wrong}
 
 
 def _next(answers: Any, process: Any) -> Any:
@@ -135,8 +135,8 @@ def examine(number: int, folder: Path) -> tuple[str, dict[str, int]]:
                         return f"wrong: {way.__name__} {table}: a row is rejected as {reject}", {}
                 used = len(batch) - len(rejects) - dropped
                 counted.update({"in": len(batch), "rejected": len(rejects), "dropped": dropped, "used": used})
-            if path.endswith(".parquet") and last != (told := pq.read_metadata(path).num_rows):
-                return f"wrong: {last} of {told} rows were read of {way.__name__} {table}", {}
+            if path.endswith(".parquet") and last != (counts := pq.read_metadata(path).num_rows):
+                return f"wrong: {last} of {counts} rows were read of {way.__name__} {table}", {}
     except ContractError as error:
         if not str(error):
             return "wrong: an error without a word", {}

@@ -167,8 +167,8 @@ def our_scores(files: list[Path], test: Any) -> list[np.ndarray]:
     lacking = [file for file in files if not file.with_suffix(".npy").is_file()]
     if not lacking:
         scores = [np.load(file.with_suffix(".npy")) for file in files]
-        told = [json.loads(file.read_text())["test"]["all"]["auc"] for file in files]
-        pairs = zip(files, scores, told, strict=True)
+        reported = [json.loads(file.read_text())["test"]["all"]["auc"] for file in files]
+        pairs = zip(files, scores, reported, strict=True)
         lacking = [file for file, score, area in pairs if abs(auc(test.label, score) - area) > 1e-9]
     if lacking:
         seeds = ", ".join(str(files.index(file) + 1) for file in lacking)

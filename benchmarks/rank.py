@@ -44,7 +44,7 @@ from benchmarks.served_ranker import (
     served,
 )
 from serving.channel import OPTIONS
-from serving.conversation import texts
+from serving.client_core import to_bytes_array
 
 TARGETS = {
     "p99_ms_of_500_at_20_a_second": 10.0,
@@ -84,8 +84,8 @@ def main(words: list[str] | None = None) -> None:
             "--bare",
             str(folder / "models" / MODEL / "1"),
         ]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        bare = json.loads(told.splitlines()[-1])
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        bare = json.loads(output.splitlines()[-1])
         details["bare_session_p50_ms"] = bare
         models = ["--models", str(folder / "models"), *THREADS]
         with served(*models, core=CORE) as (address, _), grpc.insecure_channel(address, options=OPTIONS) as channel:
@@ -93,7 +93,7 @@ def main(words: list[str] | None = None) -> None:
                 size: closed(channel, request("rank", rank_arrays(size))) for size in (1, 10, 100, 200, 500)
             }
             details["status_call_p50_ms"] = status_call(channel)
-            copies = request("serve_examples", {"examples": texts(examples(200, one_user=True))})
+            copies = request("serve_examples", {"examples": to_bytes_array(examples(200, one_user=True))})
             details["serve_examples_of_200"] = closed(channel, copies, calls=100)
             load = asyncio.run(open_loop(address, [request("rank", rank_arrays(500, s)) for s in range(64)], 20.0,
                                          arguments.seconds))  # fmt: skip
@@ -134,7 +134,7 @@ def bare_session(folder: Path) -> dict[str, float]:
     """p50 of the model alone, by signature and number of candidates, in milliseconds."""
     calls = ctr_calls(folder)
     found = {f"rank {size}": p50(functools.partial(calls["rank"], rank_arrays(size))) for size in (1, 200, 500)}
-    copies = {"examples": texts(examples(200, one_user=True))}
+    copies = {"examples": to_bytes_array(examples(200, one_user=True))}
     return {**found, "serve_examples 200": p50(lambda: calls["serve_examples"](copies), 200)}
 
 
@@ -175,7 +175,7 @@ def status_call(channel: grpc.Channel) -> float:
 def concurrent(address: str, clients: int, seconds: float) -> dict[str, float]:
     """Clients that each score one tf.Example after the other, in a process of their own."""
     context = multiprocessing.get_context("spawn")
-    bodies = [request("serve_examples", {"examples": texts(examples(1, seed))}) for seed in range(clients)]
+    bodies = [request("serve_examples", {"examples": to_bytes_array(examples(1, seed))}) for seed in range(clients)]
     answers = context.Queue()
     process = context.Process(target=_clients, args=(address, bodies, seconds, answers))
     process.start()

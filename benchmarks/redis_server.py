@@ -29,7 +29,7 @@ def redis_program() -> str:
 
 
 class RedisServer:
-    """Keeps what it is told in `folder`, so that it can be ended and started again."""
+    """Stores its data in `folder`, so that it can be ended and started again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -81,7 +81,7 @@ def command(words: list[str] | None = None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Cores, name of the CPU (None where Linux does not tell it), memory and system."""
+    """Cores, name of the CPU (None where Linux does not say), memory and system."""
     cpus = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
     return {

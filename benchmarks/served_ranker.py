@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving import messages
-from serving.conversation import texts
+from serving.client_core import to_bytes_array
 from serving.tensors import to_proto
 
 ITEMS, USERS, D, HISTORY = 20_000, 5_000, 128, 50
@@ -76,10 +76,10 @@ def rank_arrays(candidates: int, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     ids = item_ids()
     return {
-        "user_id": texts([f"u{rng.integers(1, USERS)}"]),
-        "history_item_ids": texts([ids[row] for row in rng.integers(0, ITEMS, HISTORY)]),
+        "user_id": to_bytes_array([f"u{rng.integers(1, USERS)}"]),
+        "history_item_ids": to_bytes_array([ids[row] for row in rng.integers(0, ITEMS, HISTORY)]),
         "history_ages": np.sort(rng.integers(1, 10**6, HISTORY))[::-1].copy(),
-        "candidate_item_ids": texts([ids[row] for row in rng.integers(0, ITEMS, candidates)]),
+        "candidate_item_ids": to_bytes_array([ids[row] for row in rng.integers(0, ITEMS, candidates)]),
     }
 
 

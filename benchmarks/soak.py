@@ -30,7 +30,7 @@ from benchmarks.report import MEBIBYTE, publish
 from benchmarks.served_ranker import MODEL, VERSION, D, examples, export_shop_ranker, rank_arrays, request, served
 from serving import messages
 from serving.channel import OPTIONS
-from serving.conversation import texts
+from serving.client_core import to_bytes_array
 
 GROWTH = 1.05
 HOURS = 8
@@ -176,7 +176,8 @@ def bodies() -> dict[str, tuple[str, list[bytes], float, tuple[str, ...]]]:
     sizes = (1, 10, 50, 100, 200, 500)
     ranks = [request("rank", rank_arrays(size, seed)) for size in sizes for seed in range(5)]
     vectors = np.random.default_rng(0).normal(size=(20, D)).astype(np.float32)
-    newer = {"candidate_vectors": vectors, "encoder_version": texts([VERSION])}
+    newer = {"candidate_vectors": vectors, "encoder_version": to_bytes_array([VERSION])}
+    batches = [request("serve_examples", {"examples": to_bytes_array(examples(size))}) for size in (1, 8)]
     status = messages.GetModelStatusRequest()
     status.model_spec.name = MODEL
     metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
@@ -188,7 +189,7 @@ def bodies() -> dict[str, tuple[str, list[bytes], float, tuple[str, ...]]]:
         "rank with vectors": (
             PREDICT, [request("rank_with_vectors", {**rank_arrays(20), **newer})], 10.0, ok,
         ),
-        "examples": (PREDICT, [request("serve_examples", {"examples": texts(examples(n))}) for n in (1, 8)], 10.0, ok),
+        "examples": (PREDICT, batches, 10.0, ok),
         "unknown output": (PREDICT, [request("rank", rank_arrays(1), ("nothing",))], 10.0, ("INVALID_ARGUMENT",)),
         "too late": (PREDICT, [request("rank", rank_arrays(500))], 0.001, ("DEADLINE_EXCEEDED", "OK")),
         "status": ("/tensorflow.serving.ModelService/GetModelStatus", [status.SerializeToString()], 10.0, ok),

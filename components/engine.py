@@ -25,8 +25,8 @@ def beam_flags(flags: Sequence[str]) -> list[str]:
     if options.view_as(StandardOptions).runner is None:
         flags = [*flags, OWN_RUNNER]
     environment = options.view_as(PortableOptions).environment_type
-    told = options.get_all_options()
-    if any(told.get(name) for name in _TELLING) or environment not in _OWN or not (runs_here(flags) or environment):
+    values = options.get_all_options()
+    if any(values.get(name) for name in _TELLING) or environment not in _OWN or not (runs_here(flags) or environment):
         return list(flags)
     return [*flags, _NOTHING_TO_PACK]
 

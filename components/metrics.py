@@ -25,7 +25,7 @@ def counter(name: str) -> Kinds.DelegatingCounter:
 def finish(pipeline: beam.Pipeline, component: str, artifact: Artifact) -> dict[str, int]:
     """Runs the pipeline to its end; what it counted goes to the log and into the artifact's property `metrics`.
 
-    Counters are told as they were tried: where a worker failed and its work was done again, some count twice.  The
+    Counters are of attempts: where a worker failed and its work was done again, some count twice.  The
     account of a table's rows (`components.contract.counts`) does not.
     """
     result = pipeline.run()

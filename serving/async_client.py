@@ -13,13 +13,13 @@ import numpy as np
 
 from serving.channel import ServerError
 from serving.client_base import BaseClient
-from serving.conversation import (
+from serving.client_core import (
+    CenterLookup,
     Embeddings,
-    Lookup,
+    Flow,
     Pause,
     Result,
     Scores,
-    Talk,
     VersionStatus,
     check_content,
     newest_available,
@@ -62,30 +62,30 @@ class AsyncMimClient(BaseClient):
         attributes: Mapping[str, Sequence[object]] | None = None,
     ) -> Scores:
         """See `MimClient.rank`."""
-        talk = self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context, attributes)
-        return await self._run(talk)
+        flow = self._core.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context, attributes)
+        return await self._run(flow)
 
     async def similar(self, item_id: str, count: int = 10) -> Scores:
         """See `MimClient.similar`."""
-        return await self._run(self._talk.similar(item_id, count))
+        return await self._run(self._core.similar(item_id, count))
 
     async def nearest(self, embedding: np.ndarray, count: int = 10) -> Scores:
         """See `MimClient.nearest`."""
-        return await self._run(self._talk.nearest(embedding, count))
+        return await self._run(self._core.nearest(embedding, count))
 
     async def embed_many(
         self, contents: Sequence[tuple[bytes, str, str]], embeddings: Mapping[str, np.ndarray] | None = None
     ) -> Embeddings:
         """See `MimClient.embed_many`."""
-        return await self._run(self._talk.embed_many(contents, embeddings))
+        return await self._run(self._core.embed_many(contents, embeddings))
 
     async def predict(self, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `MimClient.predict`."""
-        return (await self._run(self._talk.predict(model, signature, inputs)))[0]
+        return (await self._run(self._core.predict(model, signature, inputs)))[0]
 
     async def status(self, model: str) -> list[VersionStatus]:
         """See `MimClient.status`."""
-        return await self._run(self._talk.status(model))
+        return await self._run(self._core.status(model))
 
     async def embed(self, image: bytes = b"", title: str = "", text: str = "") -> np.ndarray:
         """See `MimClient.embed`."""
@@ -101,21 +101,21 @@ class AsyncMimClient(BaseClient):
         self, *models: str, seconds: float = 60.0, version: int | None = None
     ) -> dict[str, int]:
         """See `MimClient.wait_until_available`."""
-        return await self._run(self._talk.wait_until_available(models, seconds, version, self._target), seconds)
+        return await self._run(self._core.wait_until_available(models, seconds, version, self._target), seconds)
 
-    async def _run(self, talk: Talk[Result], seconds: float | None = None) -> Result:
+    async def _run(self, flow: Flow[Result], seconds: float | None = None) -> Result:
         deadline = time.monotonic() + (self._timeout if seconds is None else seconds)
         answer: Any = None
         failure: ServerError | None = None
         while True:
             try:
-                step = talk.throw(failure) if failure is not None else talk.send(answer)
+                step = flow.throw(failure) if failure is not None else flow.send(answer)
             except StopIteration as end:
                 return end.value
             answer, failure = None, None
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
-            elif isinstance(step, Lookup):
+            elif isinstance(step, CenterLookup):
                 answer = await self._look_up(step, deadline)
             else:
                 try:
@@ -126,7 +126,7 @@ class AsyncMimClient(BaseClient):
                 else:
                     self._log_request(step)
 
-    async def _look_up(self, lookup: Lookup, deadline: float) -> Any:
+    async def _look_up(self, lookup: CenterLookup, deadline: float) -> Any:
         assert self._center is not None
         future = self._center.start(lookup)
         try:

@@ -15,18 +15,18 @@ import numpy as np
 
 from serving.channel import ServerError, Tls
 from serving.client_base import BaseClient
-from serving.conversation import (
+from serving.client_core import (
     DEFAULT_AGE,
     ENCODER,
     RANKER,
     RETRIEVAL,
+    CenterLookup,
     Embeddings,
-    Lookup,
+    Flow,
     Pause,
     Result,
     Scored,
     Scores,
-    Talk,
     VersionStatus,
     check_content,
     newest_available,
@@ -70,7 +70,7 @@ class MimClient(BaseClient):
         labels: Model → the version label to ask, `stable` say.
         canaries: Model → fraction of its users that are sent to the version label `canary` while there is one, by a
             hash of the user id.  Calls without a user id are drawn at random.
-        fall_back: Ask the newest version where the version or label named is gone.
+        allow_fallback: Ask the newest version where the version or label named is gone.
         validate: Check requests against the model's own signatures before they are sent.
         request_log: Where a sample of the requests is kept, for `mim rollout`.
 
@@ -122,8 +122,8 @@ class MimClient(BaseClient):
                 (SignatureError) context features or attributes that the ranker does not take.
             ServerError: the server refused or did not answer.
         """
-        talk = self._talk.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context, attributes)
-        return self._run(talk)
+        flow = self._core.rank(user_id, history_item_ids, candidate_item_ids, history_ages, context, attributes)
+        return self._run(flow)
 
     def similar(self, item_id: str, count: int = 10) -> Scores:
         """The items whose content is nearest to an item's, with their cosines, nearest first.
@@ -131,11 +131,11 @@ class MimClient(BaseClient):
         Raises:
             ServerError: NOT_FOUND for an item that the index has no vector of.
         """
-        return self._run(self._talk.similar(item_id, count))
+        return self._run(self._core.similar(item_id, count))
 
     def nearest(self, embedding: np.ndarray, count: int = 10) -> Scores:
         """The items nearest to a vector of length one, [d]."""
-        return self._run(self._talk.nearest(embedding, count))
+        return self._run(self._core.nearest(embedding, count))
 
     def embed(self, image: bytes = b"", title: str = "", text: str = "") -> np.ndarray:
         """The embedding of an item's content, float32 [d] of length one.
@@ -163,7 +163,7 @@ class MimClient(BaseClient):
             ValueError: a picture cannot be read.
             ServerError: the server refused or did not answer.
         """
-        return self._run(self._talk.embed_many(contents, embeddings))
+        return self._run(self._core.embed_many(contents, embeddings))
 
     def predict(self, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of any signature of any model.
@@ -172,7 +172,7 @@ class MimClient(BaseClient):
             SignatureError: the model does not take such inputs.
             ServerError: the server refused or did not answer.
         """
-        return self._run(self._talk.predict(model, signature, inputs))[0]
+        return self._run(self._core.predict(model, signature, inputs))[0]
 
     def status(self, model: str) -> list[VersionStatus]:
         """The versions of a model, newest first; none for a model that the server does not know.
@@ -180,7 +180,7 @@ class MimClient(BaseClient):
         Raises:
             ServerError: the server cannot be reached.
         """
-        return self._run(self._talk.status(model))
+        return self._run(self._core.status(model))
 
     def version(self, model: str) -> int | None:
         """The newest available version of a model, or None.
@@ -201,23 +201,23 @@ class MimClient(BaseClient):
         Raises:
             ServerError: DEADLINE_EXCEEDED after `seconds`; the load's own code where it failed for good.
         """
-        return self._run(self._talk.wait_until_available(models, seconds, version, self._target), seconds)
+        return self._run(self._core.wait_until_available(models, seconds, version, self._target), seconds)
 
     # -- travel --------------------------------------------------------------------------------------------
 
-    def _run(self, talk: Talk[Result], seconds: float | None = None) -> Result:
+    def _run(self, flow: Flow[Result], seconds: float | None = None) -> Result:
         deadline = time.monotonic() + (self._timeout if seconds is None else seconds)
         answer: Any = None
         failure: ServerError | None = None
         while True:
             try:
-                step = talk.throw(failure) if failure is not None else talk.send(answer)
+                step = flow.throw(failure) if failure is not None else flow.send(answer)
             except StopIteration as end:
                 return end.value
             answer, failure = None, None
             if isinstance(step, Pause):
                 time.sleep(step.seconds)
-            elif isinstance(step, Lookup):
+            elif isinstance(step, CenterLookup):
                 answer = self._look_up(step, deadline)
             else:
                 try:
@@ -228,7 +228,7 @@ class MimClient(BaseClient):
                 else:
                     self._log_request(step)
 
-    def _look_up(self, lookup: Lookup, deadline: float) -> Any:
+    def _look_up(self, lookup: CenterLookup, deadline: float) -> Any:
         assert self._center is not None
         future = self._center.start(lookup)
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving import messages
 from serving.channel import Tls, open_channel
-from serving.conversation import Call, Conversation, Lookup
+from serving.client_core import CenterLookup, ClientCore, RpcCall
 from serving.request_log import RequestLog
 
 if TYPE_CHECKING:
@@ -40,18 +40,20 @@ class BaseClient:
         versions: Mapping[str, int] | None = None,
         labels: Mapping[str, str] | None = None,
         canaries: Mapping[str, float] | None = None,
-        fall_back: bool = False,
+        allow_fallback: bool = False,
         validate: bool = True,
         request_log: RequestLog | None = None,
     ) -> None:
         self._target, self._timeout = target, timeout
         self._metadata, self._log = metadata, request_log
         self._center = None if center is None else CenterReader(center)
-        self._talk = Conversation(center is not None, versions or {}, labels or {}, canaries or {}, fall_back, validate)
+        self._core = ClientCore(
+            center is not None, versions or {}, labels or {}, canaries or {}, allow_fallback, validate
+        )
         self._channel: Any = open_channel(target, tls, asynchronous=self.asynchronous)
         self._calls = messages.calls(self._channel)
 
-    def _send(self, call: Call, deadline: float) -> Any:
+    def _send(self, call: RpcCall, deadline: float) -> Any:
         """Sends a call; returns its response, or what to await for it."""
         metadata = self._metadata() if callable(self._metadata) else self._metadata
         left = max(0.001, deadline - time.monotonic())
@@ -61,7 +63,7 @@ class BaseClient:
     def _center_seconds(deadline: float) -> float:
         return max(0.0, CENTER_SHARE * (deadline - time.monotonic()))
 
-    def _log_request(self, call: Call) -> None:
+    def _log_request(self, call: RpcCall) -> None:
         if self._log is not None and call.method == "Predict":
             self._log.offer(call.request)
 
@@ -78,7 +80,7 @@ class CenterReader:
         self._threads = ThreadPoolExecutor(CENTER_THREADS, "center")
         self._lock, self._waiting = threading.Lock(), 0
 
-    def start(self, lookup: Lookup) -> Future[Any] | None:
+    def start(self, lookup: CenterLookup) -> Future[Any] | None:
         """Begins to read; None where too many reads wait already."""
         with self._lock:
             if self._waiting >= 2 * CENTER_THREADS:
@@ -103,7 +105,7 @@ class CenterReader:
         with self._lock:
             self._waiting -= 1
 
-    def _read(self, lookup: Lookup) -> Any:
+    def _read(self, lookup: CenterLookup) -> Any:
         try:
             found = self._center.get(lookup.item_ids, lookup.encoder_version)
             if len(found.mask) != len(lookup.item_ids) or len(found.vectors) != len(lookup.item_ids):

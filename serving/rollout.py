@@ -131,7 +131,7 @@ class Rollout:
         return self._apply(keep, {**labels, CANARY: version})
 
     def compare(
-        self, requests: Iterable[Any], max_requests: int = 2_000, told: Callable[[int], None] | None = None
+        self, requests: Iterable[Any], max_requests: int = 2_000, on_progress: Callable[[int], None] | None = None
     ) -> Comparison:
         """The canary against the stable version on logged requests.
 
@@ -149,7 +149,7 @@ class Rollout:
                 stable,
                 canary,
                 max_requests=max_requests,
-                told=told,
+                on_progress=on_progress,
                 metadata=self._metadata,
             )
 
@@ -227,7 +227,7 @@ class Rollout:
         try:
             self._reload()
         except ServerError as error:
-            log.warning("the file is as it was, but the server could not be told: %s", error)
+            log.warning("the file is as it was, but the server did not reload it: %s", error)
 
     def _read(self) -> tuple[Any, Any]:
         try:

@@ -99,7 +99,7 @@ def compare(
     top: int = 10,
     timeout: float = 5.0,
     max_requests: int = 2_000,
-    told: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     metadata: Sequence[tuple[str, str]] = (),
 ) -> Comparison:
     """Sends each request to both versions, by turns first.
@@ -112,7 +112,7 @@ def compare(
         top: How many of the best items are compared, in requests with more candidates than that.
         timeout: Seconds a call may take.
         max_requests: No more are sent.
-        told: Hears how many were sent so far.
+        on_progress: Called with the number of requests sent so far.
         metadata: Sent with every call.
 
     Raises:
@@ -147,8 +147,8 @@ def compare(
         if old in failures:
             continue  # a request that was wrong from the start says nothing of the new version
         count += 1
-        if told is not None:
-            told(count)
+        if on_progress is not None:
+            on_progress(count)
         if new in failures:
             errors, first_error = errors + 1, first_error or failures[new]
             continue

@@ -20,7 +20,7 @@ class SignatureError(ValueError):
 
 
 @dataclass(frozen=True)
-class Tensor:
+class InputSpec:
     """One input.
 
     Attributes:
@@ -40,7 +40,7 @@ class Signatures:
 
     model: str
     version: int
-    inputs: Mapping[str, Mapping[str, Tensor]]
+    inputs: Mapping[str, Mapping[str, InputSpec]]
 
     @staticmethod
     def of(response: Any) -> Signatures:
@@ -75,14 +75,14 @@ class Signatures:
             if dtype != tensor.dtype:
                 raise SignatureError(f"{where}: {alias} must be {tensor.dtype}; received {dtype}")
             if not _fits(array.shape, tensor.shape):
-                told = "[" + ", ".join("any" if size is None else str(size) for size in tensor.shape or ()) + "]"
-                raise SignatureError(f"{where}: {alias} must have the shape {told}; received {list(array.shape)}")
+                shape = "[" + ", ".join("any" if size is None else str(size) for size in tensor.shape or ()) + "]"
+                raise SignatureError(f"{where}: {alias} must have the shape {shape}; received {list(array.shape)}")
 
 
-def _tensor(info: Any, optional: bool) -> Tensor:
+def _tensor(info: Any, optional: bool) -> InputSpec:
     shape = info.tensor_shape
     sizes = None if shape.unknown_rank else tuple(dim.size if dim.size >= 0 else None for dim in shape.dim)
-    return Tensor(TYPE_NAMES.get(info.dtype, str(info.dtype)), sizes, optional)
+    return InputSpec(TYPE_NAMES.get(info.dtype, str(info.dtype)), sizes, optional)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:

@@ -128,8 +128,8 @@ def stats(address: str, as_json: bool) -> None:
         versions = {
             name: {**version.to_mapping(), "count": found.counts[name]} for name, version in found.versions.items()
         }
-        told = {"active": found.active, "previous": found.previous, "newest": found.newest, "queued": found.queued}
-        click.echo(json.dumps({**told, "parked": parked, "versions": versions}))
+        summary = {"active": found.active, "previous": found.previous, "newest": found.newest, "queued": found.queued}
+        click.echo(json.dumps({**summary, "parked": parked, "versions": versions}))
         return
     state = {found.previous: "previous", found.active: "active"}
     rows = [

@@ -124,7 +124,7 @@ def promote(
     run = open_rollout()
     comparison = None
     if requests is not None:
-        comparison = run.compare(read_requests(requests), max_requests, _tell)
+        comparison = run.compare(read_requests(requests), max_requests, _show_progress)
         if as_json:
             click.echo(json.dumps(comparison.as_dict()))
         else:
@@ -167,7 +167,7 @@ def _open(
     return Rollout(model, config or ConfigMap(str(config_map)), servers, **connection)
 
 
-def _tell(count: int) -> None:
+def _show_progress(count: int) -> None:
     if count % 200 == 0:
         print(f"{count} requests compared", file=sys.stderr)
 

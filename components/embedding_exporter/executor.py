@@ -73,8 +73,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         part.rename(artifact.uri)
         artifact.describe(manifest)
         declare_counts(artifact, counts)
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        logging.info("snapshot of encoder %s: %d vectors (%s)", manifest.encoder_version, manifest.count, told)
+        summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        logging.info("snapshot of encoder %s: %d vectors (%s)", manifest.encoder_version, manifest.count, summary)
 
 
 def _is_reusable(snapshot: str, made_by: tuple[str, int, str]) -> bool:

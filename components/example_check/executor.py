@@ -39,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
         schema = self._schema(exec_properties["kept_schema"], artifact_utils.get_single_uri(input_dict["schema"]))
         table = exec_properties["table"]
 
-        told: list[str] = []
+        problems: list[str] = []
         released = input_dict.get("released_statistics")
         previous = _load(f"{artifact_utils.get_split_uri(released, TRAIN)}/{STATISTICS}") if released else None
         for name in splits:
@@ -54,15 +54,15 @@ class Executor(base_executor.BaseExecutor):
             folder = artifact_utils.get_split_uri([anomalies], name)
             tf.io.gfile.makedirs(folder)
             io_utils.write_bytes_file(f"{folder}/{ANOMALIES}", differences.SerializeToString())
-            told += [f"{table}, split {name}: {line}" for line in sentences(differences)]
-        if told and exec_properties["stop"]:
+            problems += [f"{table}, split {name}: {line}" for line in sentences(differences)]
+        if problems and exec_properties["stop"]:
             raise AnomalyError(
                 f"{table}: the data are not what the schema expects, or not like those of the last release. "
-                + "; ".join(told)
+                + "; ".join(problems)
                 + ". Mend the data; or, where they are right, change the schema that data.schema names, or accept them "
                 "once by --set data.stop_on_anomalies=false"
             )
-        for line in told:
+        for line in problems:
             logging.info("table %s (not stopped: data.stop_on_anomalies is off)", line)
 
     def _schema(self, kept: str, inferred: str) -> schema_pb2.Schema:

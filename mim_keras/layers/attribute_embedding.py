@@ -20,7 +20,7 @@ class AttributeEmbedding(Configurable, keras.layers.Layer):
     The sums are computed in float32 under every dtype policy, as the gradient of a row is one over a whole batch.
 
     Args:
-        num_values: Rows; row 0 stands for no value and adds nothing.
+        num_values: Rows; row 0 is no value and adds nothing.
         units: Width.
 
     Call arguments:

@@ -30,7 +30,7 @@ class ItemTableData:
         attributes: int32 [items + 1, slots]: values of the attributes as rows of `values`; 0 where there is none.
         id_index: int32 [items + 1]: row of the id embedding, 0 for an id that is not in the vocabulary.
         slots: How many columns of `attributes` each attribute has, in order.
-        values: What the codes stand for; the first, "", is no value.
+        values: The value of each code; the first, "", is no value.
     """
 
     embeddings: np.ndarray

@@ -41,8 +41,8 @@ def paired_auc_difference(
         user: Any values that can be sorted, [n].
         label: 0 or 1, [n].
         first, second: Scores, [n].
-        resamples: Draws of as many users as there are.
-        seed: Of the draws.
+        resamples: Bootstrap resamples of all users.
+        seed: Of the resamples.
 
     Raises:
         ValueError: the lengths differ, or a score is NaN.
@@ -66,10 +66,10 @@ def paired_auc_difference(
         return one - other
 
     rng = np.random.default_rng(seed)
-    draws = []
+    differences = []
     for _ in range(resamples):
         times = np.bincount(rng.integers(0, len(users), len(users)), minlength=len(users))
-        draws.append(difference(times[code].astype(np.float64)))
-    known = [value for value in draws if not np.isnan(value)]
+        differences.append(difference(times[code].astype(np.float64)))
+    known = [value for value in differences if not np.isnan(value)]
     low, high = np.quantile(known, [0.025, 0.975]) if known else (float("nan"), float("nan"))
     return PairedDifference(difference(np.ones(len(label))), float(low), float(high))

@@ -49,8 +49,8 @@ class AttributeInputs(tf.Module):
         >>> from mim_keras.serving.attribute_inputs import AttributeInputs, RawAttribute
         >>> brand = RawAttribute("categorical", {"a": 1, "b": 2}, first_slot=0, slots=1)
         >>> inputs = AttributeInputs({"brand": brand}, slots=2)
-        >>> values = inputs.values({"candidate_brand": tf.constant(["b", "", "unheard-of"])})
-        >>> inputs.codes(values).numpy().tolist()
+        >>> raw = {"candidate_brand": ["b", "", "unheard-of"], "candidate_item_ids": ["i1", "i2", "i3"]}
+        >>> inputs.codes(inputs.values(raw)).numpy().tolist()
         [[2, -1], [-1, -1], [0, -1]]
     """
 
@@ -93,7 +93,8 @@ class AttributeInputs(tf.Module):
 
 def string_table(codes: Mapping[str, int] | Mapping[bytes, int], default: int) -> tf.lookup.StaticHashTable:
     """A table from strings to int64."""
-    keys, values = tf.constant(list(codes), tf.string), tf.constant(list(codes.values()), tf.int64)
+    some = codes or {"\0": default}  # a table cannot be made of nothing
+    keys, values = tf.constant(list(some), tf.string), tf.constant(list(some.values()), tf.int64)
     return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default)
 
 

@@ -140,8 +140,8 @@ class StatisticsLookup(tf.Module):
 def _item_values(attribute: dict[str, Any], rows: tf.Tensor) -> tf.RaggedTensor:
     """The values of each candidate, int64 [N, None]."""
     begin, end = tf.gather(attribute["item_offsets"], rows), tf.gather(attribute["item_offsets"], rows + 1)
-    places = tf.ragged.range(begin, end)
-    return places.with_flat_values(tf.gather(attribute["item_values"], places.flat_values))
+    indices = tf.ragged.range(begin, end)
+    return indices.with_flat_values(tf.gather(attribute["item_values"], indices.flat_values))
 
 
 def _replaced(values: tf.RaggedTensor, given: tf.RaggedTensor, codes: tf.lookup.StaticHashTable) -> tf.RaggedTensor:
@@ -159,9 +159,9 @@ def _attribute_counts(attribute: dict[str, Any], user: tf.Tensor, of_candidates:
     # One pair that no value matches, so that a user without any can be searched.
     known = tf.concat([attribute["user_values"][own], [tf.int64.max]], axis=0)
     counts = tf.concat([attribute["user_counts"][own], [EMPTY]], axis=0)
-    place = tf.searchsorted(known, values)
-    matches = tf.gather(known, place) == values
-    pairs = tf.where(matches[:, None], tf.gather(counts, place), tf.constant([EMPTY], tf.int64))
+    index = tf.searchsorted(known, values)
+    matches = tf.gather(known, index) == values
+    pairs = tf.where(matches[:, None], tf.gather(counts, index), tf.constant([EMPTY], tf.int64))
     return [_sum(one, candidate, count) for one in (tf.gather(attribute["counts"], values), pairs)]
 
 

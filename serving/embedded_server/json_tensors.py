@@ -313,14 +313,14 @@ def outputs_to_json(outputs: Mapping[str, Any], rows: bool) -> str:
     """The body of an answer to Predict: `predictions` by rows, or `outputs` by columns.
 
     Raises:
-        ServingFault: INVALID_ARGUMENT, for outputs that cannot be told by rows.
+        ServingFault: INVALID_ARGUMENT, for outputs that have no rows.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
     values = {alias: _values(alias, outputs[alias]) for alias in sorted(outputs)}
     if not rows:
-        told = values if len(values) > 1 else next(iter(values.values()))
-        return json.dumps({"outputs": told})
+        found = values if len(values) > 1 else next(iter(values.values()))
+        return json.dumps({"outputs": found})
     size = None
     for alias in values:
         shape = outputs[alias].tensor_shape.dim
@@ -338,8 +338,8 @@ def classes_to_json(result: Any) -> str:
     """The body of an answer to Classify."""
     if not result.classifications:
         raise invalid("Cannot convert empty ClassificationResults to JSON")
-    told = [[[entry.label, _decimal(entry.score)] for entry in row.classes] for row in result.classifications]
-    return json.dumps({"results": told})
+    found = [[[entry.label, _decimal(entry.score)] for entry in row.classes] for row in result.classifications]
+    return json.dumps({"results": found})
 
 
 def regressions_to_json(result: Any) -> str:

@@ -27,7 +27,10 @@ class Counter:
         with self._lock:
             values = sorted(self._values.items())
         name = _metric(self.name)
-        return [f"# TYPE {name} counter", *(f"{name}{{{_told(self.labels, own)}}} {value}" for own, value in values)]
+        return [
+            f"# TYPE {name} counter",
+            *(f"{name}{{{_format_labels(self.labels, own)}}} {value}" for own, value in values),
+        ]
 
 
 class Sampler:
@@ -55,11 +58,11 @@ class Sampler:
         name = _metric(self.name)
         lines = [f"# TYPE {name} histogram"]
         for own, counts, total in values:
-            told, reached = _told(self.labels, own), 0
+            text, reached = _format_labels(self.labels, own), 0
             for limit, count in zip([*(f"{limit:g}" for limit in self._limits), "+Inf"], counts, strict=True):
                 reached += count
-                lines.append(f'{name}_bucket{{{told},le="{limit}"}} {reached}')
-            lines += [f"{name}_sum{{{told}}} {total:g}", f"{name}_count{{{told}}} {reached}"]
+                lines.append(f'{name}_bucket{{{text},le="{limit}"}} {reached}')
+            lines += [f"{name}_sum{{{text}}} {total:g}", f"{name}_count{{{text}}} {reached}"]
         return lines
 
 
@@ -96,6 +99,6 @@ def _metric(name: str) -> str:
     return name.replace("/", ":")
 
 
-def _told(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+def _format_labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     escaped = (value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for value in values)
     return ",".join(f'{name}="{value}"' for name, value in zip(names, escaped, strict=True))

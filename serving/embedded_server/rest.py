@@ -233,11 +233,11 @@ class RestServer:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         how: dict[str, Any] = {"always_print_fields_with_no_presence": True, "preserving_proto_field_name": True}
-        told = {
+        body = {
             "model_spec": json_format.MessageToDict(response.model_spec, **how),
             "metadata": {"signature_def": json_format.MessageToDict(signatures, **how)},
         }
-        return json.dumps(told, indent=1) + "\n"
+        return json.dumps(body, indent=1) + "\n"
 
 
 def _parsed(work: Callable[[dict[str, Any], bytes], str], spec: dict[str, Any], body: bytes) -> str:

@@ -144,7 +144,7 @@ class ServerCore:
             raise from_code(1, "the configuration was replaced, or nobody waits for it, before its models were loaded")
         if missing and not self._stop.is_set():
             subject = "servable" if first else "model"
-            raise from_code(2, f"{len(missing)} {subject}(s) did not become available: {self._told(missing)}")
+            raise from_code(2, f"{len(missing)} {subject}(s) did not become available: {self._describe(missing)}")
 
     def poll(self) -> None:
         """Looks at the folders once."""
@@ -180,13 +180,13 @@ class ServerCore:
                 labels.setdefault(model.name, {})[label] = version
         return labels
 
-    def _told(self, names: list[str]) -> str:
-        told = ""
+    def _describe(self, names: list[str]) -> str:
+        text = ""
         for name in names:
             for version, state in self.manager.states(name).items():
                 code = "" if not state.code else f" due to error: {ServingFault.named(state.code)}: {state.message}"
-                told += f"{{{{name: {name} version: {version}}}{code}}}, "
-        return "{" + told + "}"
+                text += f"{{{{name: {name} version: {version}}}{code}}}, "
+        return "{" + text + "}"
 
     def _read_config_again(self) -> None:
         assert self.options.model_config_file is not None

@@ -22,7 +22,7 @@ from serving.representation_center.images import normalize_image
 from serving.representation_center.records import MAX_ID_BYTES
 from serving.representation_center.snapshot import IMAGE, TEXT, content_hash
 
-DROPS = (".json", ".jsonl", ".parquet")
+EVENT_SUFFIXES = (".json", ".jsonl", ".parquet")
 READ_TRIES = 5
 MAX_JSON_BYTES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES = 96 << 20, 64 << 20, 1 << 20
 CONSUMER_IDLE = 60  # times `idle_seconds` after which a consumer without pending messages is deleted
@@ -54,27 +54,27 @@ class ItemEvent:
     Attributes:
         item_id: The item.
         content: Its content now; None where the event cannot be read.
-        happened_at: Seconds since the epoch.
-        problem: Why the event cannot be read, or empty.
-        receipt: What the source needs to know that it is done.
+        event_time: Seconds since the epoch.
+        error: Why the event cannot be read, or empty.
+        ack_token: What the source needs to know that it is done.
     """
 
     item_id: str
     content: Content | None
-    happened_at: float
-    problem: str = ""
-    receipt: Any = None
+    event_time: float
+    error: str = ""
+    ack_token: Any = None
 
 
 class EventSource(ABC):
     """Gives events at least once: what was taken and not settled comes again after a restart."""
 
     @abstractmethod
-    def take(self, limit: int) -> list[ItemEvent]:
+    def poll(self, limit: int) -> list[ItemEvent]:
         """Up to `limit` events that were not taken yet; none where there is nothing new."""
 
     @abstractmethod
-    def settle(self, events: Iterable[ItemEvent]) -> None:
+    def ack(self, events: Iterable[ItemEvent]) -> None:
         """Says that these events are done with: stored, or parked."""
 
 
@@ -104,7 +104,7 @@ class FolderEvents(EventSource):
         self._files: dict[Path, _File] = {}
         self._failures: Counter[Path] = Counter()
 
-    def take(self, limit: int) -> list[ItemEvent]:
+    def poll(self, limit: int) -> list[ItemEvent]:
         taken: list[ItemEvent] = []
         while len(taken) < limit:
             if self._current is None:
@@ -125,16 +125,16 @@ class FolderEvents(EventSource):
                 taken.append(event)
         return taken
 
-    def settle(self, events: Iterable[ItemEvent]) -> None:
+    def ack(self, events: Iterable[ItemEvent]) -> None:
         for event in events:
-            file: _File = event.receipt
+            file: _File = event.ack_token
             file.open -= 1
             self._finish(file)
 
     def _next_file(self) -> _File | None:
         dated = []
         for path in self._paths():
-            if path.suffix in DROPS and not path.name.startswith((".", "_")) and path not in self._files:
+            if path.suffix in EVENT_SUFFIXES and not path.name.startswith((".", "_")) and path not in self._files:
                 try:
                     found = path.stat()
                 except OSError:  # renamed or removed meanwhile
@@ -241,23 +241,23 @@ class RedisStreamEvents(EventSource):
                 raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except self._error as error:
             raise CenterUnavailable(f"the stream {self._stream} cannot be read: {error}") from error
 
-    def take(self, limit: int) -> list[ItemEvent]:
-        with self._told():
+    def poll(self, limit: int) -> list[ItemEvent]:
+        with self._translated_errors():
             try:
-                return self._take(limit)
+                return self._poll(limit)
             except self._response_error as error:
                 if "NOGROUP" not in str(error):
                     raise
                 self._make_group()  # the stream was deleted, and its group with it
                 return []
 
-    def _take(self, limit: int) -> list[ItemEvent]:
+    def _poll(self, limit: int) -> list[ItemEvent]:
         messages, self._pending = self._pending[:limit], self._pending[limit:]
         if not messages and time.monotonic() > self._next_claim:
             self._cursor, claimed, *_ = self._redis.xautoclaim(
@@ -272,10 +272,10 @@ class RedisStreamEvents(EventSource):
         self._own |= {message[0] for message in messages}
         return [self._event(number, fields or {}) for number, fields in messages]
 
-    def settle(self, events: Iterable[ItemEvent]) -> None:
-        numbers = [event.receipt for event in events]
+    def ack(self, events: Iterable[ItemEvent]) -> None:
+        numbers = [event.ack_token for event in events]
         if numbers:
-            with self._told():
+            with self._translated_errors():
                 pipe = self._redis.pipeline()
                 pipe.xack(self._stream, self.GROUP, *numbers)
                 pipe.xdel(self._stream, *numbers)
@@ -346,14 +346,14 @@ def _parsed(line: bytes) -> Mapping[str, Any] | _Unreadable:
     return row if isinstance(row, dict) else _Unreadable("a line that is not a JSON object")
 
 
-def event_of(row: Any, place: str, dropped: float, receipt: Any, folder: Path | None) -> ItemEvent:
+def event_of(row: Any, place: str, dropped: float, ack_token: Any, folder: Path | None) -> ItemEvent:
     """The event in a row; a row that cannot be read becomes an event that says why.
 
     Args:
         row: Columns as `FolderEvents` names them.
         place: Stands for the item where the row names none.
         dropped: When, where the row does not say.
-        receipt: For the source.
+        ack_token: For the source.
         folder: What `image_path` is relative to.
     """
     name = place = printable(place)
@@ -366,8 +366,8 @@ def event_of(row: Any, place: str, dropped: float, receipt: Any, folder: Path | 
         happened = _time(row.get("timestamp"), dropped)
         content = Content(normalize_image(image) if image else b"", _words(row, "title"), _words(row, "text"))
     except Exception as error:  # whatever a row can hold: the next one must be read
-        return ItemEvent(name, None, dropped, printable(f"{place}: {error}")[:1_000], receipt)
-    return ItemEvent(name, content, happened, receipt=receipt)
+        return ItemEvent(name, None, dropped, printable(f"{place}: {error}")[:1_000], ack_token)
+    return ItemEvent(name, content, happened, ack_token=ack_token)
 
 
 def _item_id(value: Any) -> str:

@@ -24,7 +24,7 @@ OVERLOADED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 REASON_LENGTH, MAX_NAME = 300, 120
 
 
-class EncoderAway(RuntimeError):
+class EncoderUnavailable(RuntimeError):
     """Nothing can be encoded just now; the same work will be tried again."""
 
 
@@ -37,14 +37,14 @@ class WatchConfig:
         max_attempts: After so many failures of its own an item is parked.
         idle_seconds: Between looks at a source that has nothing.
         retry_seconds: The longest wait while the encoder, or the Center, is away.
-        look_seconds: How often the queue of misses is looked at, and the encoder's version.
+        refresh_seconds: How often the queue of misses is looked at, and the encoder's version.
     """
 
     batch_size: int = 64
     max_attempts: int = 3
     idle_seconds: float = 0.1
     retry_seconds: float = 5.0
-    look_seconds: float = 1.0
+    refresh_seconds: float = 1.0
 
 
 class Watcher:
@@ -82,15 +82,15 @@ class Watcher:
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set."""
         wait = self._config.idle_seconds
-        told = ""
+        last_error = ""
         while not stop.is_set():
             try:
                 busy = self.step()
-                wait, told = self._config.idle_seconds, ""
-            except (EncoderAway, CenterError, OSError) as error:
-                if str(error) != told:
+                wait, last_error = self._config.idle_seconds, ""
+            except (EncoderUnavailable, CenterError, OSError) as error:
+                if str(error) != last_error:
                     log.warning("%s; trying again", error)
-                wait, busy, told = min(self._config.retry_seconds, 2 * wait), False, str(error)
+                wait, busy, last_error = min(self._config.retry_seconds, 2 * wait), False, str(error)
             if not busy:
                 stop.wait(wait)
 
@@ -98,31 +98,31 @@ class Watcher:
         """Does one batch; returns whether there was anything to do.
 
         Raises:
-            EncoderAway: the encoder does not answer; the batch is kept and tried by the next step.
+            EncoderUnavailable: the encoder does not answer; the batch is kept and tried by the next step.
             CenterError: the Center cannot be used, or lacks the version of the served encoder; likewise.
         """
         if not self._taken:
-            self._taken = self._source.take(self._config.batch_size)
+            self._taken = self._source.poll(self._config.batch_size)
         look = time.monotonic() >= self._next_look
         if look or not self._answers:
-            self._next_look = time.monotonic() + self._config.look_seconds
+            self._next_look = time.monotonic() + self._config.refresh_seconds
             self._encoder_version = self._ask_version()
-            self._tell()
+            self._update_gauges()
         work = [*self._taken, *(self._missed() if look else [])]
         if not work:
             return False
         latest: dict[str, ItemEvent] = {}
         for event in work:  # the last word on an item is what counts
             if event.content is None:
-                self._park(event, event.problem)
-            elif event.item_id not in latest or latest[event.item_id].happened_at <= event.happened_at:
+                self._park(event, event.error)
+            elif event.item_id not in latest or latest[event.item_id].event_time <= event.event_time:
                 latest[event.item_id] = event
         events = list(latest.values())
         size = 1 if self._one_by_one else max(1, len(events))
         for begin in range(0, len(events), size):
             self._store_or_park(events[begin : begin + size])
         self._one_by_one = False
-        self._source.settle(self._taken)
+        self._source.ack(self._taken)
         self._taken = []
         return True
 
@@ -136,7 +136,7 @@ class Watcher:
         """Stores; where something unforeseen befalls events, parks the one that it is about."""
         try:
             self._store(events)
-        except (EncoderAway, CenterError, OSError):
+        except (EncoderUnavailable, CenterError, OSError):
             raise
         except Exception as error:
             if len(events) == 1:
@@ -186,7 +186,7 @@ class Watcher:
             if error.code.name in OVERLOADED:
                 self._ask_version()  # an encoder that answers nothing is away
             if away and not self._answers:
-                raise EncoderAway(str(error)) from error
+                raise EncoderUnavailable(str(error)) from error
             self._answers = self._answers and not away
             if len(events) == 1:
                 self._attempts[events[0].item_id] += 1
@@ -195,7 +195,7 @@ class Watcher:
                     return
             if away:  # it may be what brought the encoder down
                 self._one_by_one = True
-                raise EncoderAway(str(error)) from error
+                raise EncoderUnavailable(str(error)) from error
             if len(events) == 1:
                 self._encode(events)
                 return
@@ -223,12 +223,12 @@ class Watcher:
             [content.hash for content in contents],
             vectors,
             np.array([content.modalities for content in contents], np.uint8),
-            np.array([event.happened_at for event in events]),
+            np.array([event.event_time for event in events]),
         )
         now = time.time()
         for event in events:
-            if event.happened_at:
-                self._center.metrics.event_seconds.observe(max(0.0, now - event.happened_at))
+            if event.event_time:
+                self._center.metrics.event_seconds.observe(max(0.0, now - event.event_time))
             self._attempts.pop(event.item_id, None)
 
     def _park(self, event: ItemEvent, reason: str) -> None:
@@ -242,11 +242,11 @@ class Watcher:
             version = self._client.embed_many([(b"", "version", "")]).encoder_version
         except ServerError as error:
             self._answers = False
-            raise EncoderAway(str(error)) from error
+            raise EncoderUnavailable(str(error)) from error
         self._answers = True
         return version
 
-    def _tell(self) -> None:
+    def _update_gauges(self) -> None:
         """Brings the gauges up to date."""
         try:
             stats = self._center.stats()

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving import messages
 from serving.async_client import AsyncMimClient
 from serving.client import MimClient, RequestLog, ServerError, SignatureError
-from serving.conversation import Conversation, Lookup
+from serving.client_core import CenterLookup, ClientCore
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.server import EmbeddedServer
 from serving.representation_center.center import CenterError, CenterUnavailable
@@ -81,8 +81,8 @@ def test_versions_and_labels(server: EmbeddedServer) -> None:
 
     assert amount() == 2.0
     assert amount(versions={"adder": 1}) == amount(labels={"adder": "stable"}) == 1.0
-    assert amount(versions={"adder": 9}, fall_back=True) == 2.0
-    assert amount(versions={"adder": 9}, fall_back=True, validate=False) == 2.0
+    assert amount(versions={"adder": 9}, allow_fallback=True) == 2.0
+    assert amount(versions={"adder": 9}, allow_fallback=True, validate=False) == 2.0
     with pytest.raises(ServerError, match="NOT_FOUND: Servable not found") as refused:
         amount(versions={"adder": 9})
     assert refused.value.code == grpc.StatusCode.NOT_FOUND
@@ -114,11 +114,11 @@ def test_signatures_are_asked_again_when_another_version_answers(tmp_path: Path)
     export(tmp_path / "adder/1", 1.0)
     with EmbeddedServer(tmp_path, port=0, poll_seconds=0.05) as running, MimClient(running.address) as client:
         assert client.predict("adder", "", XY)["amount"] == 1.0
-        assert client._talk._signatures["adder", None].version == 1
+        assert client._core._signatures["adder", None].version == 1
         export(tmp_path / "adder/2", 2.0)
         eventually(lambda: client.predict("adder", "", XY)["amount"] == 2.0)
         client.predict("adder", "", XY)
-        assert client._talk._signatures["adder", None].version == 2
+        assert client._core._signatures["adder", None].version == 2
 
 
 @pytest.fixture
@@ -219,8 +219,8 @@ def test_a_signature_that_refuses_is_asked_for_again(server: EmbeddedServer) -> 
     with MimClient(server.address) as client:
         client.predict("adder", "", XY)
         key = ("adder", None)
-        known = client._talk._signatures[key]
-        client._talk._signatures[key] = replace(
+        known = client._core._signatures[key]
+        client._core._signatures[key] = replace(
             known, inputs={"serving_default": {"other": known.inputs["serving_default"]["x"]}}
         )
         assert client.predict("adder", "", XY)["amount"] == 2.0, "another version took over since it was asked"
@@ -229,11 +229,11 @@ def test_a_signature_that_refuses_is_asked_for_again(server: EmbeddedServer) -> 
 
 
 def test_a_user_stays_with_one_version() -> None:
-    talk = Conversation(False, {}, {"m": "stable"}, {"m": 0.2}, False, True)
-    chosen = {user: talk._choose("m", f"u{user}") for user in range(5_000)}
-    assert chosen == {user: talk._choose("m", f"u{user}") for user in range(5_000)}
-    assert 0.17 < sum(choice == "canary" for choice in chosen.values()) / 5_000 < 0.23
-    other = [talk._choose("m", None) for _ in range(2_000)]
+    flow = ClientCore(False, {}, {"m": "stable"}, {"m": 0.2}, False, True)
+    chosen = {user: flow._select("m", f"u{user}") for user in range(5_000)}
+    assert chosen == {user: flow._select("m", f"u{user}") for user in range(5_000)}
+    assert 0.17 < sum(selector == "canary" for selector in chosen.values()) / 5_000 < 0.23
+    other = [flow._select("m", None) for _ in range(2_000)]
     assert 0.15 < other.count("canary") / 2_000 < 0.25, "calls without a user are drawn each"
 
 
@@ -254,7 +254,7 @@ class SilentCenter:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_silent_center_costs_vectors_and_no_answer(asynchronous: bool) -> None:
-    lookup = Lookup(["a"], "e")
+    lookup = CenterLookup(["a"], "e")
 
     def flow() -> Any:
         found = yield lookup
@@ -346,11 +346,11 @@ RANKED = {"ctr": np.float32([0.1, 0.2]), "has_vector": np.array([True, False]), 
 
 
 def test_a_new_ranker_between_the_two_calls_is_asked_once_more() -> None:
-    talk = Conversation(True, {}, {}, {}, False, False)
+    flow = ClientCore(True, {}, {}, {}, False, False)
     asked: list[str] = []
 
     def respond(step: Any) -> Any:
-        if isinstance(step, Lookup):
+        if isinstance(step, CenterLookup):
             asked.append(f"lookup {step.encoder_version}")
             mask = np.array([True])
             return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
@@ -369,7 +369,7 @@ def test_a_new_ranker_between_the_two_calls_is_asked_once_more() -> None:
             to_proto(values, response.outputs[name])
         return response
 
-    scores = follow(talk.rank("u", ["h"], ["a", "b"]), respond)
+    scores = follow(flow.rank("u", ["h"], ["a", "b"]), respond)
     assert asked == ["rank", "lookup e1", "rank_with_vectors", "rank", "lookup e2", "rank_with_vectors"]
     assert [(one.item_id, round(one.score, 3)) for one in scores] == [("b", 0.9), ("a", 0.1)]
 
@@ -390,11 +390,11 @@ def follow(flow: Any, respond: Any) -> Any:
 
 @pytest.mark.parametrize("change", ["another version", "too late", "vectors of another width"])
 def test_the_second_call_costs_vectors_and_never_the_answer(change: str) -> None:
-    talk = Conversation(True, {}, {}, {}, False, False)
+    flow = ClientCore(True, {}, {}, {}, False, False)
     asked: list[str] = []
 
     def respond(step: Any) -> Any:
-        if isinstance(step, Lookup):
+        if isinstance(step, CenterLookup):
             mask = np.array([True])
             return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
         if step.method == "GetModelMetadata":
@@ -417,7 +417,7 @@ def test_the_second_call_costs_vectors_and_never_the_answer(change: str) -> None
             to_proto(values, response.outputs[name])
         return response
 
-    scores = follow(talk.rank("u", ["h"], ["a", "b"]), respond)
+    scores = follow(flow.rank("u", ["h"], ["a", "b"]), respond)
     found = {one.item_id: round(one.score, 3) for one in scores}
     if change == "another version":
         assert (found, scores.version) == ({"a": 0.3, "b": 0.9}, 2), "no scores of two versions in one answer"
@@ -456,7 +456,7 @@ def ask_with_attributes(
     sent: list[tuple[str, dict[str, list]]] = []
 
     def respond(step: Any) -> Any:
-        if isinstance(step, Lookup):
+        if isinstance(step, CenterLookup):
             mask = np.array([True])
             return Found(step.encoder_version, np.ones((1, 2), np.float32), mask, mask)
         if step.method == "GetModelMetadata":
@@ -470,8 +470,8 @@ def ask_with_attributes(
             to_proto(values, response.outputs[name])
         return response
 
-    talk = Conversation(True, {}, {}, {}, False, validate)
-    follow(talk.rank("u", ["h"], candidates or ["a", "b"], None, None, attributes), respond)
+    flow = ClientCore(True, {}, {}, {}, False, validate)
+    follow(flow.rank("u", ["h"], candidates or ["a", "b"], None, None, attributes), respond)
     return sent
 
 
@@ -507,7 +507,7 @@ def test_a_center_that_fails_costs_vectors_and_no_answer(error: BaseException) -
             raise error
 
     def flow() -> Any:
-        found = yield Lookup(["a"], "e")
+        found = yield CenterLookup(["a"], "e")
         return found
 
     center: Any = Failing()

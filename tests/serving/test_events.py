@@ -42,16 +42,16 @@ def test_json_lines_and_parquet_are_read(tmp_path: Path) -> None:
     drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": "one", "image": image, "timestamp": 5}))
     drop(tmp_path, "b.jsonl", '{"item_id": "b", "text": "two"}\n\n{"item_id": "c", "image_path": "picture.png"}\n')
     pq.write_table(pa.table({"item_id": ["d"], "image": [picture("blue")]}), tmp_path / "c.parquet")
-    events = {event.item_id: event for event in source.take(10)}
+    events = {event.item_id: event for event in source.poll(10)}
     assert events["a"].content == Content(picture("green"), "one")
-    assert events["a"].happened_at == 5
+    assert events["a"].event_time == 5
     assert events["b"].content == Content(text="two")
     assert events["c"].content == Content(picture("red"))
     assert events["d"].content == Content(picture("blue"))
-    assert events["d"].happened_at == (tmp_path / "c.parquet").stat().st_mtime
-    assert source.take(10) == []
+    assert events["d"].event_time == (tmp_path / "c.parquet").stat().st_mtime
+    assert source.poll(10) == []
     assert (tmp_path / "a.json").exists()
-    source.settle(events.values())
+    source.ack(events.values())
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a.json", "b.jsonl", "c.parquet"]
 
 
@@ -60,7 +60,7 @@ def test_a_picture_in_another_form_is_the_same_content(tmp_path: Path) -> None:
     Image.new("RGBA", (2, 2), "red").save(buffer, "PNG")
     image = base64.b64encode(buffer.getvalue()).decode()
     drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": " one ", "image": image}))
-    (event,) = FolderEvents(tmp_path).take(10)
+    (event,) = FolderEvents(tmp_path).poll(10)
     assert event.content is not None
     assert Image.open(io.BytesIO(event.content.image)).mode == "RGB"
     assert event.content.title == "one"
@@ -69,18 +69,18 @@ def test_a_picture_in_another_form_is_the_same_content(tmp_path: Path) -> None:
 def test_a_file_comes_again_until_all_of_it_is_settled(tmp_path: Path) -> None:
     drop(tmp_path, "a.jsonl", "\n".join(json.dumps({"item_id": f"i{n}", "title": "x"}) for n in range(5)))
     source = FolderEvents(tmp_path)
-    first = source.take(3)
-    source.settle(first)
+    first = source.poll(3)
+    source.ack(first)
     assert (tmp_path / "a.jsonl").exists()
-    again = FolderEvents(tmp_path).take(10)  # after a crash
+    again = FolderEvents(tmp_path).poll(10)  # after a crash
     assert [event.item_id for event in again] == [f"i{n}" for n in range(5)]
-    source.settle(source.take(3))
-    assert source.take(3) == []
+    source.ack(source.poll(3))
+    assert source.poll(3) == []
     assert (tmp_path / "done/a.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    ("row", "problem"),
+    ("row", "error"),
     [
         ({"title": "x"}, "an event names its item in item_id"),
         ({"item_id": "a", "image": "not base64!"}, "base64"),
@@ -108,19 +108,19 @@ def test_a_file_comes_again_until_all_of_it_is_settled(tmp_path: Path) -> None:
         (["a list"], "not an object"),
     ],
 )
-def test_a_row_that_cannot_be_read_says_why(tmp_path: Path, row: object, problem: str) -> None:
+def test_a_row_that_cannot_be_read_says_why(tmp_path: Path, row: object, error: str) -> None:
     drop(tmp_path, "a.json", json.dumps([row, {"item_id": "good", "title": "x"}]))
-    bad, good = FolderEvents(tmp_path).take(10)
+    bad, good = FolderEvents(tmp_path).poll(10)
     assert bad.content is None
-    assert problem in bad.problem
-    assert "a.json:0" in bad.problem
+    assert error in bad.error
+    assert "a.json:0" in bad.error
     assert good.content is not None
 
 
 def test_a_moment_to_come_counts_as_now(tmp_path: Path) -> None:
     drop(tmp_path, "a.json", json.dumps({"item_id": "a", "title": "x", "timestamp": 32_503_680_000}))
-    (event,) = FolderEvents(tmp_path).take(10)
-    assert event.happened_at <= time.time()
+    (event,) = FolderEvents(tmp_path).poll(10)
+    assert event.event_time <= time.time()
 
 
 def test_files_of_any_content_are_parked_and_the_next_is_read(tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_files_of_any_content_are_parked_and_the_next_is_read(tmp_path: Path) ->
     (tmp_path / "link.json").symlink_to(tmp_path / "gone")
     drop(tmp_path, "z.json", json.dumps({"item_id": "last", "title": "x"}))
     source = FolderEvents(tmp_path)
-    events = [event for _ in range(40) for event in source.take(10)]
+    events = [event for _ in range(40) for event in source.poll(10)]
     assert {event.item_id for event in events if event.content is not None} == {"b", "c", "last"}
     assert {event.item_id for event in events if event.content is None} == {
         *("deep.jsonl:0", "latin.jsonl:0", "number.json:0")
     }
-    source.settle(events)
+    source.ack(events)
     assert {path.name for path in (tmp_path / "parked").glob("*.json")} == {"deep.json", "latin.json"}
     assert (tmp_path / ".upload.jsonl").exists(), "a file that is still written is left alone"
 
@@ -150,17 +150,17 @@ def test_a_watcher_takes_over_all_that_a_dead_one_had(redis_server: RedisServer)
     for n in range(500):
         client.xadd("many", {"item_id": f"i{n}", "title": "x", b"\xff": "an odd name"})
     dead = RedisStreamEvents(client, "many", "dead")
-    assert len(dead.take(500)) == 500
+    assert len(dead.poll(500)) == 500
     other = RedisStreamEvents(client, "many", "other", idle_seconds=0.05)
     time.sleep(0.1)
-    taken = [event for _ in range(9) for event in other.take(64)]
+    taken = [event for _ in range(9) for event in other.poll(64)]
     assert {event.item_id for event in taken} == {f"i{n}" for n in range(500)}
-    other.settle(taken)
+    other.ack(taken)
     assert client.xlen("many") == 0
     client.xadd("many", {"item_id": "x", "title": "x"})
     time.sleep(4)
-    assert len(other.take(5)) == 1
-    other.take(5)
+    assert len(other.poll(5)) == 1
+    other.poll(5)
     names = {consumer["name"] for consumer in client.xinfo_consumers("many", "encoder")}
     assert names == {b"other"}, "consumers that are gone are deleted"
 
@@ -170,9 +170,9 @@ def test_a_file_that_cannot_be_read_is_parked_with_its_reason(tmp_path: Path) ->
     drop(tmp_path, "bad.parquet", "no parquet")
     drop(tmp_path, "line.jsonl", '{"item_id": "a", "title": "x"}\nnonsense\n')
     source = FolderEvents(tmp_path)
-    events = [event for _ in range(12) for event in source.take(10)]
+    events = [event for _ in range(12) for event in source.poll(10)]
     assert [event.item_id for event in events] == ["a", "line.jsonl:1"]
-    assert "not JSON" in events[1].problem
+    assert "not JSON" in events[1].error
     assert "JSONDecodeError" in (tmp_path / "parked/half.json.reason").read_text()
     assert "Parquet" in (tmp_path / "parked/bad.parquet.reason").read_text()
 
@@ -184,19 +184,19 @@ def test_a_stream_gives_again_what_a_dead_consumer_had_taken(redis_server: Redis
         client.xadd("news", {"item_id": f"i{n}", "title": "x", "image": picture("red")})
     client.xadd("news", {"title": "nobody's"})
     first = RedisStreamEvents(client, "news", "one")
-    taken = first.take(2)
+    taken = first.poll(2)
     assert [event.item_id for event in taken] == ["i0", "i1"]
     assert taken[0].content == Content(picture("red"), "x")
-    first.settle(taken[:1])
+    first.ack(taken[:1])
     same = RedisStreamEvents(client, "news", "one")  # the same consumer after a restart
-    assert [event.item_id for event in same.take(10)] == ["i1"]
+    assert [event.item_id for event in same.poll(10)] == ["i1"]
     other = RedisStreamEvents(client, "news", "two", idle_seconds=0)
-    rest = other.take(10)
+    rest = other.poll(10)
     assert [event.item_id for event in rest] == ["i1"]  # taken over from who was idle
-    fresh = RedisStreamEvents(client, "news", "three").take(10)
+    fresh = RedisStreamEvents(client, "news", "three").poll(10)
     assert [event.item_id for event in fresh][:2] == ["i2", "i3"]
     assert fresh[2].content is None
-    other.settle([*rest, *fresh])
+    other.ack([*rest, *fresh])
     assert client.xlen("news") == 0
 
 

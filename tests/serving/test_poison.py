@@ -99,7 +99,7 @@ def work(center: RepresentationCenter, client: MimClient, open_source: Callable[
         while watcher.step():
             steps += 1
             if restart < RESTARTS and steps == 2:
-                watcher._taken = watcher._source.take(20)  # taken, and lost with the process
+                watcher._taken = watcher._source.poll(20)  # taken, and lost with the process
                 break
 
 

@@ -23,7 +23,7 @@ from serving.client import MimClient
 from serving.embedded_server.server import EmbeddedServer
 from serving.representation_center.center import CenterError, RepresentationCenter, open_center
 from serving.representation_center.events import Content, FolderEvents, RedisStreamEvents
-from serving.representation_center.watch import EncoderAway, WatchConfig, Watcher
+from serving.representation_center.watch import EncoderUnavailable, WatchConfig, Watcher
 from tests.serving.conftest import version
 from tests.serving.test_events import drop
 from tests.tiny_encoder import export_tiny_encoder
@@ -135,7 +135,7 @@ def test_an_encoder_that_is_away_costs_nothing(
     with EmbeddedServer(models, port=0) as server, MimClient(server.address, timeout=5) as client:
         watcher = Watcher(center, client, FolderEvents(tmp_path), config=WatchConfig(retry_seconds=0.3))
         for _ in range(3):
-            with pytest.raises(EncoderAway):
+            with pytest.raises(EncoderUnavailable):
                 watcher.step()
         assert center.parked() == {}
         stop = threading.Event()
@@ -185,7 +185,7 @@ def test_prometheus_is_told(center: RepresentationCenter, ready: str, served: Mi
     drop(tmp_path, "a.json", json.dumps({"item_id": "new", "title": "red mug"}))
     center.get(["new", "never"])
     center.flush_misses()
-    watcher = Watcher(center, served, FolderEvents(tmp_path), config=WatchConfig(look_seconds=0))
+    watcher = Watcher(center, served, FolderEvents(tmp_path), config=WatchConfig(refresh_seconds=0))
     watcher.step()
     watcher.step()
     center.get(["new"])
@@ -204,7 +204,7 @@ def test_nothing_in_the_folder_stops_the_watcher(
 ) -> None:
     drops = tmp_path / "drops"
     drops.mkdir()
-    drop(drops, "a.jsonl", json.dumps({"item_id": "a", "problem": "\ud800", "title": "a column of this name"}))
+    drop(drops, "a.jsonl", json.dumps({"item_id": "a", "error": "\ud800", "title": "a column of this name"}))
     (drops / "done").write_text("a file of the name of a folder")
     long = "x" * 247
     (drops / f"{long}.json").write_text("{")
@@ -261,4 +261,4 @@ def test_a_stream_that_was_deleted_is_read_again(redis_server: RedisServer) -> N
     source = RedisStreamEvents(client, "gone", "one")
     client.delete("gone")
     client.xadd("gone", {"item_id": "a", "title": "x"})
-    assert [event.item_id for _ in range(3) for event in source.take(5)] == ["a"]
+    assert [event.item_id for _ in range(3) for event in source.poll(5)] == ["a"]

@@ -129,13 +129,13 @@ def data_made(settings: Settings, inputs: Inputs) -> list[Any]:
 def result_file(root: Path, settings: Settings, made: list[Any], variant: Variant, seed: int) -> Path:
     """Where the figures of a variant and a seed stand; `made` is of `data_made`."""
     made_of = to_mapping(variant.settings(settings.stages, seed))
-    told = [made, variant.stages, made_of, settings.embeddings.dtype]
-    return root / FOLDER / f"{digest(told)}-{seed}.json"  # variants that come to the same settings are one
+    described = [made, variant.stages, made_of, settings.embeddings.dtype]
+    return root / FOLDER / f"{digest(described)}-{seed}.json"  # variants that come to the same settings are one
 
 
-def digest(told: Any) -> str:
-    """A short name for whatever is told."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+def digest(value: Any) -> str:
+    """A short name for a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _line(found: dict[str, Any]) -> str:

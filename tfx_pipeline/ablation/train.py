@@ -111,13 +111,13 @@ class Bench:
         raw = self._made(("raw", shape, seed), lambda folder: self._raw(stages, folder))
         if _untouched(stages):
             return raw
-        base, told = raw, ("raw", seed)
+        base, key_of_base = raw, ("raw", seed)
         if variant.stages in ("1", "1+2"):
-            told = ("1", to_mapping(stages.pretrain))  # type: ignore[assignment]
-            base = self._made((told, shape), lambda folder: self._stage_1(stages, raw, folder))
+            key_of_base = ("1", to_mapping(stages.pretrain))  # type: ignore[assignment]
+            base = self._made((key_of_base, shape), lambda folder: self._stage_1(stages, raw, folder))
         if variant.stages in ("2", "1+2"):
             before = base
-            key = (told, shape, to_mapping(stages.csft))
+            key = (key_of_base, shape, to_mapping(stages.csft))
             base = self._made(key, lambda folder: self._stage_2(stages, before, folder))
         return base
 

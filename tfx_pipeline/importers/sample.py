@@ -118,7 +118,7 @@ def _write_items(folder: Path, rng: np.random.Generator, codes: dict[str, np.nda
 
 
 def describe(rng: np.random.Generator, words: dict[str, str]) -> tuple[str, str]:
-    """A title and a text that tell of the attributes in words."""
+    """A title and a text that name the attributes."""
     texture = rng.choice(WORDS[words["texture"]])
     praise = rng.choice(PRAISE)
     order = [words["colour"], words["pattern"], words["shape"]]

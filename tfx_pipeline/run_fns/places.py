@@ -17,10 +17,10 @@ def checkpoints_of(fn_args: Any, stage: str) -> tuple[Path, object]:
     """The folder of a stage's checkpoints, and what a checkpoint must agree with to be gone on from.
 
     Each execution has a ModelRun folder of its own; this one is theirs together, so that an execution finds what one
-    before it left when it was killed.  The artifacts' folders tell whether it is the same training.
+    before it left when it was killed.  The artifacts' folders show whether it is the same training.
     """
-    told = [fn_args.custom_config, fn_args.train_files, fn_args.base_model, fn_args.transform_graph_path]
-    return _shared(fn_args) / "checkpoints" / stage, told
+    identity = [fn_args.custom_config, fn_args.train_files, fn_args.base_model, fn_args.transform_graph_path]
+    return _shared(fn_args) / "checkpoints" / stage, identity
 
 
 def features_of(fn_args: Any) -> FeatureCache:

@@ -56,7 +56,7 @@ class RankingExamples:
         """Shuffled whole batches of the same, some of the ids hidden.
 
         Where there are at most `config.max_rows_in_memory` rows, they are read once and kept as numbers, 200 bytes each
-        with a history of 50, 200 more where ages are told, and 100 where targets and clicks are compared; else every
+        with a history of 50, 200 more where ages are read, and 100 where targets and clicks are compared; else every
         epoch reads the files anew.
 
         Args:

@@ -27,11 +27,11 @@ def test_shares_and_counts_equal_loops(rng: np.random.Generator, histories: int)
     found = numbers(AttributeMatch(SLOTS)(target, history, history_mask=mask))
     for row in range(6):
         own = history[row % histories][mask[row % histories]]
-        for place, part in enumerate((slice(0, 1), slice(1, 4))):
+        for index, part in enumerate((slice(0, 1), slice(1, 4))):
             wanted = set(target[row, part]) - {0}
             count = sum(bool(wanted & set(behaviour[part])) for behaviour in own)
-            np.testing.assert_allclose(found[row, place], count / max(len(own), 1), atol=1e-6)
-            np.testing.assert_allclose(found[row, 2 + place], np.log1p(count), atol=1e-6)
+            np.testing.assert_allclose(found[row, index], count / max(len(own), 1), atol=1e-6)
+            np.testing.assert_allclose(found[row, 2 + index], np.log1p(count), atol=1e-6)
 
 
 @pytest.mark.parametrize("values", [7, ONE_HOT_SIZE])

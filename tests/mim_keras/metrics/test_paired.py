@@ -30,7 +30,7 @@ def test_the_interval_holds_the_difference_and_knows_no_difference(rng: np.rando
 
 
 def test_users_are_drawn_with_all_their_rows(rng: np.random.Generator) -> None:
-    """Rows that repeat within a user tell nothing new, so that the interval does not narrow."""
+    """Rows that repeat within a user add no information, so that the interval does not narrow."""
     user, label = np.arange(300), rng.integers(0, 2, 300)
     first, second = label + rng.normal(size=300), label + 1.2 * rng.normal(size=300)
     once = paired_auc_difference(user, label, first, second)

@@ -47,15 +47,15 @@ def test_each_label_has_an_output_and_a_loss(kind: str, tmp_path: Path) -> None:
     clicked = (x["item_row"] % 2).astype("float32")
     y = {"clicked": clicked, "ordered": clicked * (x["user_index"] % 2)}
     model.compile(optimizer="adam", metrics={"ordered": ["AUC"]})
-    figures = model.evaluate(x, y, batch_size=64, verbose=0, return_dict=True)
+    metrics = model.evaluate(x, y, batch_size=64, verbose=0, return_dict=True)
     for label, output in (("clicked", "ctr"), ("ordered", "ordered")):
         p = numbers(found[output])[:, 0]
         loss = -np.mean(np.where(y[label] > 0, np.log(p), np.log(1 - p)))
-        assert figures[f"{output}_loss"] == pytest.approx(loss, rel=1e-4), label
+        assert metrics[f"{output}_loss"] == pytest.approx(loss, rel=1e-4), label
     in_columns = model.evaluate(
         x, np.stack([y["clicked"], y["ordered"]], 1), batch_size=64, verbose=0, return_dict=True
     )
-    assert in_columns["loss"] == pytest.approx(figures["loss"], rel=1e-6)
+    assert in_columns["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
     model.save(tmp_path / "ranker.keras")
     again = keras.saving.load_model(tmp_path / "ranker.keras")(x)
     for name, values in found.items():
@@ -98,7 +98,7 @@ def test_each_label_is_learned_from_its_own_column(kind: str) -> None:
     assert auc(clicked, found["ctr"]) > 0.8
     assert auc(ordered, found["ordered"]) > 0.85
     assert auc(ordered[of_clicked], found["ordered"][of_clicked]) > 0.8
-    assert auc(ordered[of_clicked], found["ctr"][of_clicked]) < 0.75  # the click does not tell the order
+    assert auc(ordered[of_clicked], found["ctr"][of_clicked]) < 0.75  # the click does not predict the order
 
 
 def test_a_label_of_weight_zero_trains_nothing() -> None:
@@ -125,9 +125,9 @@ def test_an_ensemble_averages_the_logits_of_every_label() -> None:
     np.testing.assert_allclose(logit["ordered"], (logit["ordered_0"] + logit["ordered_1"]) / 2, atol=1e-4)
     y = {"clicked": (x["item_row"] % 2).astype("float32"), "ordered": np.zeros(64, "float32")}
     model.compile(optimizer="adam")
-    figures = model.evaluate(x, y, batch_size=64, verbose=0, return_dict=True)
-    assert figures["ordered_1_loss"] == pytest.approx(-np.mean(np.log(1 - found["ordered_1"])), rel=1e-4)
-    assert figures["content_ctr_0_loss"] != pytest.approx(figures["ordered_0_loss"])
+    metrics = model.evaluate(x, y, batch_size=64, verbose=0, return_dict=True)
+    assert metrics["ordered_1_loss"] == pytest.approx(-np.mean(np.log(1 - found["ordered_1"])), rel=1e-4)
+    assert metrics["content_ctr_0_loss"] != pytest.approx(metrics["ordered_0_loss"])
 
 
 def test_labels_and_weights_in_every_form_that_keras_takes() -> None:

@@ -11,17 +11,17 @@ from PIL import Image
 from mim_keras.preprocessing.image import ImagePreprocessor
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def test_transparent_parts_are_white() -> None:
-    picture = Image.new("RGBA", (4, 4), (255, 0, 255, 0))
-    picture.putpixel((1, 2), (10, 20, 30, 255))
-    picture.putpixel((3, 0), (0, 0, 0, 128))
-    found = ImagePreprocessor(4)(tf.constant([png(picture)]))[0].numpy()
+    image = Image.new("RGBA", (4, 4), (255, 0, 255, 0))
+    image.putpixel((1, 2), (10, 20, 30, 255))
+    image.putpixel((3, 0), (0, 0, 0, 128))
+    found = ImagePreprocessor(4)(tf.constant([png(image)]))[0].numpy()
     assert found[2, 1].tolist() == [10, 20, 30]
     assert found[0, 3].tolist() == [127, 127, 127]
     assert found[0, 0].tolist() == [255, 255, 255]

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mim_keras.layers import ItemTableData
 from mim_keras.models import VocabularySizes
-from mim_keras.serving.attribute_inputs import RawAttribute
+from mim_keras.serving.attribute_inputs import AttributeInputs, RawAttribute
 from mim_keras.serving.calibration import Calibration
 from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
 from tests.mim_keras.tiny import ITEMS, D, L, any_ranker, item_data, ranker, ranker_config
@@ -231,6 +231,14 @@ def test_raw_attributes_score_as_those_of_the_catalogue(tmp_path: Path, changes:
     unheard = {name: tf.constant(["unheard-of"] * 3) for name in raw if name != "candidate_price"}
     cleared = rank(known, nothing | unheard)["ctr"]
     assert (np.abs(cleared - twins) > 1e-7).any()  # a value that no item has is none, not the catalogue's
+
+
+def test_an_attribute_that_no_item_has() -> None:
+    nothing = AttributeInputs({"category": RawAttribute("list", {}, first_slot=0, slots=1)}, slots=1)
+    values = nothing.values(
+        {"candidate_category": tf.constant(["a|b", ""]), "candidate_item_ids": tf.constant(["", ""])}
+    )
+    assert nothing.codes(values).numpy().tolist() == [[0], [-1]]
 
 
 def test_raw_attributes_that_cannot_be_read(tmp_path: Path) -> None:

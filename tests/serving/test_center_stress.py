@@ -70,7 +70,7 @@ WRITER = """
 import sys
 import numpy as np
 from serving.representation_center.center import open_center
-from tests.serving.test_center_under_fire import ITEMS, VERSIONS, item_ids, put
+from tests.serving.test_center_stress import ITEMS, VERSIONS, item_ids, put
 address, start = sys.argv[1], int(sys.argv[2])
 with open_center(address) as center:
     step = start

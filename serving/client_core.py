@@ -35,11 +35,11 @@ ATTRIBUTE = "candidate_"  # begins the names of the inputs that describe candida
 WITH_ATTRIBUTES = ("rank_with_attributes", "rank_with_vectors")
 OWN = ("candidate_item_ids", "candidate_vectors")  # of them, those that are no attribute's
 ABOUT = ("has_vector", "encoder_version")  # outputs of a ranker that are no scores
-Choice = int | str | None  # a version, a label, or the newest
+VersionSelector = int | str | None  # a version, a label, or the newest
 
 
 @dataclass(frozen=True)
-class Call:
+class RpcCall:
     """One call: the method's name and its request."""
 
     method: str
@@ -47,7 +47,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Lookup:
+class CenterLookup:
     """A look into the Representation Center; answered with its `Found`, or None where it does not answer."""
 
     item_ids: list[str]
@@ -61,7 +61,7 @@ class Pause:
     seconds: float
 
 
-Talk = Generator[Call | Lookup | Pause, Any, Result]
+Flow = Generator[RpcCall | CenterLookup | Pause, Any, Result]
 
 
 class Scored(NamedTuple):
@@ -109,16 +109,16 @@ class VersionStatus:
 
 
 @dataclass
-class Conversation:
+class ClientCore:
     """Questions to the models of one server.
 
     Attributes:
-        has_center: Whether `Lookup`s are answered.
+        has_center: Whether `CenterLookup`s are answered.
         versions: Model → the version to ask; the newest available where not named.
         labels: Model → the label to ask, `stable` say; a model has a version or a label, not both.
         canaries: Model → the share of its users, 0 to 1, whose calls ask the label `canary` instead, as long as the
             server has that label.
-        fall_back: Ask the newest version where the version or label named is gone.
+        allow_fallback: Ask the newest version where the version or label named is gone.
         validate: Check requests against the model's own signatures first.
     """
 
@@ -126,7 +126,7 @@ class Conversation:
     versions: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     canaries: Mapping[str, float] = field(default_factory=dict)
-    fall_back: bool = False
+    allow_fallback: bool = False
     validate: bool = True
     _signatures: dict[tuple[str, int | str | None], Signatures] = field(default_factory=dict)
 
@@ -148,7 +148,7 @@ class Conversation:
         history_ages: Sequence[int] | None = None,
         context: Mapping[str, str] | None = None,
         attributes: Mapping[str, Sequence[object]] | None = None,
-    ) -> Talk[Scores]:
+    ) -> Flow[Scores]:
         """See `MimClient.rank`."""
         if not candidate_item_ids:
             raise ValueError("rank needs at least one candidate; received none. Name the items to be ranked")
@@ -159,11 +159,11 @@ class Conversation:
             )
         user_id = normalize_id(user_id)
         inputs = {
-            "user_id": texts([user_id]),
-            "history_item_ids": texts([normalize_id(one) for one in history_item_ids]),
+            "user_id": to_bytes_array([user_id]),
+            "history_item_ids": to_bytes_array([normalize_id(one) for one in history_item_ids]),
             "history_ages": np.array(ages, np.int64),
-            "candidate_item_ids": texts([normalize_id(one) for one in candidate_item_ids]),
-            **{name: texts([_feature_text(value)]) for name, value in (context or {}).items()},
+            "candidate_item_ids": to_bytes_array([normalize_id(one) for one in candidate_item_ids]),
+            **{name: to_bytes_array([_feature_text(value)]) for name, value in (context or {}).items()},
         }
         if attributes:
             count = len(candidate_item_ids)
@@ -182,7 +182,7 @@ class Conversation:
 
     def _with_center(
         self, signature: str, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray], version: int, user: str
-    ) -> Talk[tuple[dict[str, np.ndarray], int]]:
+    ) -> Flow[tuple[dict[str, np.ndarray], int]]:
         """The answer, with scores of items newer than the ranker's snapshot made with the Center's vectors."""
         if "has_vector" not in answer:
             raise ValueError(
@@ -195,7 +195,7 @@ class Conversation:
                 break
             encoder = answer["encoder_version"][0].decode()
             candidates = inputs["candidate_item_ids"]
-            found = yield Lookup([candidates[row].decode() for row in unseen], encoder)
+            found = yield CenterLookup([candidates[row].decode() for row in unseen], encoder)
             if found is None or not found.mask.any():
                 break
             rows = unseen[found.mask]
@@ -203,7 +203,7 @@ class Conversation:
                 **inputs,
                 **{name: values[rows] for name, values in inputs.items() if name.startswith(ATTRIBUTE)},
                 "candidate_vectors": np.asarray(found.vectors[found.mask], np.float32),
-                "encoder_version": texts([encoder]),
+                "encoder_version": to_bytes_array([encoder]),
             }
             own: dict[str, np.ndarray] = {}
             own_version = -1  # of another encoder
@@ -222,10 +222,10 @@ class Conversation:
             return answer, version
         return answer, version
 
-    def similar(self, item_id: str, count: int = 10) -> Talk[Scores]:
+    def similar(self, item_id: str, count: int = 10) -> Flow[Scores]:
         """See `MimClient.similar`."""
         outputs, version = yield from self.predict(
-            RETRIEVAL, "similar_items", {"item_id": texts([normalize_id(item_id)])}
+            RETRIEVAL, "similar_items", {"item_id": to_bytes_array([normalize_id(item_id)])}
         )
         if not np.any(outputs["scores"]):
             raise ServerError(
@@ -233,7 +233,7 @@ class Conversation:
             )
         return Scores([scored for scored in _scored(outputs) if scored.item_id != item_id][:count], version)
 
-    def nearest(self, embedding: np.ndarray, count: int = 10) -> Talk[Scores]:
+    def nearest(self, embedding: np.ndarray, count: int = 10) -> Flow[Scores]:
         """See `MimClient.nearest`."""
         inputs = {"embedding": np.asarray(embedding, np.float32)[None, :]}
         outputs, version = yield from self.predict(RETRIEVAL, "", inputs)
@@ -241,16 +241,16 @@ class Conversation:
 
     def embed_many(
         self, contents: Sequence[tuple[bytes, str, str]], embeddings: Mapping[str, np.ndarray] | None = None
-    ) -> Talk[Embeddings]:
+    ) -> Flow[Embeddings]:
         """See `MimClient.embed_many`."""
         from serving.representation_center.images import normalize_image  # late: only pictures need Pillow
 
         inputs = {
-            "image": texts([normalize_image(image) if image else b"" for image, _, _ in contents]),
-            "title": texts([title for _, title, _ in contents]),
-            "text": texts([text for _, _, text in contents]),
+            "image": to_bytes_array([normalize_image(image) if image else b"" for image, _, _ in contents]),
+            "title": to_bytes_array([title for _, title, _ in contents]),
+            "text": to_bytes_array([text for _, _, text in contents]),
         }
-        known = yield from self._known(ENCODER, self._usual(ENCODER))
+        known = yield from self._known(ENCODER, self._default_selector(ENCODER))
         for name, tensor in known.inputs.get("serving_default", {}).items():
             if name not in inputs and tensor.shape is not None and len(tensor.shape) == 2:
                 inputs[name] = np.zeros((len(contents), tensor.shape[1] or 0), np.float32)
@@ -258,12 +258,12 @@ class Conversation:
         answer, version = yield from self.predict(ENCODER, "", inputs)
         return Embeddings(answer["embedding"], answer["encoder_version"][0].decode(), version)
 
-    def status(self, model: str) -> Talk[list[VersionStatus]]:
+    def status(self, model: str) -> Flow[list[VersionStatus]]:
         """See `MimClient.status`."""
         request = messages.GetModelStatusRequest()
         request.model_spec.name = model
         try:
-            response = yield Call("GetModelStatus", request)
+            response = yield RpcCall("GetModelStatus", request)
         except ServerError as error:
             if error.code == grpc.StatusCode.NOT_FOUND:
                 return []
@@ -280,7 +280,7 @@ class Conversation:
 
     def wait_until_available(
         self, models: Sequence[str], seconds: float, version: int | None, target: str
-    ) -> Talk[dict[str, int]]:
+    ) -> Flow[dict[str, int]]:
         """See `MimClient.wait_until_available`."""
         deadline = time.monotonic() + seconds
         while True:
@@ -296,7 +296,7 @@ class Conversation:
                 raise ServerError(message, grpc.StatusCode.DEADLINE_EXCEEDED)
             yield Pause(0.1)
 
-    def _loaded(self, model: str, version: int | None) -> Talk[int | None]:
+    def _loaded(self, model: str, version: int | None) -> Flow[int | None]:
         """The version that is available, or None for not yet."""
         try:
             entries = yield from self.status(model)
@@ -317,94 +317,94 @@ class Conversation:
 
     def predict(
         self, model: str, signature: str, inputs: Mapping[str, np.ndarray], user: str | None = None
-    ) -> Talk[tuple[dict[str, np.ndarray], int]]:
+    ) -> Flow[tuple[dict[str, np.ndarray], int]]:
         """(outputs, version that answered) of a signature; `user` decides whether a canary answers.
 
         Raises:
             SignatureError: the model does not take such inputs.
             ServerError: the server refused or did not answer.
         """
-        choice = self._choose(model, user)
+        selector = self._select(model, user)
         try:
-            return (yield from self._predict(model, choice, signature, inputs))
+            return (yield from self._predict(model, selector, signature, inputs))
         except ServerError as error:
-            if not self._may_ask_another(model, choice, error):
+            if not self._can_fall_back(model, selector, error):
                 raise
-        usual = self._usual(model) if choice == CANARY else None
+        default = self._default_selector(model) if selector == CANARY else None
         try:
-            return (yield from self._predict(model, usual, signature, inputs))
+            return (yield from self._predict(model, default, signature, inputs))
         except ServerError as error:
-            if usual is None or not self._may_ask_another(model, usual, error):
+            if default is None or not self._can_fall_back(model, default, error):
                 raise
         return (yield from self._predict(model, None, signature, inputs))
 
     def _predict(
-        self, model: str, choice: Choice, signature: str, inputs: Mapping[str, np.ndarray]
-    ) -> Talk[tuple[dict[str, np.ndarray], int]]:
+        self, model: str, selector: VersionSelector, signature: str, inputs: Mapping[str, np.ndarray]
+    ) -> Flow[tuple[dict[str, np.ndarray], int]]:
         request = messages.PredictRequest()
-        _address(request.model_spec, model, choice)
+        _address(request.model_spec, model, selector)
         request.model_spec.signature_name = signature or "serving_default"
         known = None
         if self.validate or signature in WITH_ATTRIBUTES:
-            known = yield from self._known(model, choice)
+            known = yield from self._known(model, selector)
             try:
                 inputs = self._checked(known, signature, inputs)
             except SignatureError:  # another version may answer by now, which takes other inputs
-                self._signatures.pop((model, choice), None)
-                known = yield from self._known(model, choice)
+                self._signatures.pop((model, selector), None)
+                known = yield from self._known(model, selector)
                 inputs = self._checked(known, signature, inputs)
         for name, values in inputs.items():
             to_proto(values, request.inputs[name])
-        response = yield Call("Predict", request)
+        response = yield RpcCall("Predict", request)
         version = response.model_spec.version.value
         if known is not None and known.version != version:
-            self._signatures.pop((model, choice), None)  # another version answers now: it is asked what it takes
+            self._signatures.pop((model, selector), None)  # another version answers now: it is asked what it takes
         return {name: to_array(values) for name, values in response.outputs.items()}, version
 
     def _checked(self, known: Signatures, signature: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The inputs, with the empty text, which keeps the ranker's own, for attributes that are not given."""
         if signature in WITH_ATTRIBUTES and "candidate_item_ids" in inputs:
             names = [name for name in known.inputs.get(signature, {}) if name.startswith(ATTRIBUTE) and name not in OWN]
-            inputs = {**dict.fromkeys(names, texts([""] * len(inputs["candidate_item_ids"]))), **inputs}
+            inputs = {**dict.fromkeys(names, to_bytes_array([""] * len(inputs["candidate_item_ids"]))), **inputs}
         if self.validate:
             known.check(signature, inputs)
         return inputs
 
-    def _known(self, model: str, choice: Choice) -> Talk[Signatures]:
-        known = self._signatures.get((model, choice))
+    def _known(self, model: str, selector: VersionSelector) -> Flow[Signatures]:
+        known = self._signatures.get((model, selector))
         if known is None:
             request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
-            _address(request.model_spec, model, choice)
-            response = yield Call("GetModelMetadata", request)
-            known = self._signatures[model, choice] = Signatures.of(response)
+            _address(request.model_spec, model, selector)
+            response = yield RpcCall("GetModelMetadata", request)
+            known = self._signatures[model, selector] = Signatures.of(response)
         return known
 
     # -- which version -------------------------------------------------------------------------------------
 
-    def _usual(self, model: str) -> Choice:
+    def _default_selector(self, model: str) -> VersionSelector:
         return self.versions[model] if model in self.versions else self.labels.get(model)
 
-    def _choose(self, model: str, user: str | None) -> Choice:
+    def _select(self, model: str, user: str | None) -> VersionSelector:
         """The canary for a share of the users, always the same ones; of calls without a user, for a share of these."""
         share = self.canaries.get(model, 0.0)
         if not share:
-            return self._usual(model)
+            return self._default_selector(model)
         drawn = random.random() if user is None else user_fraction(model, user)
-        return CANARY if drawn < share else self._usual(model)
+        return CANARY if drawn < share else self._default_selector(model)
 
-    def _may_ask_another(self, model: str, choice: Choice, error: ServerError) -> bool:
+    def _can_fall_back(self, model: str, selector: VersionSelector, error: ServerError) -> bool:
         """Whether the version or label asked for is not there, and another may be asked."""
         unknown_label = error.code == grpc.StatusCode.INVALID_ARGUMENT and "Unrecognized servable version" in str(error)
-        if choice is None or not (error.code == grpc.StatusCode.NOT_FOUND or unknown_label):
+        if selector is None or not (error.code == grpc.StatusCode.NOT_FOUND or unknown_label):
             return False
-        return self.fall_back or (choice == CANARY and model in self.canaries)
+        return self.allow_fallback or (selector == CANARY and model in self.canaries)
 
 
 def user_fraction(model: str, user: str) -> float:
     """Where a user stands between 0 and 1 for the canaries of a model; the same in every client.
 
     Example:
-        >>> from serving.conversation import user_fraction
+        >>> from serving.client_core import user_fraction
         >>> user_fraction("mim_ranker", "u1") == user_fraction("mim_ranker", "u1")
         True
     """
@@ -423,12 +423,12 @@ def check_content(image: bytes, title: str, text: str) -> None:
         raise ValueError("embed needs a picture or words; received neither. Give an image, a title or a text")
 
 
-def _address(spec: Any, model: str, choice: Choice) -> None:
+def _address(spec: Any, model: str, selector: VersionSelector) -> None:
     spec.name = model
-    if isinstance(choice, int):
-        spec.version.value = choice
-    elif choice is not None:
-        spec.version_label = choice
+    if isinstance(selector, int):
+        spec.version.value = selector
+    elif selector is not None:
+        spec.version_label = selector
 
 
 def _feature_text(value: object) -> str | bytes:
@@ -449,7 +449,7 @@ def _attribute_texts(name: str, values: Sequence[object], count: int) -> np.ndar
             f"attribute {name} needs a value for each of the {count} candidates; received {received}. Give a "
             "list, with None for what is not known"
         )
-    return texts([_attribute_text(value) for value in values])
+    return to_bytes_array([_attribute_text(value) for value in values])
 
 
 def _attribute_text(value: object) -> str | bytes:
@@ -460,7 +460,7 @@ def _attribute_text(value: object) -> str | bytes:
     return _feature_text(value)
 
 
-def texts(values: Sequence[str | bytes]) -> np.ndarray:
+def to_bytes_array(values: Sequence[str | bytes]) -> np.ndarray:
     """An object array of bytes, as TensorFlow takes text."""
     array = np.empty(len(values), object)
     array[:] = [value if isinstance(value, bytes) else value.encode() for value in values]
