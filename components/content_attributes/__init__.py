@@ -1,1 +1,1 @@
-"""Clusters of pictures and of texts, as attributes of the items."""
+"""Attributes of items that are learned from their content, and from what users clicked."""

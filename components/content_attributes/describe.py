@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,10 @@ from sklearn.preprocessing import Normalizer
 
 SIDE, COLOR_BINS = 24, 4  # pixels a side, and bins of each of three colours, that describe a picture
 TEXT_DIM = 32
+_LETTERS = re.compile(r"[^\W\d_]")
+_WITHOUT_BLANKS = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # Thai, kana, Han
+# Words of two letters or more, with the vowel signs of Arabic and of the scripts of India.
+TOKEN = r"[^\W_](?:\w|[\u0300-\u036f\u064b-\u065f\u0900-\u0d7f])+"
 
 
 def describe_images(images: list[bytes]) -> np.ndarray:
@@ -36,8 +41,9 @@ def _color_shares(image: bytes) -> np.ndarray:
 
 
 def has_blanks(texts: list[str]) -> bool:
-    """Whether these texts divide words by blanks, as Chinese and Japanese do not."""
-    return bool(np.mean([" " in text.strip() or text.isascii() for text in texts]) > 0.5)
+    """Whether these texts divide words by blanks, as Chinese, Japanese and Thai do not."""
+    letters = sum(len(_LETTERS.findall(text)) for text in texts)
+    return sum(len(_WITHOUT_BLANKS.findall(text)) for text in texts) < 0.3 * max(letters, 1)
 
 
 def describe_texts(texts: list[str]) -> Callable[[list[str]], np.ndarray] | None:
@@ -46,7 +52,7 @@ def describe_texts(texts: list[str]) -> Callable[[list[str]], np.ndarray] | None
     if len(texts) < 2:
         return None
     options = {"ngram_range": (1, 2), "min_df": 2, "max_features": 50_000, "sublinear_tf": True}
-    words = TfidfVectorizer(analyzer="word" if has_blanks(texts) else "char", **options)
+    words = TfidfVectorizer(analyzer="word" if has_blanks(texts) else "char", token_pattern=TOKEN, **options)
     try:
         counted = words.fit_transform(texts)
     except ValueError:  # nothing occurs in two texts

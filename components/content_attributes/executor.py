@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,8 +38,9 @@ class Executor(base_executor.BaseExecutor):
         folder, log = (str(artifact_utils.get_single_uri(input_dict[name])) for name in ("items", "impressions"))
         made = artifact_utils.get_single_instance(output_dict["described"])
         declare_splits(made, SPLITS)
-        sample = _sample(f"{folder}/Split-train/*", log)
-        assign = learn_attributes(sample, exec_properties["clusters"], exec_properties["words"])
+        clusters = exec_properties["clusters"]
+        sample = _sample(f"{folder}/Split-train/*", log, pictures=clusters > 0)
+        assign = learn_attributes(sample, clusters, exec_properties["words"])
         for split in SPLITS:
             target = artifact_utils.get_split_uri([made], split)
             tf.io.gfile.makedirs(target)
@@ -52,21 +54,22 @@ class Executor(base_executor.BaseExecutor):
         close_splits(made)
 
 
-def _sample(pattern: str, log: str) -> Sample:
-    """At most `SAMPLED` items, those that were shown in training first, chosen and sorted by their ids."""
+def _sample(pattern: str, log: str, pictures: bool) -> Sample:
+    """At most `SAMPLED` items, those that were shown most often in training, sorted by their ids."""
     files = sorted(tf.io.gfile.glob(pattern))
     ids = [one for file in files for _, content in _batches(file, ("item_id",)) for one in content["item_id"]]
-    shown: set[bytes] = set()
+    shown: Counter[bytes] = Counter()
     for _, columns in read_split(log, "train", only=("item_id",)):
-        shown.update(pc.unique(columns["item_id"]).to_pylist())
-    order = sorted(ids, key=lambda one: (one not in shown, hashlib.blake2b(one, digest_size=8).digest()))
+        shown.update({row["values"]: row["counts"] for row in pc.value_counts(columns["item_id"]).to_pylist()})
+    order = sorted(ids, key=lambda one: (-shown[one], hashlib.blake2b(one, digest_size=8).digest()))
     chosen = set(order[:SAMPLED])
     found: list[tuple[bytes, str, np.ndarray]] = []
     for file in files:
         for _, content in _batches(file, ("item_id", *CONTENT)):
             rows = [row for row, one in enumerate(content["item_id"]) if one in chosen]
             kept = {name: [values[row] for row in rows] for name, values in content.items()}
-            found += zip(kept["item_id"], join(kept), describe_images(kept["image"]), strict=True)
+            images = kept["image"] if pictures else [b""] * len(rows)
+            found += zip(kept["item_id"], join(kept), describe_images(images), strict=True)
     found.sort(key=lambda one: one[0])
     impressions = read_split(log, "train", only=("user_id", "item_id", "clicked"))
     item_ids = pa.array([item_id for item_id, _, _ in found], pa.binary())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from absl import logging
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.feature_extraction.text import CountVectorizer
 
-from components.content_attributes.describe import describe_images, describe_texts, has_blanks
+from components.content_attributes.describe import TOKEN, describe_images, describe_texts, has_blanks
 from components.content_attributes.user_effects import Activity, best_attribute, values_that_matter
 from components.item_attributes import LEARNED
 
@@ -83,18 +84,22 @@ def learn_attributes(sample: Sample, clusters: int, words: int) -> dict[str, Ass
 def join(content: Content) -> list[str]:
     """Titles and texts as one text each."""
     pairs = zip(content["title"], content["text"], strict=True)
-    return [f"{title.decode()} {text.decode()}" for title, text in pairs]
+    return [unicodedata.normalize("NFC", f"{title.decode()} {text.decode()}") for title, text in pairs]
 
 
 def _tokens(texts: list[str]) -> Callable[[str], list[str]]:
     """Splits a text into words, or into pairs of characters where a language writes no blanks."""
-    options: dict[str, Any] = {} if not texts or has_blanks(texts) else {"analyzer": "char", "ngram_range": (2, 2)}
+    options: dict[str, Any] = {"token_pattern": TOKEN}
+    if texts and not has_blanks(texts):
+        options = {"analyzer": "char", "ngram_range": (2, 2)}
     split: Callable[[str], list[str]] = CountVectorizer(**options).build_analyzer()
     return lambda text: [word for word in split(text) if SEPARATOR not in word and word.strip() == word]
 
 
 def _words(sample: Sample, count: int) -> list[str]:
     """The words in which users differ, the largest gain first."""
+    if not count:
+        return []
     counted = CountVectorizer(
         analyzer=_tokens(sample.texts), binary=True, min_df=FEWEST_ITEMS, max_df=MOST_ITEMS, max_features=MOST_WORDS
     )
@@ -106,9 +111,11 @@ def _words(sample: Sample, count: int) -> list[str]:
     kept: list[int] = []
     items = np.asarray(members.sum(axis=0)).ravel()
     for word in values_that_matter(sample.activity, members):
+        if len(kept) == count:
+            break
         both = np.asarray((columns[:, kept].T @ columns[:, word]).todense()).ravel()
         either = items[kept] + items[word] - both
-        if len(kept) < count and not (both > SAME * either).any():
+        if not (both > SAME * either).any():
             kept.append(int(word))
     return [str(names[word]) for word in kept]
 

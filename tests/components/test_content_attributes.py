@@ -16,7 +16,7 @@ from PIL import Image
 from tfx.types import standard_artifacts
 
 from components.content_attributes import user_effects
-from components.content_attributes.describe import describe_images
+from components.content_attributes.describe import describe_images, has_blanks
 from components.content_attributes.executor import Executor
 from components.content_attributes.learned import WORDS_OF_ITEM, Sample, join, learn_attributes
 from components.content_attributes.user_effects import Activity, best_attribute, values_that_matter
@@ -151,6 +151,31 @@ def test_the_level_that_tells_most_is_taken() -> None:
     assert best_attribute(activity, members[:1]) is None
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_users_who_see_what_they_click_anyway_do_not_differ(seed: int) -> None:
+    """Things differ in their click rates alone; each user is shown one of them mostly."""
+    rng = np.random.default_rng(seed)
+    things, count = 12, 12_000
+    user = rng.integers(0, 200, count)
+    thing = np.where(rng.random(count) < 0.7, user % things, rng.integers(0, things, count))
+    item = thing + things * rng.integers(0, ITEMS // things, count)
+    clicked = (rng.random(count) < np.linspace(0.05, 0.6, things)[thing]).astype(int)
+    activity = activity_of({"user": user, "item": item, "clicked": clicked})
+    members = sp.csr_matrix(np.eye(things, dtype=np.float32)[np.arange(ITEMS) % things])
+    assert len(values_that_matter(activity, members)) == 0
+    assert best_attribute(activity, [members]) is None
+
+
+def test_one_giant_user_does_not_push_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = log(True)
+    found["user"][::2] = 7  # what a shop writes for all who are not known
+    monkeypatch.setattr(user_effects, "MAX_ROWS", 4_000)
+    monkeypatch.setattr(user_effects, "MAX_ROWS_OF_USER", 200)
+    shown = activity_of(found).shown
+    assert shown.shape[0] > USERS / 2
+    assert shown.sum(axis=1).max() <= 200
+
+
 def test_of_a_long_log_some_users_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     found = log(True)
     whole = activity_of(found)
@@ -193,8 +218,11 @@ def test_words_need_no_blanks_and_like_words_count_once() -> None:
         own = found[n].decode().split("|")
         assert own[0] in names[n % 4], "the thing before the size"
         assert len([word for word in own if word in names[n % 4]]) == 1, "马克 and 克杯 are the same items"
+    batch["text"] = ["大きな台灯".encode()] * ITEMS
+    assert not has_blanks(join(batch)), "the blank between title and text divides no words"
+    assert has_blanks(["नीला दीपक", "red lamp", "лампа"])
     many = [" ".join(f"{word}{k}" for k in range(9) for word in (THINGS[n % 4],) if n % (k + 2)) for n in range(ITEMS)]
-    batch["title"] = [title.encode() for title in many]
+    batch |= {"title": [title.encode() for title in many], "text": [b""] * ITEMS}
     found = learn_attributes(Sample(many, empty, activity), 8, 40)["text_words"](batch)
     assert max(len(own.split(b"|")) for own in found) <= WORDS_OF_ITEM
 
