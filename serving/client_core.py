@@ -432,10 +432,13 @@ def _address(spec: Any, model: str, selector: VersionSelector) -> None:
 
 
 def _feature_text(value: object) -> str | bytes:
-    """A feature's value as the tables have it: whole numbers without a fraction, true and false in lower case."""
+    """A feature's value as the tables have it: whole numbers without a fraction, true and false in lower case, nothing
+    for None and NaN."""
     if isinstance(value, str | bytes):
         return value
     number = getattr(value, "item", lambda: value)()
+    if number is None or number != number:
+        return ""
     if isinstance(number, bool):
         return str(number).lower()
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
@@ -453,10 +456,11 @@ def _attribute_texts(name: str, values: Sequence[object], count: int) -> np.ndar
 
 
 def _attribute_text(value: object) -> str | bytes:
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
-        return "|".join(str(_feature_text(one)) for one in value)
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple | np.ndarray):
+        texts = (_feature_text(one) for one in value)
+        return "|".join(text.decode() if isinstance(text, bytes) else text for text in texts if text)
     return _feature_text(value)
 
 

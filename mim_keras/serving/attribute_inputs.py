@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-SEPARATOR = "|"  # between the values of a list
+SEPARATOR, MOST_VALUES = "|", 64  # between the values of a list; of one candidate
 NOT_GIVEN = -1  # a code that keeps the item table's
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
 PREFIX = "candidate_"
@@ -38,7 +38,7 @@ class AttributeInputs(tf.Module):
     """Inputs `candidate_NAME`, string [N], → values and codes of attributes.
 
     The empty string keeps what the item table has.  `|` separates the values of a list; a number is written as
-    `12.5`.  A value that no item of the catalogue has counts as none.
+    `12.5`.  A value that the ranker did not learn counts as none, and a repeated one once.
 
     Args:
         attributes: By name, in the order of their slots.
@@ -77,7 +77,8 @@ class AttributeInputs(tf.Module):
         for (name, attribute), table in zip(self._attributes, self._tables, strict=True):
             columns.append(tf.fill([rows, attribute.first_slot - filled], NOT_GIVEN))
             own = values[name]
-            codes = own.with_flat_values(tf.cast(table.lookup(own.flat_values), tf.int32))[:, : attribute.slots]
+            codes = own.with_flat_values(tf.cast(table.lookup(own.flat_values), tf.int32))
+            codes = tf.ragged.boolean_mask(codes, codes > 0)[:, : attribute.slots]
             dense = codes.to_tensor(0, shape=[None, attribute.slots])
             columns.append(tf.where((own.row_lengths() > 0)[:, None], dense, NOT_GIVEN))
             filled = attribute.first_slot + attribute.slots
@@ -102,11 +103,11 @@ def _numbers(name: str, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(Which are given, bool [N]; the numbers, 0 where none is given, float64 [N])."""
     given = raw != ""
     is_number = tf.strings.regex_full_match(raw, NUMBER)
-    check = tf.raw_ops.Assert(
-        condition=tf.reduce_all(is_number | ~given), data=[f"{name} takes numbers, such as 12.5; received", raw]
-    )
+    numbers = tf.strings.to_number(tf.where(given & is_number, raw, "0"), tf.float64)
+    ok = (is_number & tf.math.is_finite(numbers)) | ~given
+    check = tf.raw_ops.Assert(condition=tf.reduce_all(ok), data=[f"{name} takes numbers, such as 12.5; received", raw])
     with tf.control_dependencies([check]):
-        return given, tf.strings.to_number(tf.where(given, raw, "0"), tf.float64)
+        return given, tf.identity(numbers)
 
 
 def _values(name: str, inputs: Mapping[str, tf.Tensor], attribute: RawAttribute) -> tf.RaggedTensor:
@@ -121,7 +122,11 @@ def _values(name: str, inputs: Mapping[str, tf.Tensor], attribute: RawAttribute)
     if attribute.kind == "list":
         parts = tf.strings.split(raw, SEPARATOR)
         parts = parts.with_flat_values(tf.strings.strip(parts.flat_values))
-        return tf.ragged.boolean_mask(parts, parts != "")
+        parts = tf.ragged.boolean_mask(parts, parts != "")[:, :MOST_VALUES]
+        dense = parts.to_tensor("")
+        before = tf.linalg.band_part(tf.ones([tf.shape(dense)[1]] * 2), -1, 0) - tf.eye(tf.shape(dense)[1])
+        again = tf.reduce_any((dense[:, :, None] == dense[:, None, :]) & (before > 0), axis=2)
+        return tf.ragged.boolean_mask(dense, (dense != "") & ~again)
     given = raw != ""
     if attribute.kind == "number":
         _, numbers = _numbers(name, raw)

@@ -485,8 +485,10 @@ def test_attributes_go_with_their_candidates(validate: bool) -> None:
     assert sent["candidate_tags"] == [b"", b"a|7"]
     assert new["candidate_item_ids"] == [b"b"]
     assert (new["candidate_brand"], new["candidate_price"], new["candidate_tags"]) == ([b""], [b"12.5"], [b"a|7"])
-    (_, sent), _ = ask_with_attributes({"price": [np.int64(3), np.float32(4)]}, validate)
-    assert (sent["candidate_brand"], sent["candidate_price"]) == ([b"", b""], [b"3", b"4"])
+    attributes = {"price": [np.int64(3), np.float32("nan")], "tags": [[b"red", None, "new"], {"y", "x"}]}
+    (_, sent), _ = ask_with_attributes(attributes, validate)
+    assert (sent["candidate_brand"], sent["candidate_price"]) == ([b"", b""], [b"3", b""])
+    assert sent["candidate_tags"] == [b"red|new", b"x|y"]
 
 
 def test_attributes_that_cannot_be_sent() -> None:

@@ -233,6 +233,14 @@ def test_raw_attributes_score_as_those_of_the_catalogue(tmp_path: Path, changes:
     assert (np.abs(cleared - twins) > 1e-7).any()  # a value that no item has is none, not the catalogue's
 
 
+def test_values_of_a_list_count_once_and_unknown_ones_take_no_slot() -> None:
+    tags = AttributeInputs({"tags": RawAttribute("list", {"a": 1, "b": 2, "c": 3}, first_slot=0, slots=2)}, slots=2)
+    raw = {"candidate_tags": tf.constant(["x|y|a", "a| a|b|a|c", "x", "", "|".join(["x"] * 500 + ["b"])])}
+    values = tags.values(raw | {"candidate_item_ids": tf.constant(list("12345"))})
+    assert tags.codes(values).numpy().tolist() == [[1, 0], [1, 2], [0, 0], [-1, -1], [0, 0]]
+    assert values["tags"].to_list()[1] == [b"a", b"b", b"c"]
+
+
 def test_an_attribute_that_no_item_has() -> None:
     nothing = AttributeInputs({"category": RawAttribute("list", {}, first_slot=0, slots=1)}, slots=1)
     values = nothing.values(
@@ -246,7 +254,7 @@ def test_raw_attributes_that_cannot_be_read(tmp_path: Path) -> None:
     asked = {**request, "candidate_item_ids": tf.constant(["i09", "i10"])}
     nothing = {name: tf.constant(["", ""]) for name in RAW}
     rank = served.signatures["rank_with_attributes"]
-    for value in ("cheap", "nan", "1,5", "0x10", "1e"):
+    for value in ("cheap", "nan", "1,5", "0x10", "1e", "1e999"):
         with pytest.raises(tf.errors.InvalidArgumentError, match="candidate_price takes numbers, such as 12.5"):
             rank(**asked, **nothing | {"candidate_price": tf.constant(["3", value])})
     with pytest.raises(tf.errors.InvalidArgumentError, match="candidate_brand has a value for each candidate"):
