@@ -85,8 +85,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "event_id": ("event_id", "uuid", "message_id", "ereignis_id"),
     "sequence": ("sequence", "position", "pos", "rank", "slot"),
 }  # fmt: skip
-LISTS = ("list", "impression", "exposure", "display", "show", "seen", "search")  # of views, items among others
-PAGES = ("page",)  # of views, those of any page
+LISTS = re.compile(r"(?<!wish)list|impression|exposure|display|show|seen")  # names of views of items among others
+PAGES = ("page", "search", "screen", "wish")  # of views, those of any page
 VIEWS = (
     "view",
     "impression",
@@ -535,7 +535,7 @@ def _described(
             continue
         if table != "items" and feature and feature.get("type") in ("list", "date", "embedding"):
             feature, why = None, "a list or a date, which only items may have"
-        if table == "items" and feature is not None and COUNTS.search(_snake(source)) and _is_number(values):
+        if table == "items" and feature == {"type": "number"} and COUNTS.search(_snake(source)):
             why = "a count of what users did, of the whole log; the run counts them up to each impression"
         if table in ("impressions", "events") and feature is not None:
             why = _unusable(source, values, sample.columns[columns["clicked"]] if "clicked" in columns else None)
@@ -642,9 +642,9 @@ def _unusable(name: str, values: pa.Array, clicked: pa.Array | None) -> str:
     """Why a column of the log is no context: it names the request, or is known only after the click; else empty."""
     if max(_fit(name, role) for role in ("request_id", "event_id", "user_id", "item_id")) > 0.5:
         return "an id, which is not known again at serving"
-    if "token" in name.lower():
+    if "token" in name.lower() and not _is_number(values):
         return "a token, which is not known again at serving"
-    if _is_number(values) and max(_fit(name, role) for role in ("timestamp", "created_at")) > 0.5:
+    if max(_fit(name, role) for role in ("timestamp", "created_at")) > 0.5 and _time_form(values) is not None:
         return "a time"
     if _counts_up(values):
         return "it counts up with the rows, as the number of a request does"
@@ -817,7 +817,7 @@ def _event_names(values: pa.Array, taken: Collection[str], guesses: list[Guess])
 
 def _impressions(seen: list[str]) -> list[str]:
     """Of events that are views, those of items among others; the page that follows a click is no impression."""
-    of_lists = [name for name in seen if any(word in name.lower() for word in LISTS)]
+    of_lists = [name for name in seen if LISTS.search(name.lower())]
     of_items = [name for name in seen if not any(word in name.lower() for word in PAGES)]
     return of_lists or of_items or seen
 

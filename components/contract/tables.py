@@ -279,7 +279,7 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
     """
     mark = re.escape(delimiter.encode())
     quoted = re.compile(rb"(?:\A|(?<=[\r\n])|(?<=" + mark + rb'))"(?:[^"]+|"")*("?)')
-    ends = (delimiter.encode(), b"\r", b"\n", b"")
+    closing = re.compile(rb"[ \t]*(?:" + mark + rb"|[\r\n]|\Z)")
     rest, ended, is_read = b"", False, False
     while not ended or rest:
         if not ended and not is_read:
@@ -289,7 +289,7 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
             rest += read
         if not rest:
             return
-        fields, stray = _quoted_fields(quoted, rest, ends) if quoting and b'"' in rest else ([], None)
+        fields, stray = _quoted_fields(quoted, rest, closing) if quoting and b'"' in rest else ([], None)
         is_read = stray is not None
         if stray is not None:
             gaps = zip([0, *(one.end() for one in fields)], [*(one.start() for one in fields), stray], strict=True)
@@ -314,12 +314,12 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
 
 
 def _quoted_fields(
-    quoted: re.Pattern[bytes], data: bytes, ends: tuple[bytes, ...]
+    quoted: re.Pattern[bytes], data: bytes, closing: re.Pattern[bytes]
 ) -> tuple[list[re.Match[bytes]], int | None]:
     """(Quoted fields up to a stray quote, where that is); None where there is no stray quote."""
     fields: list[re.Match[bytes]] = []
     for field in quoted.finditer(data):
-        if field[1] and data[field.end() : field.end() + 1] not in ends and re.search(rb"[\r\n]", field[0]):
+        if field[1] and re.search(rb"[\r\n]", field[0]) and not closing.match(data, field.end()):
             return fields, field.start()
         fields.append(field)
     return fields, None

@@ -35,7 +35,7 @@ _DIGITS = (
     r"(?:T?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})(?P<fraction>))?(?P<zone>Z?)$"
 )
 YES = ("true", "yes", "y", "t", "ja", "j", "oui", "si", "sí", "sim", "tak", "evet", "はい", "是", "да")
-NO = ("false", "no", "n", "f", "nein", "non", "não", "nie", "nej", "hayır", "いいえ", "否", "нет")
+NO = ("false", "no", "n", "f", "nein", "non", "não", "nie", "nej", "hayır", "hayir", "いいえ", "否", "нет")
 SURE, MOST_CLICKED, FEWEST_CLICKS = 0.98, 0.9, 20  # of `always_clicked`
 NO_TEXTS = ("NULL", "null", "\\N", "NaN", "nan", "NAN", "#N/A", "(not set)")  # `None` may be a value: no pattern
 _NO_TEXTS = pa.array(["", *NO_TEXTS])

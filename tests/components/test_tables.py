@@ -100,6 +100,12 @@ def test_a_stray_quote_swallows_no_line(tmp_path: Path, stray: bytes, end: bytes
     assert found[1][3].startswith("a quote is opened and not closed: 2,")
 
 
+def test_blanks_after_a_field_of_several_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "users.csv", b'user_id,city,x\n1,"a\nb" ,x\n2,"c\nd" \t\n')
+    assert [row[0] for row in rows_of(path)] == [1, 2]
+    assert not any(str(row[-1] or "").startswith("a quote") for row in rows_of(path))
+
+
 def test_a_quote_that_is_never_closed_costs_its_row_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "users.csv", b'user_id,city\n1,a\n2,"open\n3,c\n4,d\n')
     found = rows_of(path)

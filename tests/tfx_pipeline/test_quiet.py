@@ -31,6 +31,12 @@ def test_tensorflow_starts_without_a_word() -> None:
     assert done.stderr.splitlines() == ["ours, by its descriptor", "ours"]
 
 
+def test_tensorflow_starts_without_standard_error() -> None:
+    program = IMPORT.partition("os.write")[0] + "print(tf.add(1, 1))"
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -c '{program}' 2>&-"], capture_output=True, text=True)
+    assert "tf.Tensor(2" in done.stdout
+
+
 def test_errors_are_shown() -> None:
     done = subprocess.run([sys.executable, "-c", FAIL], capture_output=True, text=True)
     assert "I0000" not in done.stderr
