@@ -76,7 +76,7 @@ def test_four_ways_to_one_embedding(tiny_run: Run, pictures: dict[str, bytes], t
         {"item_id": name, "title": TITLE, "image": base64.b64encode(data).decode()} for name, data in pictures.items()
     ]
     (events / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    by_event = {event.item_id: event.content for event in FolderEvents(events).take(100)}
+    by_event = {event.item_id: event.content for event in FolderEvents(events).poll(100)}
     with EmbeddedServer(tiny_run.root / "models", port=0) as server, MimClient(server.address, timeout=20) as client:
         client.wait_until_available(ENCODER)
 

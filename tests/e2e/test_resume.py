@@ -98,11 +98,14 @@ def ranks_by_both_parts(run: Run) -> None:
     ids = [str(item_id) for item_id in snapshot.item_ids]
     history = {"history_item_ids": tf.constant(ids[20:24]), "history_ages": tf.constant([9000, 600, 60, 1], tf.int64)}
     asked = {"user_id": tf.constant(["u1"]), "candidate_item_ids": tf.constant(ids[:12]), **history}
+    facts = json.loads((pushed(run, RANKER) / "assets.extra/mim.json").read_text())
+    names = [f"candidate_{name}" for name in facts["attributes"]]
+    attributes = dict.fromkeys(names, tf.constant([""] * 12))
     version = tf.constant([snapshot.manifest.encoder_version])
 
     def given(of: np.ndarray) -> np.ndarray:
-        told = signatures["rank_with_vectors"](**asked, candidate_vectors=tf.constant(of), encoder_version=version)
-        return np.asarray(told["ctr"])
+        vectors = {"candidate_vectors": tf.constant(of), "encoder_version": version}
+        return np.asarray(signatures["rank_with_vectors"](**asked, **attributes, **vectors)["ctr"])
 
     expected = np.asarray(signatures["rank"](**asked)["ctr"])
     np.testing.assert_allclose(given(np.zeros_like(vectors)), expected, atol=1e-6)
