@@ -31,10 +31,7 @@ def read_evaluation(folder: str) -> Metrics:
     of_outputs: dict[str, Metrics] = {}
     for slice_key, outputs in result.slicing_metrics:
         for output, values in outputs.items():
-            figures = {name: _number(values[""].get(tfma_name)) for name, tfma_name in _NAMES.items()}
-            figures["rows"] = int(figures["rows"] or 0)
-            if _number(values[""].get(MEAN_LABEL)) in (0.0, 1.0):
-                figures["auc"] = None  # TFMA has 0 for it
+            figures = _figures(values[""])
             metrics = of_outputs.setdefault(output or CLICK, {"slices": {}})
             if slice_key == ():
                 metrics |= figures
@@ -44,6 +41,14 @@ def read_evaluation(folder: str) -> Metrics:
         metrics["slices"] = {name: metrics["slices"][name] for name in SLICES if name in metrics["slices"]}
     click = of_outputs.pop(CLICK)
     return click | {"labels": of_outputs} if of_outputs else click
+
+
+def _figures(values: dict[str, Any]) -> Metrics:
+    figures: Metrics = {name: _number(values.get(tfma_name)) for name, tfma_name in _NAMES.items()}
+    figures["rows"] = int(figures["rows"] or 0)
+    if _number(values.get(MEAN_LABEL)) in (0.0, 1.0):
+        figures["auc"] = None  # of one label; TFMA has 0 for it
+    return figures
 
 
 def _candidate(folder: str) -> str | None:

@@ -15,6 +15,7 @@ from components.contract.preview import preview_folder
 from components.contract.schema import Schema
 from components.contract.tables import ContractError
 from components.report_gen.executor import sentences
+from components.report_gen.figures import _figures
 from tests.components.runner import read, run_catalogue, run_impressions, run_pairs
 from tests.components.test_contract import counts, impression, item, rejected, write_impressions, write_items
 
@@ -140,6 +141,13 @@ def test_labels_that_are_not_in_yet_are_warned_of(tmp_path: Path) -> None:
     assert [one.split(",")[0] for one in found.warnings] == [
         f"every impression of split {name} has the label 0" for name in ("valid", "test")
     ]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_an_auc_of_one_label_is_undefined(mean: float) -> None:
+    measured = {name: {"doubleValue": 0.0} for name in ("auc", "binary_crossentropy", "example_count")}
+    assert _figures(measured | {"mean_label": {"doubleValue": 0.5}})["auc"] == 0.0
+    assert _figures(measured | {"mean_label": {"doubleValue": mean}})["auc"] is None
 
 
 def test_a_figure_that_is_undefined_is_told_as_such() -> None:
