@@ -46,8 +46,7 @@ def normalize_id(value: object) -> str:
 
 
 def _from_text(value: str) -> str:
-    if whole := _WHOLE.fullmatch(value):  # as a float is written
-        _exact(int(whole[1]), value)
+    if whole := _WHOLE.fullmatch(value):  # all digits are there, as of a decimal
         return whole[1]
     if written := _SCIENTIFIC.fullmatch(value):
         first, digits, exponent = written[1] or written[4], written[2] or written[5] or "", written[3] or written[6]
