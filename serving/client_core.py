@@ -358,7 +358,7 @@ class ClientCore:
         response = yield RpcCall("Predict", request)
         version = response.model_spec.version.value
         if known is not None and known.version != version:
-            self._signatures.pop((model, selector), None)  # another version answers now: it is asked what it takes
+            self._signatures.pop((model, selector), None)  # another version answers now; its signatures are fetched
         return {name: to_array(values) for name, values in response.outputs.items()}, version
 
     def _checked(self, known: Signatures, signature: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

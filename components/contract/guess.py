@@ -398,11 +398,15 @@ def _role(sample: Sample, role: str, taken: set[str]) -> str | None:
     return best if best is not None and scores[best] > 0 else None
 
 
+def _lower_names(values: pa.Array) -> list[str]:
+    return [str(name).lower() for name in pc.unique(_texts(values).drop_null()).to_pylist()]
+
+
 def _says_events(values: pa.Array) -> bool:
     """Whether a column of any name holds views, and events that follow them."""
     if pa.types.is_nested(values.type):
         return False
-    names = [str(name).lower() for name in pc.unique(_texts(values).drop_null()).to_pylist()]
+    names = _lower_names(values)
     kinds = [any(word in name for name in names for word in words) for words in (VIEWS, (*CLICKS, *OTHERS))]
     return 2 <= len(names) <= 50 and all(kinds)
 
@@ -440,7 +444,7 @@ def _possible(role: str, values: pa.Array, fit: float) -> bool:
         there = parsed.values[~parsed.missing]
         return bool(fit and len(there) and not parsed.bad.any() and set(np.unique(there)) <= {0, 1})
     if role == "event":
-        names = [str(name).lower() for name in pc.unique(_texts(values).drop_null()).to_pylist()]
+        names = _lower_names(values)
         known = [any(word in name for word in (*VIEWS, *CLICKS, *OTHERS)) for name in names]
         return 0 < len(names) <= 50 and any(known)
     if role == "event_id":

@@ -349,26 +349,7 @@ def _find_problems_of_log(found: Preview, log: TablePreview, split_by: str, frac
     found.lines += [
         f"{'':12s} {_feature_line(name, kind, log.valid[name])}" for name, kind in table.features(log.name).items()
     ]
-    for name, kind in table.features(log.name).items():
-        value = always_clicked(log.valid[name], clicked) if kind == "categorical" else None
-        if value is not None:
-            found.warnings.append(
-                f"all rows with {name} {value!r} were clicked: an outcome, known only after the click? Then remove "
-                f"{name} from {log.name}.columns in shop.yaml; a ranker that reads it learns nothing else"
-            )
-    largest = max(pc.value_counts(log.valid["user_id"]).to_pylist(), key=lambda row: row["counts"])
-    if users > 20 and largest["counts"] > 0.05 * log.used:
-        found.warnings.append(
-            f"user {largest['values']!r} has {largest['counts']:,} of {log.used:,} impressions; does this id stand for "
-            "all who are not known?"
-        )
-    keys = pa.table({name: log.valid[name] for name in ("user_id", "item_id", "timestamp")})
-    repeated = len(keys) - len(keys.group_by(keys.column_names).aggregate([]))
-    if log.name == "impressions" and repeated > 0.005 * log.used:
-        found.warnings.append(
-            f"{repeated:,} of {log.used:,} impressions repeat the user, the item and the time of another; each counts. "
-            "Remove them if the log has them twice"
-        )
+    _warn_of_rows(found, log, table.features(log.name))
     if items < 2:
         found.problems.append(f"table `{log.name}`: all impressions are of one item; a ranking needs at least two")
     if clicked.min() == clicked.max():
@@ -404,6 +385,32 @@ def _find_problems_of_log(found: Preview, log: TablePreview, split_by: str, frac
         )
     if len(times) > 1 and (np.diff(times) % 86_400 == 0).all():
         found.warnings.append("times are whole days: within a day nothing says which impression came first")
+
+
+def _warn_of_rows(found: Preview, log: TablePreview, features: dict[str, str]) -> None:
+    """Outcomes among the features, a user who is many, impressions that are there twice."""
+    clicked = log.valid["clicked"].to_numpy(zero_copy_only=False)
+    for name, kind in features.items():
+        value = always_clicked(log.valid[name], clicked) if kind == "categorical" else None
+        if value is not None:
+            found.warnings.append(
+                f"all rows with {name} {value!r} were clicked: an outcome, known only after the click? Then remove "
+                f"{name} from {log.name}.columns in shop.yaml; a ranker that reads it learns nothing else"
+            )
+    users = pc.value_counts(log.valid["user_id"]).to_pylist()
+    largest = max(users, key=lambda row: row["counts"])
+    if len(users) > 20 and largest["counts"] > 0.05 * log.used:
+        found.warnings.append(
+            f"user {largest['values']!r} has {largest['counts']:,} of {log.used:,} impressions; does this id stand for "
+            "all who are not known?"
+        )
+    keys = pa.table({name: log.valid[name] for name in ("user_id", "item_id", "timestamp")})
+    repeated = len(keys) - len(keys.group_by(keys.column_names).aggregate([]))
+    if log.name == "impressions" and repeated > 0.005 * log.used:
+        found.warnings.append(
+            f"{repeated:,} of {log.used:,} impressions repeat the user, the item and the time of another; each counts. "
+            "Remove them if the log has them twice"
+        )
 
 
 def _date(seconds: float) -> str:

@@ -292,8 +292,7 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
         fields, stray = _quoted_fields(quoted, rest, closing) if quoting and b'"' in rest else ([], None)
         is_read = stray is not None
         if stray is not None:
-            gaps = zip([0, *(one.end() for one in fields)], [*(one.start() for one in fields), stray], strict=True)
-            begin = _last_line_end(rest, list(gaps), True)
+            begin = _last_line_end(rest, _outside(fields, stray), True)
             if begin:
                 yield rest[:begin], False
             end = begin + _first_line_end(rest[begin:])
@@ -302,8 +301,7 @@ def split_records(stream: Any, delimiter: str, quoting: bool) -> Iterator[tuple[
             continue
         # A quote at the end may be half of two.
         is_open = bool(fields) and (not fields[-1][1] or (fields[-1].end() == len(rest) and not ended))
-        gaps = zip([0, *(one.end() for one in fields)], [*(one.start() for one in fields), len(rest)], strict=True)
-        outside = list(gaps)[: -1 if is_open else None]
+        outside = _outside(fields, len(rest))[: -1 if is_open else None]
         end = len(rest) if ended and not is_open else _last_line_end(rest, outside, ended)
         if end:
             yield rest[:end], False
@@ -323,6 +321,12 @@ def _quoted_fields(
             return fields, field.start()
         fields.append(field)
     return fields, None
+
+
+def _outside(fields: list[re.Match[bytes]], limit: int) -> list[tuple[int, int]]:
+    """The ranges between quoted fields, up to `limit`."""
+    ends, starts = (one.end() for one in fields), (one.start() for one in fields)
+    return list(zip([0, *ends], [*starts, limit], strict=True))
 
 
 def _last_line_end(data: bytes, ranges: list[tuple[int, int]], ended: bool) -> int:

@@ -72,7 +72,7 @@ def test_init_run_rank(name: str, tmp_path: Path) -> None:
 
 
 def rank_new_items(client: MimClient, address: str, context: dict[str, str]) -> None:
-    """Items that the catalogue lacks are told apart by the attributes that the request gives."""
+    """Items that the catalogue lacks have scores of their own by the attributes that the request gives."""
     new = ["new 1", "new 2", "new 3"]
     plain = {one.item_id: one.score for one in client.rank("7001", ["10001"], new, context=context)}
     assert len(set(plain.values())) == 1
