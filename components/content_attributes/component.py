@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from tfx import types
-from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
-from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
+from components.component import Component, InputArtifact, OutputArtifact, Parameter
 from components.content_attributes.executor import Executor
 
 
-class ContentAttributesSpec(ComponentSpec):
-    """Parameters, inputs and outputs of `ContentAttributes`."""
-
-    PARAMETERS = {
-        "clusters": ExecutionParameter(type=int),
-        "words": ExecutionParameter(type=int),
-        "code_fingerprint": ExecutionParameter(type=str),
-    }
-    INPUTS = {
-        "items": ChannelParameter(type=standard_artifacts.Examples),
-        "impressions": ChannelParameter(type=standard_artifacts.Examples),
-    }
-    OUTPUTS = {"described": ChannelParameter(type=standard_artifacts.Examples)}
-
-
-class ContentAttributes(base_component.BaseComponent):
+class ContentAttributes(Component, executor=Executor):
     """Adds `image_cluster`, `text_cluster` and `text_words` to the items, so that clicks on like items are counted
     together.
 
@@ -41,23 +24,8 @@ class ContentAttributes(base_component.BaseComponent):
         words: How many words, at most.
     """
 
-    SPEC_CLASS = ContentAttributesSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
-
-    def __init__(
-        self,
-        items: types.BaseChannel,
-        impressions: types.BaseChannel,
-        clusters: int,
-        words: int,
-        code_fingerprint: str,
-    ) -> None:
-        spec = ContentAttributesSpec(
-            items=items,
-            impressions=impressions,
-            clusters=clusters,
-            words=words,
-            code_fingerprint=code_fingerprint,
-            described=types.Channel(type=standard_artifacts.Examples),
-        )
-        super().__init__(spec=spec)
+    items: InputArtifact[standard_artifacts.Examples]
+    impressions: InputArtifact[standard_artifacts.Examples]
+    clusters: Parameter[int]
+    words: Parameter[int]
+    described: OutputArtifact[standard_artifacts.Examples]

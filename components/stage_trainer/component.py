@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfx import types
-from tfx.dsl.components.base import base_component, executor_spec
 from tfx.proto import trainer_pb2
-from tfx.types import standard_artifacts, standard_component_specs
-from tfx.types.component_spec import ChannelParameter, ComponentSpec
-from tfx.utils import json_utils
+from tfx.types import standard_artifacts
+from tfx.types.system_executions import Train
 
 from components.artifacts import ItemEmbeddings
+from components.component import Component, InputArtifact, OutputArtifact, Parameter
 from components.stage_trainer.executor import Executor
 
 
-class StageTrainerSpec(ComponentSpec):
-    """`TrainerSpec` and three optional inputs."""
-
-    PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS
-    INPUTS = {
-        **standard_component_specs.TrainerSpec.INPUTS,
-        "catalogue": ChannelParameter(type=standard_artifacts.Examples, optional=True),
-        "embeddings": ChannelParameter(type=ItemEmbeddings, optional=True),
-        "statistics_table": ChannelParameter(type=standard_artifacts.Examples, optional=True),
-    }
-    OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
-    TYPE_ANNOTATION = standard_component_specs.TrainerSpec.TYPE_ANNOTATION
-
-
-class StageTrainer(base_component.BaseComponent):
+class StageTrainer(Component, executor=Executor, execution_type=Train):
     """Runs `run_fn(fn_args)` as TFX's Trainer does.
 
     Args:
@@ -44,32 +28,15 @@ class StageTrainer(base_component.BaseComponent):
         statistics_table: From HistoryGen, where the stage exports them.
     """
 
-    SPEC_CLASS = StageTrainerSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
-
-    def __init__(
-        self,
-        examples: types.BaseChannel,
-        run_fn: str,
-        custom_config: dict[str, Any],
-        transform_graph: types.BaseChannel | None = None,
-        base_model: types.BaseChannel | None = None,
-        catalogue: types.BaseChannel | None = None,
-        embeddings: types.BaseChannel | None = None,
-        statistics_table: types.BaseChannel | None = None,
-    ) -> None:
-        spec = StageTrainerSpec(
-            examples=examples,
-            transform_graph=transform_graph,
-            base_model=base_model,
-            catalogue=catalogue,
-            embeddings=embeddings,
-            statistics_table=statistics_table,
-            train_args=trainer_pb2.TrainArgs(splits=["train"]),
-            eval_args=trainer_pb2.EvalArgs(splits=["valid"]),
-            run_fn=run_fn,
-            custom_config=json_utils.dumps(custom_config),
-            model=types.Channel(type=standard_artifacts.Model),
-            model_run=types.Channel(type=standard_artifacts.ModelRun),
-        )
-        super().__init__(spec=spec)
+    examples: InputArtifact[standard_artifacts.Examples]
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph] = None
+    base_model: InputArtifact[standard_artifacts.Model] = None
+    catalogue: InputArtifact[standard_artifacts.Examples] = None
+    embeddings: InputArtifact[ItemEmbeddings] = None
+    statistics_table: InputArtifact[standard_artifacts.Examples] = None
+    run_fn: Parameter[str]
+    custom_config: Parameter[dict[str, Any]]
+    train_args: Parameter[trainer_pb2.TrainArgs] = trainer_pb2.TrainArgs(splits=["train"])
+    eval_args: Parameter[trainer_pb2.EvalArgs] = trainer_pb2.EvalArgs(splits=["valid"])
+    model: OutputArtifact[standard_artifacts.Model]
+    model_run: OutputArtifact[standard_artifacts.ModelRun]

@@ -66,9 +66,7 @@ def data_nodes(run: Run) -> DataNodes:
     impressions = ImpressionGen(
         items=items,
         **reader,
-        split_by=data.split.by,
-        fractions=data.split.fractions,
-        new_items=data.split.new_items,
+        split=to_mapping(data.split),
         spans=run.spans,
         input_fingerprint=inputs(schema.log, spans=run.spans),
         code_fingerprint=component_code("impression_gen"),

@@ -84,8 +84,8 @@ def _stage_trainers(run: Run, data: DataNodes) -> list[Any]:
         custom_config={
             "encoder": to_mapping(stages.encoder),
             "pretrain": to_mapping(stages.pretrain),
-            "code": trainer_code("pretrain"),
         },
+        code_fingerprint=trainer_code("pretrain"),
     ).with_id("Trainer.pretrain")
     pretrain.add_upstream_node(data.item_checks.check)
     csft = StageTrainer(
@@ -93,6 +93,7 @@ def _stage_trainers(run: Run, data: DataNodes) -> list[Any]:
         catalogue=items,
         base_model=pretrain.outputs["model"],
         run_fn="tfx_pipeline.run_fns.csft.run_fn",
-        custom_config={"csft": to_mapping(stages.csft), "code": trainer_code("csft")},
+        custom_config={"csft": to_mapping(stages.csft)},
+        code_fingerprint=trainer_code("csft"),
     ).with_id("Trainer.csft")
     return [pretrain, csft]

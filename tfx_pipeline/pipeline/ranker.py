@@ -115,6 +115,6 @@ def _ranker_trainer(
             "ciubm": to_mapping(config),
             "transform": run.settings.data.transform(run.described_schema),
             "item_attributes": run.described_schema.items.features("items"),
-            "code": trainer_code("ciubm"),
         },
+        code_fingerprint=trainer_code("ciubm"),
     )

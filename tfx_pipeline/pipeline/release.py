@@ -44,7 +44,12 @@ def release_nodes(run: Run, data: DataNodes, encoder: EncoderNodes, ranker: Rank
         examples_statistics=data.example_checks.statistics.outputs["statistics"],
         code_fingerprint=component_code("release_gen"),
     )
-    pusher = ReleasePusher(release=release.outputs["release"], root=run.paths.root, run_id=run.paths.run_id)
+    pusher = ReleasePusher(
+        release=release.outputs["release"],
+        root=run.paths.root,
+        run_id=run.paths.run_id,
+        code_fingerprint=component_code("release_pusher"),
+    )
     report = ReportGen(
         evaluation=ranker.evaluator.outputs["evaluation"],
         blessing=checked["blessing"],
