@@ -54,13 +54,14 @@ def measure(folder: Path, arguments: argparse.Namespace, address: str, events: s
     from serving.releases import find_snapshot
     from serving.representation_center.center import open_center
     from serving.representation_center.loading import load_snapshot
+    from serving.storage import to_local
 
     port = free_port()
     server = f"127.0.0.1:{port}"
     mim = [sys.executable, "-m", "tfx_pipeline.cli"]
     log = (folder / "log").open("a")
     with open_center(address) as center:
-        manifest = load_snapshot(center, find_snapshot(arguments.root))
+        manifest = load_snapshot(center, to_local(find_snapshot(arguments.root)))
         center.promote(manifest.encoder_version)
         serve = subprocess.Popen(
             [*mim, "serve", "--models", str(arguments.root / "models"), "--port", str(port)], stdout=log, stderr=log

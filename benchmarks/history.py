@@ -57,7 +57,7 @@ def main(words: list[str] | None = None) -> None:
 def one(data: Path, out: Path) -> dict[str, Any]:
     """One size, here."""
     from benchmarks.click_log import impressions_of, run_component
-    from components.contract.counts import ROWS_OUT, read_counts
+    from components.contract.counts import COUNTS_FILE, ROWS_OUT
     from components.history_gen.executor import Executor as History
 
     items, impressions, common, first = impressions_of(data, out)
@@ -66,7 +66,7 @@ def one(data: Path, out: Path) -> dict[str, Any]:
     outputs = {"examples": out / "examples", "statistics_table": out / "statistics_table"}
     inputs = {"impressions": impressions, "items": items}
     _, second = run_component(History, inputs, outputs, {**common, **properties})
-    rows = read_counts(f"{impressions.uri}/counts.json")[ROWS_OUT]
+    rows = json.loads((Path(impressions.uri) / COUNTS_FILE).read_text())[ROWS_OUT]
     return {
         "impressions": rows,
         "seconds": round(first + second, 2),

@@ -85,7 +85,7 @@ class TableReader(Component):
     Attributes:
         data: Folder that meets the contract.
         schema: JSON of `Schema`.
-        rejected_folder: Where rows go that break the contract.
+        rejected_folder: Where rows go that break the contract, where they stop the run.
         max_rejected_fraction: A larger share of rejected rows of one table stops the run.
         input_fingerprint: Of the tables that it reads; another one makes the component run again.
     """

@@ -9,25 +9,24 @@
 
 The release of the largest version is the current one.  A rollback releases the files of an earlier version again,
 under a new version, so that a server that takes the newest version and one that reads `models.config` serve the same.
-What a killed process leaves is removed when the folder is next locked.
+What a killed process leaves is removed when the folder is next locked.  ROOT may lie on an object store.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from upath import UPath
 
 from serving.representation_center.snapshot import MANIFEST
+from serving.storage import as_path, copy_tree, locked, remove_tree, write_text
 
 MODELS_CONFIG = "models.config"
 RECORD_FORMAT = 1
@@ -107,6 +106,7 @@ class ReleaseStore:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from serving.releases import Release, ReleaseStore
         >>> folder = tempfile.mkdtemp()
         >>> models = {}
@@ -121,8 +121,8 @@ class ReleaseStore:
         (True, 'a')
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path | UPath) -> None:
+        self.root = as_path(root)
         self.models, self._records = self.root / "models", self.root / "releases"
 
     def list(self) -> list[Release]:
@@ -160,7 +160,7 @@ class ReleaseStore:
             raise ReleaseError(f"{self.root} has no release {version}; it has {known}")
         return found
 
-    def publish(self, release: Release, models: Mapping[str, Path]) -> Release:
+    def publish(self, release: Release, models: Mapping[str, UPath | Path]) -> Release:
         """Makes `release` the current one.  Where the current one has the same id and its models are there, nothing is
         done.
 
@@ -228,7 +228,7 @@ class ReleaseStore:
         origin = release.restored_from or release.version
         return self._publish(dataclasses.replace(release, restored_from=origin), models)
 
-    def _publish(self, release: Release, models: Mapping[str, Path]) -> Release:
+    def _publish(self, release: Release, models: Mapping[str, UPath | Path]) -> Release:
         current = self.current()
         if current is not None and current.id == release.id and self._is_whole(current):
             return current
@@ -237,16 +237,14 @@ class ReleaseStore:
         while any(folder.exists() for folder in folders.values()):  # put there by hand
             version += 1
             folders = {name: self.models / name / str(version) for name in models}
-        _replace(self._records / _INTENT, json.dumps({"version": version, "models": sorted(models)}))
+        write_text(self._records / _INTENT, json.dumps({"version": version, "models": sorted(models)}))
         try:
             for name, source in models.items():
-                shutil.copytree(source, self.models / name / f".part-{version}", copy_function=_link_or_copy)
-            for name, folder in folders.items():
-                (self.models / name / f".part-{version}").rename(folder)
+                copy_tree(as_path(source), folders[name])
             now = datetime.now(UTC).isoformat(timespec="seconds")
             names = tuple(sorted(models))
             published = dataclasses.replace(release, version=version, published_at=now, models=names)
-            _replace(self._records / f"{version}.json", published.to_json())
+            write_text(self._records / f"{version}.json", published.to_json())
         finally:
             self._recover()
         return published
@@ -256,9 +254,7 @@ class ReleaseStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self._records.mkdir(parents=True, exist_ok=True)
-        with (self._records / ".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the process
+        with locked(self._records):
             self._recover()
             yield
 
@@ -269,42 +265,42 @@ class ReleaseStore:
             begun = json.loads(intent.read_text())
             version = begun["version"]
             for name in begun["models"]:
-                shutil.rmtree(self.models / name / f".part-{version}", ignore_errors=True)
+                remove_tree(self.models / name / f".part-{version}")
                 if not (self._records / f"{version}.json").is_file():
-                    shutil.rmtree(self.models / name / str(version), ignore_errors=True)
+                    remove_tree(self.models / name / str(version))
         current = self.current()
         if current is not None and current.models:
             self._write_config(current)
         intent.unlink(missing_ok=True)
 
     def _write_config(self, release: Release) -> None:
-        folder = self.models.absolute()
         entries = [
             # JSON's quotes and escapes are those of protobuf's text form.
-            _CONFIG_ENTRY.format(name=json.dumps(name), path=json.dumps(str(folder / name)), version=release.version)
+            _CONFIG_ENTRY.format(
+                name=json.dumps(name), path=json.dumps(str(self.models / name)), version=release.version
+            )
             for name in release.models
         ]
         text = "model_config_list {\n" + "".join(entries) + "}\n"
         file = self.models / MODELS_CONFIG
         if not file.is_file() or file.read_text() != text:
-            self.models.mkdir(parents=True, exist_ok=True)
-            _replace(file, text)
+            write_text(file, text)
 
     def _withdrawn(self) -> set[str]:
         file = self._records / _WITHDRAWN
         return set(json.loads(file.read_text())) if file.is_file() else set()
 
     def _withdraw(self, ids: set[str]) -> None:
-        _replace(self._records / _WITHDRAWN, json.dumps(sorted(ids)))
+        write_text(self._records / _WITHDRAWN, json.dumps(sorted(ids)))
 
 
-def find_snapshot(folder: str | Path) -> Path:
+def find_snapshot(folder: str | Path | UPath) -> UPath:
     """`folder` itself where it is a snapshot; that of the current release where it is the root of runs.
 
     Raises:
         ReleaseError: neither.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if (folder / MANIFEST).is_file():
         return folder
     current = ReleaseStore(folder).current()
@@ -313,29 +309,10 @@ def find_snapshot(folder: str | Path) -> Path:
             f"{folder} is neither a snapshot (it has no {MANIFEST}) nor the root of a run that released one; give the "
             "folder of a snapshot, or what was given to `mim run` as --root"
         )
-    snapshot = Path(current.sources.get("embeddings", ""))
+    snapshot = as_path(current.sources.get("embeddings", ""))
     if not (snapshot / MANIFEST).is_file():
         raise ReleaseError(
             f"the snapshot of release {current.version}, {snapshot}, is gone: was {folder} moved? Give the folder of "
             "the snapshot, or run the pipeline again"
         )
     return snapshot
-
-
-def _link_or_copy(source: Any, target: Any) -> Any:
-    """A hard link, for models are never changed; a copy where the file system has none, or the file is on another."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old or the new text."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)

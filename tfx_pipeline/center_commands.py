@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tfx_pipeline.connection import connection_options
+from tfx_pipeline.location import Location
 from tfx_pipeline.tables import table
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 def _address(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,20 +44,25 @@ def center() -> None:
 
 
 @center.command()
-@click.argument("snapshot", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("snapshot", type=Location(exists=True))
 @_address
 @click.option("--promote", is_flag=True, help="Make it the active version once it is loaded.")
 @click.option("--keep", type=int, default=None, help="Afterwards drop all but so many of the newest versions.")
-def load(snapshot: Path, address: str, promote: bool, keep: int | None) -> None:
+def load(snapshot: UPath, address: str, promote: bool, keep: int | None) -> None:
     """Load SNAPSHOT: a snapshot's folder, or a run's root, whose current release's is taken."""
     from rich.console import Console
     from rich.progress import Progress
 
     from serving.releases import find_snapshot
     from serving.representation_center.loading import load_snapshot
+    from serving.storage import local_copy
 
-    folder = find_snapshot(snapshot)
-    with _open(address, create=True) as opened, Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with (
+        local_copy(find_snapshot(snapshot)) as folder,
+        _open(address, create=True) as opened,
+        Progress(console=console, transient=True) as progress,
+    ):
         task = progress.add_task("loading", total=None)
         started = time.monotonic()
         manifest = load_snapshot(opened, folder, lambda done, of: progress.update(task, completed=done, total=of))

@@ -12,18 +12,22 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tfx_pipeline.center_commands import center
 from tfx_pipeline.connection import connection_options
 from tfx_pipeline.data_commands import check, init
+from tfx_pipeline.location import Location
 from tfx_pipeline.quiet import quiet_tensorflow
 from tfx_pipeline.release_commands import releases
 from tfx_pipeline.rollout_commands import rollout
 from tfx_pipeline.serve_command import serve
 from tfx_pipeline.tables import table
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 class _Group(click.Group):
@@ -121,7 +125,11 @@ _config = click.option(
     "--config", "config", required=True, help="A YAML file, or the name of a shipped one: shop, sample, ml1m, …"
 )
 _data = click.option("--data", required=True, help="Folder of the tables, with a shop.yaml (`mim init`) or not.")
-_root = click.option("--root", required=True, type=click.Path(), help="Folder for everything a run writes.")
+_root = click.option(
+    "--root",
+    required=True,
+    help="Folder for everything a run writes: a local one, or one of a bucket, as gs://shop/run.",
+)
 _set = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated."
 )
@@ -165,24 +173,25 @@ def run(
         click.echo(describe(counts, settings), err=True)
     settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
     times = local.run(settings, data, root)
+    from serving.storage import as_path
     from tfx_pipeline.runners.newest import newest_metrics
 
-    if not newest_metrics(Path(root))["released"]:
+    if not newest_metrics(root)["released"]:
         click.echo(
             "not released: what is served does not change (`mim metrics` and the report say why)",
             err=True,
         )
     click.echo(
         f"done in {times.total:.0f} s; {len(times.reused)} of {len(times.seconds)} steps reused\n"
-        f"models: {Path(root) / 'models'}\nreport: {Path(root) / 'report.html'}",
+        f"models: {as_path(root) / 'models'}\nreport: {as_path(root) / 'report.html'}",
         err=True,
     )
 
 
 @main.command()
-@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Of a run.")
+@click.option("--root", required=True, type=Location(exists=True), help="Of a run.")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-def schema(root: Path, folder: Path) -> None:
+def schema(root: UPath, folder: Path) -> None:
     """Write down the schemas of the newest run's data, to be kept, changed by hand, and named by data.schema."""
     from tfx_pipeline.keep_schema import keep_schemas
 
@@ -276,9 +285,9 @@ def submit(spec: Path, host: str, root: str | None) -> None:
 
 
 @main.command()
-@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--root", required=True, type=Location(exists=True), help="Of a run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def metrics(root: Path, as_json: bool) -> None:
+def metrics(root: UPath, as_json: bool) -> None:
     """Show what the newest evaluation measured."""
     from components.baseline_check.executor import sentence
     from tfx_pipeline.runners.newest import newest_metrics
@@ -414,8 +423,8 @@ def embed(
 
 @main.command()
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-def demo(data: Path, root: Path) -> None:
+@click.option("--root", required=True, type=Location(exists=True))
+def demo(data: Path, root: UPath) -> None:
     """Serve what a run pushed, ask for one ranking as a client would, and stop."""
     from tfx_pipeline.demo import show_one_ranking
 

@@ -10,19 +10,21 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
+from upath import UPath
 
 from serving.client import ENCODER, RANKER, RETRIEVAL, MimClient
+from tfx_pipeline.runners.root import Root
 
 CANDIDATES, HISTORY = 10, 8
 
 
-def show_one_ranking(data: Path, root: Path) -> None:
+def show_one_ranking(data: Path, root: UPath) -> None:
     """Starts `mim serve` on the models of `root`, ranks items of `data` for one of its users, prints the answer.
 
     Raises:
-        RuntimeError: the server did not start; its output is in `root/serve.log`.
+        RuntimeError: the server did not start; its output is in `serve.log`.
     """
-    log = root / "serve.log"
+    log = Root(root).state / "serve.log"
     command = [sys.executable, "-m", "tfx_pipeline.cli", "serve", "--models", str(root / "models"), "--port", "0"]
     with log.open("w") as output:
         server = subprocess.Popen(command, stderr=output, stdout=output)

@@ -7,7 +7,9 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.utils import io_utils
+from upath import UPath
 
+from components.storage import local_folder
 from tfx_pipeline.preprocessing import LABEL
 from tfx_pipeline.runners.lineage import newest, open_store
 
@@ -19,20 +21,20 @@ NEW_VALUES = 0.05  # share of rows that may have values which the schema does no
 LABEL_DRIFT = 0.05  # Jensen-Shannon divergence
 
 
-def keep_schemas(root: Path, folder: Path) -> list[Path]:
+def keep_schemas(root: str | Path | UPath, folder: Path) -> list[Path]:
     """Writes `items.pbtxt` and `examples.pbtxt` of the newest run below `root`; returns their paths.
 
     Raises:
         FileNotFoundError: nothing was run there yet, or not as far as the schemas.
     """
-    store = open_store(str(root / "metadata.sqlite"))
+    store = open_store(root)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for table in TABLES:
         artifact = newest(store, f"SchemaGen.{table}", "schema")
         if artifact is None:
             raise FileNotFoundError(f"{root} holds no schema of {table} yet: `mim run` must get as far first")
-        schema = watched(io_utils.SchemaReader().read(f"{artifact.uri}/schema.pbtxt"))
+        schema = watched(io_utils.SchemaReader().read(f"{local_folder(artifact.uri)}/schema.pbtxt"))
         path = folder / f"{table}.pbtxt"
         path.write_text(text_format.MessageToString(schema))
         written.append(path)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tfx_pipeline.location import Location
 from tfx_pipeline.tables import table
 
 if TYPE_CHECKING:
+    from upath import UPath
+
     from serving.releases import Release, ReleaseStore
 
 
@@ -27,7 +29,7 @@ def _root(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--root",
         required=True,
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=Location(exists=True),
         help="As given to `mim run`.",
     )(command)
 
@@ -35,7 +37,7 @@ def _root(command: Callable[..., Any]) -> Callable[..., Any]:
 @releases.command("list")
 @_root
 @click.option("--json", "as_json", is_flag=True)
-def list_command(root: Path, as_json: bool) -> None:
+def list_command(root: UPath, as_json: bool) -> None:
     """List all releases, the newest, which is served, first."""
     found = _store(root).list()
     if as_json:
@@ -51,7 +53,7 @@ def list_command(root: Path, as_json: bool) -> None:
     table(["version", "published", "encoder", ""], rows)
 
 
-def _store(root: Path) -> ReleaseStore:
+def _store(root: UPath) -> ReleaseStore:
     from serving.releases import ReleaseStore  # late: it imports pyarrow
 
     return ReleaseStore(root)
@@ -64,7 +66,7 @@ def _origin(release: Release) -> str:
 @releases.command()
 @_root
 @click.argument("version", type=int, required=False)
-def show(root: Path, version: int | None) -> None:
+def show(root: UPath, version: int | None) -> None:
     """Show one release, the current one if VERSION is not given, as JSON."""
     store = _store(root)
     release = store.current() if version is None else store.get(version)
@@ -76,14 +78,14 @@ def show(root: Path, version: int | None) -> None:
 @releases.command()
 @_root
 @click.argument("version", type=int)
-def promote(root: Path, version: int) -> None:
+def promote(root: UPath, version: int) -> None:
     """Serve the files of release VERSION again, under a new version."""
     _say(_store(root).promote(version))
 
 
 @releases.command()
 @_root
-def rollback(root: Path) -> None:
+def rollback(root: UPath) -> None:
     """Go back to the release before; a run does not publish the one that is left again, `promote` does."""
     _say(_store(root).rollback())
 

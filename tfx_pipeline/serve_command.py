@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
 from serving.embedded_server.options import IGNORED, UNSUPPORTED, ServerOptions
+from tfx_pipeline.location import Location
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 _M_ARENA_MAX = -8  # <malloc.h>
+_at_exit = contextlib.ExitStack()
 
 
 def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,6 +35,8 @@ def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         how: dict[str, Any] = {"default": option.default, "help": option.metadata["help"], "show_default": True}
         if types[option.name] is bool:  # as there: --flag, --flag=true, --flag=false
             how |= {"type": bool, "is_flag": False, "flag_value": "true"}
+        elif option.name == "models":
+            how |= {"type": Location(exists=True)}
         elif types[option.name] == Path | None:
             how |= {"type": click.Path(path_type=Path)}
         elif types[option.name] == int | None:
@@ -59,13 +68,8 @@ def serve(**flags: Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    models = flags["models"]
-    if models is not None and not models.is_dir():
-        raise click.UsageError(
-            f"--models must name a folder of models; {models} does not exist. Run the pipeline first."
-        )
-    if models is not None and (models / "metadata.sqlite").exists():
-        raise click.UsageError(f"--models is the root of runs; received {models}. Name {models / 'models'}")
+    if flags["models"] is not None:
+        flags["models"] = _local_models(flags["models"], flags["file_system_poll_wait_seconds"])
     try:
         options = ServerOptions(**flags)
     except ValueError as error:
@@ -90,8 +94,27 @@ def serve(**flags: Any) -> None:
     _exit()
 
 
+def _local_models(models: UPath, poll_seconds: float) -> Path:
+    """The folder of `--models`; of one on an object store a copy, which follows it."""
+    from serving.storage import is_local, to_local
+
+    if (models / "metadata.sqlite").exists():
+        raise click.UsageError(f"--models is the root of runs; received {models}. Name {models / 'models'}")
+    if is_local(models):
+        return to_local(models)
+    from serving.embedded_server.remote_models import RemoteModels
+
+    folder = Path(_at_exit.enter_context(tempfile.TemporaryDirectory(prefix="mim-models-", ignore_cleanup_errors=True)))
+    remote = RemoteModels(models, folder)
+    if poll_seconds:
+        remote.follow(poll_seconds)
+        _at_exit.callback(remote.stop)
+    return folder
+
+
 def _exit() -> None:
     """Ends the process; a thread that loads a model inside TensorFlow cannot be asked to."""
+    _at_exit.close()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,6 +19,7 @@ from tfx.utils import path_utils
 from components.baseline_check.rows import ItemContent, RowReader, Rows
 from components.examples import read_split
 from components.item_attributes import attribute_values
+from components.storage import on_local_disk
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import auc, gauc, log_loss, paired_auc_difference
 from serving.representation_center.snapshot import Snapshot, restore_vectors
@@ -35,6 +36,7 @@ BLESSED = "blessed"
 class Executor(base_executor.BaseExecutor):
     """Writes `comparison.json`, and a blessing where the ranker may be released."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],

@@ -14,7 +14,7 @@ class CatalogueGen(TableReader, executor=Executor):
     Features: `item_id`, `title`, `text`, `category`, `image` (bytes; empty where there is none or it cannot be read),
     `created_at` (seconds, 0 where unknown), and the attributes that `schema` (JSON of `Schema`) names, as text.
     One item in ten, by a hash of its id, is in split `valid`.
-    Rows that break the contract go to `rejected_folder/items.jsonl`.
+    Rows that break the contract are in `rejected/items.jsonl` of the artifact.
     """
 
     items: OutputArtifact[standard_artifacts.Examples]

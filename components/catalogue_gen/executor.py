@@ -23,6 +23,7 @@ from components.contract.schema import Schema
 from components.contract.tables import ReadTable, TableBatch
 from components.examples import WriteExamples, close_splits, declare_counts, declare_splits, to_examples
 from components.metrics import finish
+from components.storage import on_local_disk
 
 SPLITS = ("train", "valid")
 VALID_BUCKETS, BUCKETS = 10, 100
@@ -31,16 +32,16 @@ VALID_BUCKETS, BUCKETS = 10, 100
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Reads, checks and writes the items."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        data, rejected = exec_properties["data"], exec_properties["rejected_folder"]
+        data = exec_properties["data"]
         artifact = artifact_utils.get_single_instance(output_dict["items"])
         declare_splits(artifact, SPLITS)
-        counts_file = f"{artifact.uri}/counts.json"
         schema = Schema.from_json(exec_properties["schema"])
         files = find_table(data, "items", schema.items)
         repeated = RepeatedIds(files, "items", "item_id", schema.items, schema.policies)
@@ -53,17 +54,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 counts.REJECTS, counts.TALLY, main="valid"
             )
         )
-        (checked[counts.REJECTS], checked[counts.TALLY]) | "RowCounts" >> counts.WriteRowCounts(
-            "items", rejected, counts_file
-        )
+        (checked[counts.REJECTS], checked[counts.TALLY]) | "RowCounts" >> counts.WriteRowCounts("items", artifact.uri)
         encoded = checked["valid"] | "Encode" >> beam.ParDo(_Encode()).with_outputs(*SPLITS)
         for split in SPLITS:
             encoded[split] | f"Write[{split}]" >> WriteExamples(artifact, split)
         finish(pipeline, "CatalogueGen", artifact)
         close_splits(artifact)
-        tally = counts.read_counts(counts_file)
-        counts.check_reject_rate("items", tally, exec_properties["max_rejected_fraction"], rejected)
-        declare_counts(artifact, tally)
+        declare_counts(artifact, counts.check_counts("items", artifact.uri, exec_properties))
 
 
 class _Check(counts.Checked):

@@ -20,6 +20,7 @@ from components.content_attributes.describe import COLOR_BINS, describe_images
 from components.content_attributes.learned import Content, Sample, join, learn_attributes
 from components.content_attributes.user_effects import Activity
 from components.examples import close_splits, declare_splits, read_files, read_split
+from components.storage import on_local_disk
 
 CONTENT = ("title", "text", "image")
 SAMPLED = 20_000  # items that attributes are learned from, at most
@@ -29,6 +30,7 @@ BATCH = 1_024
 class Executor(base_executor.BaseExecutor):
     """Learns attributes from the training splits and writes every item with its own."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],

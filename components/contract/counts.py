@@ -9,13 +9,16 @@ from typing import Any
 import apache_beam as beam
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
+from upath import UPath
 
 from components.contract.checks import CheckedRows
 from components.contract.tables import ContractError
 from components.metrics import counter
+from serving.storage import as_path, write_text
 
 ROWS_IN, ROWS_OUT, REJECTED, DROPPED, MISSING = "rows in", "rows out", "rejected: ", "dropped: ", "missing: "
 REJECTS, TALLY = "rejects", "tally"
+REJECTED_FOLDER, COUNTS_FILE = "rejected", "counts.json"  # in an artifact
 KEPT_REJECTS = 1_000  # of each reason; the others are counted
 
 
@@ -55,18 +58,16 @@ class Checked(beam.DoFn):
 
 
 class WriteRowCounts(beam.PTransform):
-    """(rejects, tally) → `FOLDER/TABLE.jsonl` with at most `KEPT_REJECTS` rejected rows of each reason, and a JSON file
-    of the counts."""
+    """(rejects, tally) → `rejected/TABLE.jsonl` with at most `KEPT_REJECTS` rejected rows of each reason, and
+    `counts.json`, in the folder of the artifact that is made of the table."""
 
-    def __init__(self, table: str, rejected_folder: str, counts_file: str) -> None:
+    def __init__(self, table: str, folder: str) -> None:
         super().__init__()
-        self._table, self._folder, self._counts_file = table, rejected_folder, counts_file
+        self._table, self._folder = table, folder
 
     def expand(self, sides: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
         rejects, tally = sides
-        path = FileSystems.join(self._folder, f"{self._table}.jsonl")
-        if FileSystems.exists(path):  # of an earlier run
-            FileSystems.delete([path])
+        path = f"{self._folder}/{REJECTED_FOLDER}/{self._table}.jsonl"
         written = (
             rejects
             | "FirstOfReason" >> beam.combiners.Top.SmallestPerKey(KEPT_REJECTS, key=_in_file_order)
@@ -79,7 +80,7 @@ class WriteRowCounts(beam.PTransform):
             tally
             | "Count" >> beam.CombinePerKey(sum)
             | "Collect" >> beam.combiners.ToDict()
-            | "WriteCounts" >> beam.Map(_write_json, self._counts_file)
+            | "WriteCounts" >> beam.Map(_write_json, f"{self._folder}/{COUNTS_FILE}")
         )
         return (written, counted) | beam.Flatten()
 
@@ -99,20 +100,21 @@ def _write_json(values: dict[str, int], path: str) -> None:
         handle.write(json.dumps(dict(sorted(values.items())), indent=2).encode())
 
 
-def read_counts(path: str) -> dict[str, int]:
-    """The counts that `WriteRowCounts` wrote."""
-    with FileSystems.open(path) as handle:
-        counts: dict[str, int] = json.loads(handle.read())
-    return counts
+def check_counts(table: str, folder: str, exec_properties: dict[str, Any]) -> dict[str, int]:
+    """Reads and logs the counts of `table`, and stops the run where too much was rejected.
 
-
-def check_reject_rate(table: str, counts: dict[str, int], max_rejected_fraction: float, rejected_folder: str) -> None:
-    """Logs the counts of `table` and stops the run where too much was rejected.
+    Args:
+        table: Its name.
+        folder: Of the artifact, as `WriteRowCounts` takes it.
+        exec_properties: `max_rejected_fraction`; and `rejected_folder`, which gets the rejected rows where the run is
+            stopped, for TFX deletes the artifact then.
 
     Raises:
         ContractError: no row was left, or more than `max_rejected_fraction` were rejected; names the three
             commonest reasons.
     """
+    with FileSystems.open(f"{folder}/{COUNTS_FILE}") as handle:
+        counts: dict[str, int] = json.loads(handle.read())
     rows_in, rows_out = counts.get(ROWS_IN, 0), counts.get(ROWS_OUT, 0)
     rejected, dropped, missing = (
         {key.removeprefix(prefix): n for key, n in counts.items() if key.startswith(prefix)}
@@ -127,15 +129,28 @@ def check_reject_rate(table: str, counts: dict[str, int], max_rejected_fraction:
             logging.info("table %s: %s: %s: %d rows", table, what, reason, count)
     if rows_in == 0:
         raise ContractError(f"table `{table}` has a header but no rows; export it again")
-    fractions = f"Each reason with up to {KEPT_REJECTS:,} rows: {FileSystems.join(rejected_folder, table + '.jsonl')}"
-    if broken > max_rejected_fraction * rows_in:
+    allowed = exec_properties["max_rejected_fraction"]
+    if broken > allowed * rows_in or rows_out == 0:
+        kept = _keep_rejected(table, folder, exec_properties["rejected_folder"])
+        examples = f"Each reason with up to {KEPT_REJECTS:,} rows: {kept}. " if kept else ""
+        if rows_out == 0:
+            why = _commonest(rejected | dropped)
+            raise ContractError(f"table `{table}`: no row is left of {rows_in}: {why}. {examples}".rstrip())
         raise ContractError(
             f"table `{table}`: {broken} of {rows_in} rows break the data contract, more than the allowed "
-            f"{max_rejected_fraction:.2%}. Commonest: {_commonest(rejected)}. {fractions}. Mend the rows, or "
-            "shop.yaml, or raise data.max_rejected_fraction"
+            f"{allowed:.2%}. Commonest: {_commonest(rejected)}. {examples}Mend the rows, or shop.yaml, or raise "
+            "data.max_rejected_fraction"
         )
-    if rows_out == 0:
-        raise ContractError(f"table `{table}`: no row is left of {rows_in}: {_commonest(rejected | dropped)}")
+    return counts
+
+
+def _keep_rejected(table: str, folder: str, rejected_folder: str) -> UPath | None:
+    source = as_path(folder) / REJECTED_FOLDER / f"{table}.jsonl"
+    if not source.is_file():
+        return None
+    target = as_path(rejected_folder) / f"{table}.jsonl"
+    write_text(target, source.read_text())
+    return target
 
 
 def _commonest(reasons: dict[str, int]) -> str:

@@ -24,6 +24,7 @@ from components.embedding_exporter.shards import WriteShards
 from components.engine import many_processes
 from components.examples import UNFINISHED, declare_counts
 from components.metrics import finish
+from components.storage import on_local_disk
 from serving.representation_center.snapshot import Manifest, SnapshotError, read_manifest, write_manifest
 
 FACTS = "assets.extra/mim.json"
@@ -33,6 +34,7 @@ BUCKETS = 64
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Encodes what is new, copies what the previous snapshot of the same encoder has, closes the snapshot."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],

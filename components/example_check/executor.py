@@ -14,6 +14,8 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.storage import on_local_disk
+
 TRAIN, NEWEST = "train", "test"
 STATISTICS, ANOMALIES = "FeatureStats.pb", "SchemaDiff.pb"
 
@@ -25,6 +27,7 @@ class AnomalyError(ValueError):
 class Executor(base_executor.BaseExecutor):
     """Holds the statistics against the schema, those of the last release and the newest rows."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],

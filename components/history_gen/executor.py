@@ -42,11 +42,13 @@ from components.history_gen.statistics_table import (
     WriteCatalogueStatistics,
 )
 from components.metrics import finish
+from components.storage import on_local_disk
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Joins impressions with their histories, popularity segments and user profiles."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
@@ -60,7 +62,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         declare_splits(table, TABLES)
         schema = Schema.from_json(exec_properties["schema"])
         profile = tuple(schema.users.features("users"))
-        counts_file = f"{artifact.uri}/counts.json"
 
         pipeline = self._make_beam_pipeline()
         impressions = [
@@ -77,7 +78,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         grouped = {"impressions": impressions | "ByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))}
         if profile:
             grouped["users"] = self._users(
-                pipeline, schema, exec_properties, counts_file
+                pipeline, schema, exec_properties, artifact.uri
             ) | "UsersByBucket" >> beam.ParDo(KeyByBucket("user_id", buckets))
         lag, new_items = schema.policies.ingestion_lag_seconds, exec_properties["new_items"]
         statistics, side_inputs = None, [beam.pvalue.AsSingleton(clicks)]
@@ -107,13 +108,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         close_splits(artifact)
         close_splits(table)
         if profile:
-            tally = counts.read_counts(counts_file)
-            counts.check_reject_rate(
-                "users", tally, exec_properties["max_rejected_fraction"], exec_properties["rejected_folder"]
-            )
+            counts.check_counts("users", artifact.uri, exec_properties)
 
     def _users(
-        self, pipeline: beam.Pipeline, schema: Schema, exec_properties: dict[str, Any], counts_file: str
+        self, pipeline: beam.Pipeline, schema: Schema, exec_properties: dict[str, Any], folder: str
     ) -> beam.PCollection[Columns]:
         files = find_table(exec_properties["data"], "users", schema.users)
         if not files:
@@ -131,7 +129,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
         )
         sides = (checked[counts.REJECTS], checked[counts.TALLY])
-        _ = sides | counts.WriteRowCounts("users", exec_properties["rejected_folder"], counts_file)
+        _ = sides | counts.WriteRowCounts("users", folder)
         # As bytes, like everything that comes out of tf.Examples.
         users: beam.PCollection[Columns] = checked["valid"] | "AsBytes" >> beam.Map(
             lambda valid: {name: values.cast(pa.binary()) for name, values in valid.items()}

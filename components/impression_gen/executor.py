@@ -34,6 +34,7 @@ from components.examples import (
 )
 from components.metrics import counter, finish
 from components.new_items import launched_late
+from components.storage import on_local_disk
 
 HELD_BACK = "rows held back: the item is launched with the test"
 ROWS_OF_SPLIT = "rows of split "
@@ -43,6 +44,7 @@ TEST = SPLITS.index("test")
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Reads, checks, splits and writes the impressions."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
@@ -56,8 +58,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         log = schema.log
         split = json.loads(exec_properties["split"])
         fractions = tuple(split["fractions"])
-        rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
-
         spans = Spans(**json.loads(exec_properties["spans"]))
 
         pipeline = self._make_beam_pipeline()
@@ -83,15 +83,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             valid = joined["valid"]
             tally_parts.append(joined[counts.TALLY])
         row_counts = tally_parts | "AllCounts" >> beam.Flatten()
-        (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, rejected, counts_file)
+        (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, artifact.uri)
         placed = valid | "Split" >> _Split(split["by"], fractions, buckets)
         encoded = placed | "Encode" >> beam.ParDo(_Encode(split["new_items"])).with_outputs(*SPLITS)
         for name in SPLITS:
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
         counted = finish(pipeline, "ImpressionGen", artifact)
         close_splits(artifact)
-        tally = counts.read_counts(counts_file)
-        counts.check_reject_rate(log, tally, exec_properties["max_rejected_fraction"], rejected)
+        tally = counts.check_counts(log, artifact.uri, exec_properties)
         if empty := [name for name in SPLITS if not counted.get(ROWS_OF_SPLIT + name)]:
             raise ContractError(
                 f"table `{log}`: no row is left for {' and '.join(empty)}, with data.split.by: {split['by']} and "

@@ -37,6 +37,7 @@ from components.impression_gen.executor import ReadItemIds
 from components.metrics import finish
 from components.pair_gen.history_pairs import history_pairs
 from components.pair_gen.impression_pairs import impression_pairs
+from components.storage import on_local_disk
 
 VALID_BUCKETS, BUCKETS = 10, 100
 NO_END = 2**62
@@ -45,6 +46,7 @@ NO_END = 2**62
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Reads intents and training clicks, and writes pairs."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
@@ -56,7 +58,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         catalogue = artifact_utils.get_single_instance(input_dict["items"])
         artifact = artifact_utils.get_single_instance(output_dict["pairs"])
         declare_splits(artifact, PAIR_SPLITS)
-        rejected, counts_file = exec_properties["rejected_folder"], f"{artifact.uri}/counts.json"
         spans = Spans(**json.loads(exec_properties["spans"]))
         schema = Schema.from_json(exec_properties["schema"])
         read = source in ("intents", "auto")
@@ -90,7 +91,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     counts.Checked(_CheckIntents(schema)), pipeline | "KnownItems" >> ReadItemIds(catalogue)
                 ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
             )
-            (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteRowCounts("intents", rejected, counts_file)
+            (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteRowCounts("intents", artifact.uri)
             pairs.append(
                 checked["valid"] | "InWindow" >> beam.Map(_before, window_end) | "Intents" >> beam.Map(_intents)
             )
@@ -100,9 +101,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         finish(pipeline, "PairGen", artifact)
         close_splits(artifact)
         if files:
-            tally = counts.read_counts(counts_file)
-            counts.check_reject_rate("intents", tally, exec_properties["max_rejected_fraction"], rejected)
-            declare_counts(artifact, tally)
+            declare_counts(artifact, counts.check_counts("intents", artifact.uri, exec_properties))
 
 
 class _CheckIntents:

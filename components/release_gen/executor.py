@@ -6,7 +6,6 @@ import hashlib
 import json
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
@@ -16,6 +15,7 @@ from components.baseline_check.executor import BLESSED, FILE, sentence
 from components.embedding_exporter.executor import FACTS
 from serving.releases import Release
 from serving.representation_center.snapshot import SnapshotError, read_manifest
+from serving.storage import as_path, find, write_text
 
 RELEASE_FILE = "release.json"
 ENCODER, INDEX, RANKER = "mim_encoder", "mim_retrieval", "mim_ranker"
@@ -52,22 +52,19 @@ class Executor(base_executor.BaseExecutor):
         (blessing,) = input_dict["blessing"]
         accepted = blessing.get_int_custom_property(BLESSED) == 1
         folder = artifact_utils.get_single_uri(output_dict["release"])
-        tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(f"{folder}/{RELEASE_FILE}", "w") as handle:
-            handle.write(json.dumps({"accepted": accepted, "models": models, "release": json.loads(release.to_json())}))
+        found = {"accepted": accepted, "models": models, "release": json.loads(release.to_json())}
+        write_text(as_path(folder) / RELEASE_FILE, json.dumps(found))
 
 
 def digest(folders: Any) -> str:
     """Digest of the files below folders, their names relative to them included."""
     found = hashlib.sha256()
     for folder in folders:
-        for parent, _, names in sorted(tf.io.gfile.walk(folder)):
-            for name in sorted(names):
-                path = f"{parent}/{name}"
-                found.update(path[len(folder) :].encode())
-                with tf.io.gfile.GFile(path, "rb") as handle:
-                    while piece := handle.read(_CHUNK):
-                        found.update(piece)
+        for name in find(as_path(folder)):
+            found.update(f"/{name}".encode())
+            with (as_path(folder) / name).open("rb") as handle:
+                while piece := handle.read(_CHUNK):
+                    found.update(piece)
     return found.hexdigest()[:16]
 
 
@@ -77,5 +74,4 @@ def _facts(model: str) -> dict[str, Any]:
 
 
 def _read(path: str) -> str:
-    with tf.io.gfile.GFile(path) as handle:
-        return str(handle.read())
+    return str(as_path(path).read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -13,6 +12,7 @@ from tfx.types import artifact_utils
 
 from components.release_gen.executor import RELEASE_FILE
 from serving.releases import Release, ReleaseError, ReleaseStore
+from serving.storage import as_path
 
 
 class Executor(base_executor.BaseExecutor):
@@ -24,7 +24,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        folder = Path(artifact_utils.get_single_uri(input_dict["release"]))
+        folder = as_path(artifact_utils.get_single_uri(input_dict["release"]))
         found = json.loads((folder / RELEASE_FILE).read_text())
         store = ReleaseStore(exec_properties["root"])
         if not found["accepted"]:
@@ -32,7 +32,7 @@ class Executor(base_executor.BaseExecutor):
             logging.info("release: the ranker was not accepted; what is served does not change")
             return
         release = Release.from_json(json.dumps(found["release"]), str(folder))
-        models = {name: Path(model) for name, model in found["models"].items()}
+        models = {name: as_path(model) for name, model in found["models"].items()}
         try:
             published = store.publish(release, models)
         except ReleaseError as error:  # it was rolled back

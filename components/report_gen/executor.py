@@ -21,7 +21,9 @@ from components.examples import read_split
 from components.metrics import PROPERTY as METRICS
 from components.report_gen import plots
 from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
+from components.storage import on_local_disk
 from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.storage import as_path
 
 SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6
 
@@ -29,6 +31,7 @@ SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6
 class Executor(base_executor.BaseExecutor):
     """Writes `report.html` and `figures.json`."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
@@ -47,7 +50,7 @@ class Executor(base_executor.BaseExecutor):
             read_evaluation(str(folder("ids_only_evaluation"))) if input_dict.get("ids_only_evaluation") else None
         )
         comparison = json.loads((folder("comparison") / FILE).read_text())
-        oracle_file = Path(exec_properties["data"]) / "oracle.json"
+        oracle_file = as_path(exec_properties["data"]) / "oracle.json"
         oracle = json.loads(oracle_file.read_text()) if oracle_file.is_file() else None
 
         def kept(what: str, *names: str) -> dict[str, dict[str, int]]:

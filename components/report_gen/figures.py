@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
+
+from serving.storage import as_path
 
 CLICK = "ctr"
 SLICES = ("cold", "tail", "rest", "new", "known")
@@ -66,7 +67,7 @@ def _number(value: Any) -> float | None:
 
 def is_blessed(folder: str) -> bool:
     """Whether the ranker was blessed, as the blessing in `folder` says."""
-    return os.path.exists(os.path.join(folder, "BLESSED"))
+    return bool((as_path(folder) / "BLESSED").exists())
 
 
 def gap_closed(auc: float | None, oracle: float) -> float | None:

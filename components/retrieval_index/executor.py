@@ -12,6 +12,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from components.storage import on_local_disk
 from mim_keras.serving.assets import write_batching
 from mim_keras.serving.warmup import WarmupRequest, repeat_to, write_warmup
 from serving.representation_center.snapshot import Snapshot, restore_vectors
@@ -22,6 +23,7 @@ QUERY_BATCHES = (1, 16)  # of the warm-up requests
 class Executor(base_executor.BaseExecutor):
     """Loads the snapshot, builds the index, writes the SavedModel."""
 
+    @on_local_disk
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],

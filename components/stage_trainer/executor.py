@@ -8,9 +8,13 @@ from tfx import types
 from tfx.components.trainer import executor, fn_args_utils
 from tfx.types import artifact_utils
 
+from components.storage import on_local_disk
+
 
 class Executor(executor.GenericExecutor):
     """TFX's generic Trainer executor with three more folders in `fn_args.custom_config`."""
+
+    Do = on_local_disk(executor.GenericExecutor.Do)
 
     def _GetFnArgs(
         self,

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from mim_keras.config import TrainingConfig
-from mim_keras.training.callbacks import Checkpoint, Progress, ValidationMetrics
+from mim_keras.training.callbacks import Checkpoint, CheckpointFiles, Progress, ValidationMetrics
 from mim_keras.training.compiled_steps import group_batches, steps_per_element
 from mim_keras.training.epoch_dataset import EpochDataset
 
@@ -110,7 +110,7 @@ class TrainingRun:
         early_stopping: None trains all epochs.
         callbacks: Further ones, called before the progress is logged.
         log_folder: Where TensorBoard's events and `history.json` go.
-        checkpoint: Folder and fingerprint, see `Checkpoint`: an interrupted training resumes after its last whole
+        checkpoint: See `Checkpoint`: an interrupted training resumes after its last whole
             epoch. `delete_checkpoint` deletes the file once the result is saved elsewhere.
     """
 
@@ -120,7 +120,7 @@ class TrainingRun:
     early_stopping: EarlyStopping | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     log_folder: Path | None = None
-    checkpoint: tuple[Path, object] | None = None
+    checkpoint: CheckpointFiles | None = None
 
 
 def run_training(model: keras.Model, train: EpochDataset | tf.data.Dataset, run: TrainingRun) -> History:
@@ -146,7 +146,7 @@ def run_training(model: keras.Model, train: EpochDataset | tf.data.Dataset, run:
     with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
         model.optimizer.build(model.trainable_variables)
         if run.checkpoint is not None:
-            checkpoint = Checkpoint(*run.checkpoint, early_stopping)
+            checkpoint = Checkpoint(*run.checkpoint, early_stopping=early_stopping)
             initial_epoch, history = checkpoint.restore(model)
             callbacks.append(checkpoint)
     if initial_epoch:

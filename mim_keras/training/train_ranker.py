@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from mim_keras.models import ContentBranch, Ranker
+from mim_keras.training.callbacks import CheckpointFiles
 from mim_keras.training.epoch_dataset import EpochDataset
 from mim_keras.training.run_training import EarlyStopping, History, TrainingRun, compile_model, run_training
 
@@ -28,7 +29,7 @@ def train_ranker(
     train: EpochDataset,
     evaluate: Callable[[], dict[str, float]] | None = None,
     log_folder: Path | None = None,
-    checkpoint: tuple[Path, object] | None = None,
+    checkpoint: CheckpointFiles | None = None,
 ) -> History:
     """Trains a compiled ranker with its settings; returns its metrics, one list a name.
 
@@ -46,7 +47,7 @@ def train_ranker(
         with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
             branch = ContentBranch(model)
             compile_model(branch, training, warmup * train.steps)
-        own = None if checkpoint is None else (checkpoint[0] / "content", checkpoint[1])
+        own = None if checkpoint is None else checkpoint._replace(folder=checkpoint.folder / "content")
         run_training(branch, train, TrainingRun("ciubm content", warmup, checkpoint=own))
         branch.release()
     stops = training.patience and evaluate is not None

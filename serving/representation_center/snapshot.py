@@ -20,6 +20,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
+
+from serving.storage import as_path
 
 IMAGE, TEXT = 1, 2
 INT8_SCALE = 127.0
@@ -140,13 +143,13 @@ def _items_twice(shards: list[Path]) -> int:
     return len(ids) - len(ids.unique())
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def read_manifest(folder: str | Path | UPath) -> Manifest:
     """The manifest of the snapshot in `folder`.
 
     Raises:
         SnapshotError: there is none, or it is of another kind.
     """
-    path = Path(folder) / MANIFEST
+    path = as_path(folder) / MANIFEST
     if not path.is_file():
         raise SnapshotError(
             f"{folder} holds no {MANIFEST}: it is no snapshot, or its writing was broken off; export again"

@@ -115,7 +115,7 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
     Raises:
         FileNotFoundError: they did not run there.
     """
-    store = open_store(str(root / "metadata.sqlite"))
+    store = open_store(root)
     folders = {}
     for node, output in (("CatalogueGen", "items"), ("HistoryGen", "examples"), ("PairGen", "pairs")):
         artifact = newest(store, node, output)

@@ -11,6 +11,7 @@ from tfx.types import standard_artifacts
 from components.artifacts import ItemEmbeddings
 from components.contract.schema import Schema
 from components.example_check.component import ExampleCheck
+from components.standard import SchemaGen, StatisticsGen
 from mim_keras.config import to_mapping
 from tfx_pipeline.fingerprints import code_fingerprint
 from tfx_pipeline.pipeline.paths import RunPaths
@@ -85,8 +86,8 @@ class Checks:
 def check_nodes(run: Run, table: str, examples: Any, stats_options: Any = None) -> Checks:
     """Statistics, schema and `ExampleCheck` of `examples`."""
     options = {"stats_options": stats_options} if stats_options is not None else {}
-    statistics = tfx.components.StatisticsGen(examples=examples, **options).with_id(f"StatisticsGen.{table}")
-    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
+    statistics = StatisticsGen(examples=examples, **options).with_id(f"StatisticsGen.{table}")
+    schema = SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
     released = run.released(f"{table}_statistics", f"ReleasedStatistics.{table}")
     check = ExampleCheck(
         statistics=statistics.outputs["statistics"],

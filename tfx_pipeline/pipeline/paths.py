@@ -29,15 +29,5 @@ class RunPaths:
 
     @property
     def rejected(self) -> str:
-        """Rows that broke the contract."""
+        """Rows that broke the contract, of the newest run."""
         return f"{self.root}/rejected"
-
-    @property
-    def report(self) -> str:
-        """A copy of the newest run's report."""
-        return f"{self.root}/report.html"
-
-    @property
-    def metadata(self) -> str:
-        """The ML Metadata store of local runs."""
-        return f"{self.root}/metadata.sqlite"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tfx import v1 as tfx
 from tfx.proto import transform_pb2
 
 from components.baseline_check.component import BaselineCheck
 from components.stage_trainer.component import StageTrainer
+from components.standard import Evaluator, Transform
 from mim_keras.config import CiubmConfig, to_mapping
 from tfx_pipeline.evaluation import eval_config
 from tfx_pipeline.fingerprints import code_fingerprint
@@ -47,7 +47,7 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
     """Trains and judges the ranker."""
     settings = run.settings
     examples, by_launch = data.histories.outputs["examples"], settings.data.split.new_items > 0
-    transform = tfx.components.Transform(
+    transform = Transform(
         examples=examples,
         schema=data.example_checks.schema.outputs["schema"],
         preprocessing_fn="tfx_pipeline.preprocessing.preprocessing_fn",
@@ -64,7 +64,7 @@ def ranker_nodes(run: Run, data: DataNodes, encoder: EncoderNodes) -> RankerNode
         return _ranker_trainer(run, data, encoder, transform, config, base).with_id(f"Trainer.{name}")
 
     def evaluate(trainer: Any, baseline: Any, gated: bool) -> Any:
-        return tfx.components.Evaluator(
+        return Evaluator(
             examples=examples,
             example_splits=["test"],
             model=trainer.outputs["model"],

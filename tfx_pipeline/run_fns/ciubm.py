@@ -22,7 +22,6 @@ from mim_keras.models import Ranker, VocabularySizes, make_ranker
 from mim_keras.serving.attribute_inputs import RawAttribute
 from mim_keras.serving.calibration import Calibration, fit_calibration, reliability
 from mim_keras.serving.signatures_ranker import RankerSignatureSpec, export_ranker, item_lookup
-from mim_keras.training.callbacks import delete_checkpoint
 from mim_keras.training.ranking_dataset import Predictor
 from mim_keras.training.run_training import log, set_seed_and_precision
 from mim_keras.training.strategy import make_strategy
@@ -38,7 +37,7 @@ from tfx_pipeline.preprocessing import (
     statistics_size,
 )
 from tfx_pipeline.run_fns.catalogue import Catalogue
-from tfx_pipeline.run_fns.places import checkpoints_of, model_run_folder
+from tfx_pipeline.run_fns.places import Checkpoints, model_run_folder
 from tfx_pipeline.run_fns.ranking_examples import RankingExamples
 from tfx_pipeline.run_fns.statistics import read_statistics
 
@@ -74,13 +73,13 @@ def run_fn(fn_args: Any) -> None:
         with strategy.scope():
             known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
         log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
-    predict, checkpoints = Predictor(model), checkpoints_of(fn_args, "ciubm")
+    predict, checkpoints = Predictor(model), Checkpoints(fn_args, "ciubm")
     figures = train_ranker(
         model,
         train,
         evaluate=lambda: measure(predict, valid, transform_config["oov_buckets"]),
         log_folder=model_run_folder(fn_args.model_run_dir),
-        checkpoint=checkpoints,
+        checkpoint=checkpoints.files,
     )
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
     save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
@@ -102,7 +101,7 @@ def run_fn(fn_args: Any) -> None:
         calibrations=fit_calibrations(model, valid, model_run_folder(fn_args.model_run_dir)),
     )
     export_ranker(model, signatures, Path(fn_args.serving_model_dir))
-    delete_checkpoint(checkpoints[0])
+    checkpoints.delete()
 
 
 def fit_calibrations(model: Ranker, valid: tf.data.Dataset, folder: Path) -> dict[str, Calibration]:

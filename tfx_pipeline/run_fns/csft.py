@@ -16,14 +16,14 @@ from mim_keras.layers.base import PADDING_ROW
 from mim_keras.models import Csft, ItemEncoder
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor
 from mim_keras.serving.signatures_encoder import CONTENT_BATCHES, ENCODER_FOLDER, export_encoder, load_encoder
-from mim_keras.training.callbacks import CollapseError, TerminateOnCollapse, delete_checkpoint
+from mim_keras.training.callbacks import CheckpointFiles, CollapseError, TerminateOnCollapse
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch, zip_seeds
 from mim_keras.training.run_training import TrainingRun, compile_model, log, run_training, set_seed_and_precision
 from mim_keras.training.strategy import global_batch_size, make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue
 from tfx_pipeline.run_fns.pair_figures import overall_recall, pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
-from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
+from tfx_pipeline.run_fns.places import Checkpoints, model_run_folder, tower_features
 from tfx_pipeline.run_fns.pretrain import encode_joint
 
 
@@ -38,20 +38,22 @@ def run_fn(fn_args: Any) -> None:
 
     encoder, preprocessor = load()
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"], towers=preprocessor.config.embeddings)
-    files = fn_args.train_files, fn_args.eval_files
-    train, valid, content = read_pairs(files, catalogue, preprocessor)
+    pair_files = fn_args.train_files, fn_args.eval_files
+    train, valid, content = read_pairs(pair_files, catalogue, preprocessor)
     items = len(catalogue.item_id)
-    # cached where they stay as they are; else they serve this once
-    cache = features_of(fn_args)
-    features = cache.get_or_compute(content, encoder) if config.frozen_towers else content.map(encoder.towers)
+    if config.frozen_towers:  # cached, for they stay as they are
+        with tower_features(fn_args) as cache:
+            features = cache.get_or_compute(content, encoder)
+    else:
+        features = content.map(encoder.towers)
     before = pair_figures(encode_joint(encoder, features), valid, train, items)
     logs = model_run_folder(fn_args.model_run_dir)
-    checkpoints = checkpoints_of(fn_args, "csft")
+    checkpoints = Checkpoints(fn_args, "csft")
     rejected = ""
     for attempt in range(config.collapse_retries + 1):
-        own_checkpoints = checkpoints[0] / f"attempt-{attempt}", checkpoints[1]
+        files = checkpoints.files._replace(folder=checkpoints.files.folder / f"attempt-{attempt}")
         try:
-            tune(encoder, config, train, content, features, catalogue.categories, logs, own_checkpoints)
+            tune(encoder, config, train, content, features, catalogue.categories, logs, files)
             rejected = ""
             break
         except CollapseError as error:
@@ -72,7 +74,7 @@ def run_fn(fn_args: Any) -> None:
     outcome = {"trained": after, "stage_1": before, "rejected": rejected}
     (logs / "recall.json").write_text(json.dumps(outcome, indent=2))
     export_encoder(encoder, preprocessor, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
-    delete_checkpoint(checkpoints[0])
+    checkpoints.delete()
 
 
 def tune(
@@ -83,7 +85,7 @@ def tune(
     features: dict[str, np.ndarray],
     categories: list[list[str]],
     logs: Path | None = None,
-    checkpoints: tuple[Path, object] | None = None,
+    checkpoints: CheckpointFiles | None = None,
 ) -> None:
     """Trains the encoder on pairs.
 

@@ -1,11 +1,20 @@
-"""Where a Trainer's run function keeps what is not its model."""
+"""Folders that a Trainer's run function keeps beside its model."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from upath import UPath
+
+from components.storage import LocalCopy, staging_area
+from mim_keras.training.callbacks import CheckpointFiles, is_first_worker
 from mim_keras.training.feature_cache import FeatureCache
+from serving.storage import as_path
 
 
 def model_run_folder(model_run_dir: str) -> Path:
@@ -13,21 +22,41 @@ def model_run_folder(model_run_dir: str) -> Path:
     return Path(model_run_dir) / "logs"
 
 
-def checkpoints_of(fn_args: Any, stage: str) -> tuple[Path, object]:
-    """The folder of a stage's checkpoints, and what a checkpoint must agree with to be gone on from.
+class Checkpoints:
+    """Checkpoints of a stage, from which an execution resumes what one before it began.
 
-    Each execution has a ModelRun folder of its own; this one is theirs together, so that an execution finds what one
-    before it left when it was killed.  The artifacts' folders show whether it is the same training.
+    They lie beside the ModelRun artifacts of the Trainer, which have a folder for each execution.  On an object store
+    they are copied there after each epoch.
+
+    Args:
+        fn_args: Of the run function.
+        stage: Its name.
+
+    Attributes:
+        files: For the training.  A checkpoint is resumed where settings and inputs are equal.
     """
-    identity = [fn_args.custom_config, fn_args.train_files, fn_args.base_model, fn_args.transform_graph_path]
-    return _shared(fn_args) / "checkpoints" / stage, identity
+
+    def __init__(self, fn_args: Any, stage: str) -> None:
+        inputs = [*fn_args.train_files, fn_args.base_model or "", fn_args.transform_graph_path or ""]
+        fingerprint = [fn_args.custom_config, *map(staging_area().origin, inputs)]
+        digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        self._copy = LocalCopy(_shared(fn_args) / "checkpoints" / f"{stage}-{digest}")
+        self.files = CheckpointFiles(self._copy.folder, fingerprint, self._copy.publish)
+
+    def delete(self) -> None:
+        """Call once the trained model is saved elsewhere."""
+        if is_first_worker():
+            self._copy.delete()
 
 
-def features_of(fn_args: Any) -> FeatureCache:
-    """What frozen towers said: one for the stages that ask them, and for later runs in the same root."""
-    return FeatureCache(_shared(fn_args).parent / "tower_features")
+@contextlib.contextmanager
+def tower_features(fn_args: Any) -> Iterator[FeatureCache]:
+    """Features of frozen towers: one cache for the stages that ask for them, and for later runs in the same root."""
+    copy = LocalCopy(_shared(fn_args).parent / "tower_features")
+    yield FeatureCache(copy.folder)
+    copy.publish()
 
 
-def _shared(fn_args: Any) -> Path:
+def _shared(fn_args: Any) -> UPath:
     """A folder that all executions of one Trainer find."""
-    return Path(fn_args.model_run_dir).parent.parent
+    return as_path(staging_area().origin(fn_args.model_run_dir)).parent.parent

@@ -13,12 +13,12 @@ from mim_keras.config import EncoderConfig, PretrainConfig, from_mapping
 from mim_keras.models import ImageTextAlignment, ItemEncoder
 from mim_keras.preprocessing.content import ContentDataset, ContentPreprocessor, map_features
 from mim_keras.serving.signatures_encoder import CONTENT_BATCHES, export_encoder
-from mim_keras.training.callbacks import delete_checkpoint
+from mim_keras.training.callbacks import CheckpointFiles
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch
 from mim_keras.training.run_training import TrainingRun, compile_model, log, run_training, set_seed_and_precision
 from mim_keras.training.strategy import global_batch_size, make_strategy
 from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall
-from tfx_pipeline.run_fns.places import checkpoints_of, features_of, model_run_folder
+from tfx_pipeline.run_fns.places import Checkpoints, model_run_folder, tower_features
 
 
 def run_fn(fn_args: Any) -> None:
@@ -30,16 +30,19 @@ def run_fn(fn_args: Any) -> None:
     with make_strategy(config.training).scope():
         encoder, preprocessor = new_encoder(encoder_config, catalogue)
     content = catalogue.dataset(preprocessor)
-    features = features_of(fn_args).get_or_compute(content, encoder) if config.frozen_towers else None
+    features = None
+    if config.frozen_towers:
+        with tower_features(fn_args) as cache:
+            features = cache.get_or_compute(content, encoder)
     untrained = cross_modal_recall(content, encode(encoder, content, features), catalogue.held_out)
     logs = model_run_folder(fn_args.model_run_dir)
-    checkpoints = checkpoints_of(fn_args, "pretrain")
-    pretrain(encoder, config, catalogue, content, features, logs, checkpoints)
+    checkpoints = Checkpoints(fn_args, "pretrain")
+    pretrain(encoder, config, catalogue, content, features, logs, checkpoints.files)
     trained = cross_modal_recall(content, encode(encoder, content, features), catalogue.held_out)
     log.info("pretrain: held-out Recall@10 %s, before training %s", trained, untrained)
     (logs / "recall.json").write_text(json.dumps({"trained": trained, "untrained": untrained}, indent=2))
     export_encoder(encoder, preprocessor, Path(fn_args.serving_model_dir), catalogue.contents(max(CONTENT_BATCHES)))
-    delete_checkpoint(checkpoints[0])
+    checkpoints.delete()
 
 
 def new_encoder(config: EncoderConfig, catalogue: Catalogue) -> tuple[ItemEncoder, ContentPreprocessor]:
@@ -67,7 +70,7 @@ def pretrain(
     content: ContentDataset,
     features: dict[str, np.ndarray] | None = None,
     logs: Path | None = None,
-    checkpoints: tuple[Path, object] | None = None,
+    checkpoints: CheckpointFiles | None = None,
 ) -> None:
     """Trains the encoder on the items that are not held out.
 

@@ -1,23 +1,25 @@
-"""Questions to the ML Metadata store of a local run."""
+"""Questions to the ML Metadata store of local runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from upath import UPath
 
-def open_store(metadata_file: str) -> Any:
-    """The store of a local run.
+from tfx_pipeline.runners.root import Root
+
+
+def open_store(root: str | Path | UPath) -> Any:
+    """The store of the runs below a root.
 
     Raises:
         FileNotFoundError: nothing was run there yet.
     """
-    if not Path(metadata_file).is_file():
-        raise FileNotFoundError(f"{metadata_file} does not exist: nothing was run there yet; start with `mim run`")
     from ml_metadata.metadata_store import metadata_store
     from tfx.orchestration import metadata
 
-    return metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(metadata_file))
+    return metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(Root(root).metadata))
 
 
 def newest(store: Any, node: str, output: str) -> Any | None:
@@ -40,11 +42,11 @@ def newest(store: Any, node: str, output: str) -> Any | None:
     return max(artifacts, key=lambda artifact: artifact.id, default=None)
 
 
-def executions(metadata_file: str) -> list[tuple[str, str]]:
+def executions(root: str | Path | UPath) -> list[tuple[str, str]]:
     """(node id, state) of every execution of every run, in order; states as `COMPLETE`, `CACHED`, `FAILED`."""
     from ml_metadata.proto import metadata_store_pb2 as pb
 
-    store = open_store(metadata_file)
+    store = open_store(root)
     rows = []
     for execution in sorted(store.get_executions(), key=lambda e: e.id):
         contexts = store.get_contexts_by_execution(execution.id)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
-import shutil
 import sys
 import time
 import warnings
@@ -17,15 +15,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.releases import Release
+from serving.storage import as_path, find, is_local, remove_tree, write_text
+from tfx_pipeline.runners.root import LOG, METADATA, Root, RootBusyError
 from tfx_pipeline.settings import Settings
+
+__all__ = ["NodeTimes", "RootBusyError", "narrated", "run", "say"]
+
+PAGE = "report.html"
+# Artifacts that are made of tables, and hold the rows that were rejected.
+ROW_OUTPUTS = (
+    ("CatalogueGen", "items"),
+    ("ImpressionGen", "impressions"),
+    ("HistoryGen", "examples"),
+    ("PairGen", "pairs"),
+)
 
 _RUNNING = re.compile(r"Component (\S+) is running\.")
 _FINISHED = re.compile(r"Component (\S+) is finished\.")
 _REPORTED = re.compile(r"^(table |content: |baselines: |snapshot of |release: |beam )")
-
-
-class RootBusyError(RuntimeError):
-    """Another run writes to the same root."""
 
 
 @dataclass
@@ -125,63 +132,48 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
     from serving.releases import ReleaseStore
     from tfx_pipeline.pipeline import RunPaths, create_pipeline
 
-    folder, times = Path(root).resolve(), NodeTimes()
-    with _only_run(folder):
-        released = _present(ReleaseStore(folder).current())
+    folder, times = Root(root if not is_local(root) else Path(root).resolve()), NodeTimes()
+    data = data if not is_local(data) else str(Path(data).resolve())
+    with folder.written():
+        released = _present(ReleaseStore(folder.location).current())
         if settings.warm_start:
             say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
+        remove_tree(folder.location / "rejected")  # of the run before
         run_id = datetime.now(UTC).isoformat()
-        paths = RunPaths(str(Path(data).resolve()), str(folder), released, settings.warm_start, run_id=run_id)
+        paths = RunPaths(data, str(folder.location), released, settings.warm_start, run_id=run_id)
         pipeline = create_pipeline(settings, paths, load_schema(paths.data), data_only)
-        pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(paths.metadata)
-        with narrated(len(pipeline.components), times, folder / "run.log"):
+        store = str(folder.state / METADATA)
+        pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(store)
+        with narrated(len(pipeline.components), times, folder.state / LOG):
             tfx.orchestration.LocalDagRunner().run(pipeline)
-        if not data_only:
-            _copy_report(paths.metadata, Path(paths.report))
+        _copy_outputs(folder, report=not data_only)
     return times
 
 
 def _present(release: Release | None) -> Release | None:
     """The release whose parts are where its record says; None where they are gone, as after a root was moved."""
-    gone = [] if release is None else [path for path in release.sources.values() if not Path(path).exists()]
+    gone = [] if release is None else [path for path in release.sources.values() if not as_path(path).exists()]
     if gone:
         say(f"the last release is not compared with, and not trained on: {gone[0]} is gone. Was the root moved?")
         return None
     return release
 
 
-@contextlib.contextmanager
-def _only_run(root: Path) -> Iterator[None]:
-    """Holds the root while a run writes there.
-
-    Raises:
-        RootBusyError: another run does.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".run.lock").open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
-        except BlockingIOError:
-            handle.seek(0)
-            raise RootBusyError(
-                f"another run writes to {root} ({handle.read().strip() or 'just started'}); wait until it has ended, "
-                "or give another --root"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}")
-        handle.flush()
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile has the handle, too
-
-
-def _copy_report(metadata_file: str, page: Path) -> None:
-    """Puts the report of the run that has just ended where people look, whether it was made anew or reused."""
+def _copy_outputs(root: Root, report: bool) -> None:
+    """Puts the rejected rows and the report of the run that has just ended where people look, whether these were made
+    anew or reused."""
+    from components.contract.counts import REJECTED_FOLDER
     from tfx_pipeline.runners.lineage import newest, open_store
 
-    report = newest(open_store(metadata_file), "ReportGen", "report")
-    if report is not None:
-        part = page.with_name(f".{page.name}.part")
-        shutil.copy(Path(report.uri) / page.name, part)
-        part.replace(page)
+    store = open_store(root.location)
+    remove_tree(root.location / REJECTED_FOLDER)
+    for node, output in ROW_OUTPUTS:
+        made = newest(store, node, output)
+        if made is None:
+            continue
+        source = as_path(made.uri) / REJECTED_FOLDER
+        for name in find(source):
+            write_text(root.location / REJECTED_FOLDER / name, (source / name).read_text())
+    made = newest(store, "ReportGen", "report") if report else None
+    if made is not None:
+        write_text(root.location / PAGE, (as_path(made.uri) / PAGE).read_text())

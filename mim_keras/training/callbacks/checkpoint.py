@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -20,6 +21,18 @@ FILE = "checkpoint.npz"
 FINISHED = 1 << 30  # epochs of a training that stopped early
 
 
+class CheckpointFiles(NamedTuple):
+    """Where the checkpoints of a training lie.
+
+    Attributes:
+        folder, fingerprint, on_write: As `Checkpoint` takes them.
+    """
+
+    folder: Path
+    fingerprint: object
+    on_write: Callable[[], None] | None = None
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Writes, after each epoch, all that the next epoch depends on.
 
@@ -30,14 +43,19 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: Where the file goes; it is replaced atomically.
         fingerprint: JSON values that must be equal for a checkpoint to be resumed, such as settings and inputs.
+        on_write: Called by the worker that writes, after each checkpoint.
         early_stopping: The callback that stops early, if there is one.
     """
 
     def __init__(
-        self, folder: Path, fingerprint: object, early_stopping: keras.callbacks.EarlyStopping | None = None
+        self,
+        folder: Path,
+        fingerprint: object,
+        on_write: Callable[[], None] | None = None,
+        early_stopping: keras.callbacks.EarlyStopping | None = None,
     ) -> None:
         super().__init__()
-        self._file = folder / FILE
+        self._file, self._on_write = folder / FILE, on_write
         self._fingerprint = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
         self._early_stopping = early_stopping
         self._history: dict[str, list[float]] = {}
@@ -90,22 +108,24 @@ class Checkpoint(keras.callbacks.Callback):
             "stopping": {name: None if value is None else float(value) for name, value in stopping.items()},
             "best": len(best),
         }
-        if not _is_first_worker():
+        if not is_first_worker():
             return
         values |= {f"best {index}": value for index, value in enumerate(best)}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         part = self._file.with_suffix(".part.npz")
         np.savez(part, allow_pickle=False, facts=np.array(json.dumps(facts)), **values)
         os.replace(part, self._file)
+        if self._on_write is not None:
+            self._on_write()
 
 
 def delete_checkpoint(folder: Path) -> None:
     """Deletes the checkpoints in `folder` and below, once the trained model is saved elsewhere."""
-    if _is_first_worker():
+    if is_first_worker():
         for file in folder.rglob(FILE):
             file.unlink(missing_ok=True)
 
 
-def _is_first_worker() -> bool:
+def is_first_worker() -> bool:
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
     return task.get("type", "worker") in ("worker", "chief") and task.get("index", 0) == 0
