@@ -19,13 +19,13 @@ from components.pair_gen.executor import Executor as PairExecutor
 Flags = tuple[str, ...]
 
 
-def artifact(folder: Path) -> Any:
+def artifact(folder: Any) -> Any:
     made = standard_artifacts.Examples()
     made.uri = str(folder)
     return made
 
 
-def run_catalogue(data: Path, out: Path, args: Flags = IN_PROCESS, **properties: Any) -> Any:
+def run_catalogue(data: Path, out: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "items")
     defaults = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 1.0}
     defaults["schema"] = Schema().to_json()
@@ -33,7 +33,7 @@ def run_catalogue(data: Path, out: Path, args: Flags = IN_PROCESS, **properties:
     return made
 
 
-def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
+def run_impressions(data: Path, out: Any, items: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "impressions")
     defaults = {
         "data": str(data),
@@ -48,7 +48,7 @@ def run_impressions(data: Path, out: Path, items: Any, args: Flags = IN_PROCESS,
 
 
 def run_histories(
-    data: Path, out: Path, impressions: Any, args: Flags = IN_PROCESS, items: Any = None, **properties: Any
+    data: Path, out: Any, impressions: Any, args: Flags = IN_PROCESS, items: Any = None, **properties: Any
 ) -> Any:
     """The examples; the table of statistics is `out / "statistics_table"`."""
     made, statistics = artifact(out / "examples"), artifact(out / "statistics_table")
@@ -68,7 +68,7 @@ def run_histories(
     return made
 
 
-def run_pairs(data: Path, out: Path, items: Any, impressions: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
+def run_pairs(data: Path, out: Any, items: Any, impressions: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "pairs")
     defaults = {
         "data": str(data),
