@@ -105,8 +105,8 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
         to_file.close()
 
 
-def run(settings: Settings, data: str, root: str, data_only: bool = False) -> NodeTimes:
-    """Runs the pipeline, or with `data_only` its data components alone.
+def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> NodeTimes:
+    """Runs the pipeline, or with `ranker_only` what the ranker is trained by.
 
     Nodes whose inputs, settings and code did not change reuse their last result.
 
@@ -115,8 +115,7 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
         RootBusyError: another run writes to `root`.
         Whatever a node raises; what was done before it is kept and reused by the next run.
     """
-    if not data_only:
-        settings.require_presets()
+    settings.require_presets()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfx import v1 as tfx
     from tfx.orchestration import metadata
@@ -132,11 +131,11 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
             say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
         run_id = datetime.now(UTC).isoformat()
         paths = RunPaths(str(Path(data).resolve()), str(folder), released, settings.warm_start, run_id=run_id)
-        pipeline = create_pipeline(settings, paths, load_schema(paths.data), data_only)
+        pipeline = create_pipeline(settings, paths, load_schema(paths.data), ranker_only)
         pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(paths.metadata)
         with narrated(len(pipeline.components), times, folder / "run.log"):
             tfx.orchestration.LocalDagRunner().run(pipeline)
-        if not data_only:
+        if not ranker_only:
             _copy_report(paths.metadata, Path(paths.report))
     return times
 
