@@ -19,7 +19,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +42,22 @@ def main(words: list[str] | None = None) -> None:
     for folder, target in ((PEER, "peer"), (MINILM, "minilm")):
         if not folder.exists():
             sys.exit(f"mim bench peers needs {folder}; run `make {target}`.")
-    from tfx_pipeline.ablation.inputs import read_inputs
-    from tfx_pipeline.ablation.run import data_made, digest, result_file
+    from benchmarks.peer_rows import read_rows
     from tfx_pipeline.ablation.variants import chosen
     from tfx_pipeline.settings import Settings
 
-    settings = Settings.load(arguments.config, arguments.overrides)
+    settings, root = Settings.load(arguments.config, arguments.overrides), arguments.root.resolve()
     (variant,) = chosen(arguments.variant).values()
-    inputs = read_inputs(arguments.root, settings.data, settings.stages.ciubm.history_length)
-    made, test = data_made(settings, inputs), inputs.splits["test"]
-    folder = arguments.root.resolve() / "peers" / digest(made)
-    write_rows(folder, inputs)
     seeds = range(1, arguments.seeds + 1)
+    ours = our_scores(root, arguments.variant, seeds)
+    length = settings.stages.ciubm.history_length
+    catalogue, splits, name = read_rows(root, settings.data.vocabulary_min_count, length)
+    folder, test = root / "peers" / name, splits["test"]
+    write_rows(folder, catalogue, splits)
     said = [peer_scores(folder, seed, arguments.epochs, text=not arguments.without_text) for seed in seeds]
-    best = [_best(inputs.splits["valid"], one["valid"], arguments.chosen_by) for one in said]
+    best = [_best(splits["valid"], one["valid"], arguments.chosen_by) for one in said]
     theirs = [one["test"][epoch] for one, epoch in zip(said, best, strict=True)]
-    files = [result_file(arguments.root, settings, made, variant, seed) for seed in seeds]
-    table = compare(test, our_scores(files, test), theirs, arguments.draws)
+    table = compare(test, ours, theirs, arguments.draws)
     print(markdown(table), file=sys.stderr)
     details = {
         "peer": f"DCNv2, mean-pooled history{'' if arguments.without_text else ', MiniLM of the text'}",
@@ -94,18 +93,17 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 # -- the peer ----------------------------------------------------------------------------------------------
 
 
-def write_rows(folder: Path, inputs: Any) -> None:
+def write_rows(folder: Path, catalogue: Any, splits: dict[str, Any]) -> None:
     """Writes rows of train, valid and test (`*.npz`), and the vector of each item's text (`text.npy`, [items + 1, ·],
-    that of padding zero); `inputs` are the ablation's."""
+    that of padding zero), of what `read_rows` read."""
     if (folder / "text.npy").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    catalogue = inputs.catalogue
     names = sorted({name for own in catalogue.categories for name in own})
     genres_of = np.zeros((len(catalogue.item_id) + 1, max(map(len, catalogue.categories))), np.int32)
     for row, own in enumerate(catalogue.categories, 1):
         genres_of[row, : len(own)] = [names.index(name) + 1 for name in own]
-    for split, rows in inputs.splits.items():
+    for split, rows in splits.items():
         arrays = {"user": rows.user, "item": rows.item, "history": rows.history, "clicked": rows.label}
         arrays |= {"genre": genres_of[rows.item], "genres_of": genres_of}
         np.savez(folder / f"{split}.npz", allow_pickle=False, **arrays)
@@ -156,29 +154,21 @@ def _best(valid: Any, scores: np.ndarray, figure: str) -> int:
 # -- ours --------------------------------------------------------------------------------------------------
 
 
-def our_scores(files: list[Path], test: Any) -> list[np.ndarray]:
-    """What our ranker says of the rows of test, with each seed; `files` are those of the ablation's figures.
+def our_scores(root: Path, variant: str, seeds: Iterable[int]) -> list[np.ndarray]:
+    """What our ranker says of the rows of test, float32 [rows], with each seed of an ablation.
 
     Raises:
-        SystemExit: some are missing, or are of rows in another order.
+        SystemExit: the newest ablation below `root` lacks some of them.
     """
-    from mim_keras.metrics.gauc import auc
-
-    lacking = [file for file in files if not file.with_suffix(".npy").is_file()]
-    if not lacking:
-        scores = [np.load(file.with_suffix(".npy")) for file in files]
-        reported = [json.loads(file.read_text())["test"]["all"]["auc"] for file in files]
-        pairs = zip(files, scores, reported, strict=True)
-        lacking = [file for file, score, area in pairs if abs(auc(test.label, score) - area) > 1e-9]
-    if lacking:
-        seeds = ", ".join(str(files.index(file) + 1) for file in lacking)
-        old = [f"rm {file}" for file in lacking if file.is_file()]
+    file = root / "ablation.json"
+    results = json.loads(file.read_text())["results"] if file.is_file() else {}
+    found = results.get(variant, {})
+    if lacking := [str(seed) for seed in seeds if str(seed) not in found]:
         sys.exit(
-            "mim bench peers needs what our ranker says of test's rows, in a file beside the ablation's figures; "
-            f"seeds {seeds} lack it. Run `mim ablate` with the same config and root again"
-            + (", figures of before deleted:\n" + "\n".join(old) if old else ".")
+            f"mim bench peers needs what our ranker says of test's rows; {file} lacks variant {variant}, seeds "
+            f"{', '.join(lacking)}. Run `mim ablate` with the same config and root again."
         )
-    return scores
+    return [np.load(root / found[str(seed)]["scores"]) for seed in seeds]
 
 
 # -- paired differences ------------------------------------------------------------------------------------
@@ -193,7 +183,7 @@ def compare(rows: Any, ours: list[np.ndarray], theirs: list[np.ndarray], draws: 
         draws: Of users and pairs.
         seed: Of the draws.
     """
-    from tfx_pipeline.ablation.train import figures
+    from tfx_pipeline.ablation.evaluate import figures
 
     rng = np.random.default_rng(seed)
     person = np.unique(rows.person, return_inverse=True)[1]

@@ -12,7 +12,7 @@ from mim_keras.config.mapping import require, require_choices
 class TrainingConfig:
     """How a stage is trained.  All three stages have the same settings, with defaults of their own."""
 
-    epochs: int = 1  # passes over the training data
+    epochs: int = 1  # passes over the training data; 0: stages 1 and 2 leave the encoder as it is
     batch_size: int = 256  # of all replicas together
     learning_rate: float = 1e-3  # of Adam, at its highest
     schedule: Literal["constant", "cosine"] = "constant"  # cosine falls to zero at the last step
@@ -29,7 +29,7 @@ class TrainingConfig:
     deterministic: bool = False  # bitwise reproducible, by operations that may be slower
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "epochs must be at least 1", self.epochs, "Raise it.")
+        require(self.epochs >= 0, "epochs must be at least 0", self.epochs, "0 trains nothing.")
         require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size, "Raise it.")
         require(self.learning_rate > 0, "learning_rate must be positive", self.learning_rate, "Raise it.")
         require(self.seed >= 1, "seed must be at least 1", self.seed, "Choose another number.")

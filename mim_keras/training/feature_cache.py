@@ -77,7 +77,8 @@ def towers_fingerprint(encoder: ItemEncoder) -> str:
 
 
 def _without_names(config: object) -> object:
-    """A Keras configuration without the names and seeds that Keras makes up."""
+    """A Keras configuration without the names and seeds that Keras makes up, and without what is trained."""
     if isinstance(config, dict):
-        return {key: _without_names(value) for key, value in config.items() if key not in ("name", "seed")}
+        left_out = ("name", "seed", "trainable")
+        return {key: _without_names(value) for key, value in config.items() if key not in left_out}
     return [_without_names(value) for value in config] if isinstance(config, list) else config

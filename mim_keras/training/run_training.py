@@ -105,7 +105,7 @@ class TrainingRun:
 
     Attributes:
         stage: Name for log lines.
-        epochs: To train.
+        epochs: To train; with 0 the model stays as it is.
         evaluate: Returns validation metrics; called after each epoch.
         early_stopping: None trains all epochs.
         callbacks: Further ones, called before the progress is logged.
@@ -155,7 +155,7 @@ def run_training(model: keras.Model, train: EpochDataset | tf.data.Dataset, run:
     if run.log_folder is not None:
         callbacks.append(keras.callbacks.TensorBoard(str(run.log_folder), update_freq="epoch", write_graph=False))
     options = {"epochs": run.epochs, "initial_epoch": initial_epoch, "verbose": 0, "shuffle": False}
-    new = model.fit(dataset, callbacks=callbacks, **options).history
+    new = model.fit(dataset, callbacks=callbacks, **options).history if run.epochs else {}
     history = {name: [*history.get(name, []), *map(float, new.get(name, []))] for name in {**history, **new}}
     if run.log_folder is not None:
         run.log_folder.mkdir(parents=True, exist_ok=True)

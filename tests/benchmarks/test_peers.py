@@ -6,20 +6,22 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from benchmarks.peer_rows import index_of, laid_out
 from benchmarks.peers import compare, markdown, our_scores, weighted_auc, weighted_gauc
 from mim_keras.metrics.gauc import auc, gauc
-from tfx_pipeline.ablation.inputs import Rows
+from tfx_pipeline.ablation.evaluate import Rows
 
 USERS, ROWS = 40, 1_000
 
 
 def drawn_rows(rng: np.random.Generator) -> Rows:
     """Rows of users whose numbers have gaps, one slice of them."""
-    label, nothing = (rng.random(ROWS) < 0.4).astype(np.float32), np.zeros(ROWS, np.int32)
+    label = (rng.random(ROWS) < 0.4).astype(np.float32)
     person = 3 * rng.integers(0, USERS, ROWS)
-    return Rows(nothing, nothing, nothing, nothing, label, person, {"cold": rng.random(ROWS) < 0.3})
+    return Rows(person, label, {"cold": rng.random(ROWS) < 0.3})
 
 
 def noisy(rows: Rows, noise: float, rng: np.random.Generator) -> np.ndarray:
@@ -72,15 +74,20 @@ def test_pairs_are_drawn_too_and_equal_models_do_not_differ(rng: np.random.Gener
 
 
 def test_missing_scores_are_told(rng: np.random.Generator, tmp_path: Path) -> None:
-    rows = drawn_rows(rng)
-    files = [tmp_path / f"key-{seed}.json" for seed in (1, 2, 3)]
-    scores = noisy(rows, 1.0, rng).astype(np.float32)
-    for file in files[:2]:
-        file.write_text(json.dumps({"test": {"all": {"auc": auc(rows.label, scores)}}}))
-    np.save(files[0].with_suffix(".npy"), scores)
-    with pytest.raises(SystemExit, match=rf"seeds 2, 3 lack it.*\n.*rm {files[1]}$"):
-        our_scores(files, rows)
-    assert np.array_equal(our_scores(files[:1], rows)[0], scores)
-    np.save(files[0].with_suffix(".npy"), scores[::-1])  # of the same rows in another order
-    with pytest.raises(SystemExit, match="seeds 1 lack it"):
-        our_scores(files[:1], rows)
+    with pytest.raises(SystemExit, match=r"ablation.json lacks variant full, seeds 1, 2\. Run `mim ablate`"):
+        our_scores(tmp_path, "full", (1, 2))
+    scores = rng.random(ROWS).astype(np.float32)
+    np.save(tmp_path / "one.npy", scores)
+    (tmp_path / "ablation.json").write_text(json.dumps({"results": {"full": {"1": {"scores": "one.npy"}}}}))
+    np.testing.assert_array_equal(our_scores(tmp_path, "full", (1,)), [scores])
+    with pytest.raises(SystemExit, match=r"lacks variant full, seeds 2\."):
+        our_scores(tmp_path, "full", (1, 2))
+
+
+def test_lists_become_a_table_of_the_latest() -> None:
+    lists = pa.array([[1, 2, 3], [], [4]], pa.list_(pa.int64()))
+    np.testing.assert_array_equal(laid_out(lists, lists.values.to_numpy(), 2), [[2, 3], [0, 0], [4, 0]])
+
+
+def test_places_are_those_among_the_known() -> None:
+    np.testing.assert_array_equal(index_of(pa.array([b"b", b"a"]), pa.array([b"a", b"c"])), [-1, 0])

@@ -1,17 +1,25 @@
-"""The ablation's table by hand, its variants, and its inputs against what tf.Transform and HistoryGen mean."""
+"""The ablation's table by hand, its variants, and what is measured of each."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.stats import ttest_rel
 
+from components.columns import Columns
+from components.contract.schema import Schema
 from mim_keras.config import ConfigError, preset
-from tfx_pipeline.ablation.inputs import _index_of, _laid_out, _learned
+from tfx_pipeline.ablation.evaluate import Rows, content_figures, cuts_of_test, figures
 from tfx_pipeline.ablation.table import CONTENT, interval, markdown, summary
 from tfx_pipeline.ablation.variants import GRID, chosen
 from tfx_pipeline.ablation.views import by_age, by_popularity
+from tfx_pipeline.pipeline import RunPaths, create_pipeline
+from tfx_pipeline.settings import Settings
 
 
 def found(value: float) -> dict:
@@ -84,15 +92,105 @@ def test_variants_by_name() -> None:
         chosen("fll")
 
 
-def test_lists_become_a_table_of_the_latest() -> None:
-    lists = pa.array([[1, 2, 3], [], [4]], pa.list_(pa.int64()))
-    np.testing.assert_array_equal(_laid_out(lists, lists.values.to_numpy(), 2), [[2, 3], [0, 0], [4, 0]])
+def columns(users: str, items: str, times: list[int], clicks: list[int], segments: str) -> Columns:
+    """Ranking examples; a user, an item or a segment is one letter of a text."""
+    segment = {"c": b"cold", "t": b"tail", "r": b"rest"}
+    return {
+        "user_id": pa.array([letter.encode() for letter in users]),
+        "item_id": pa.array([letter.encode() for letter in items]),
+        "timestamp": pa.array(times),
+        "clicked": pa.array(clicks),
+        "segment": pa.array([segment[letter] for letter in segments]),
+    }
 
 
-def test_what_is_seen_often_enough_is_learned() -> None:
-    learned = _learned(pa.array([b"a", b"b", b"a", b"c", b"c"]), 2)
-    assert sorted(learned.to_pylist()) == [b"a", b"c"]
-    np.testing.assert_array_equal(_index_of(pa.array([b"b", b"a"]), pa.array([b"a", b"c"])), [-1, 0])
+def test_figures_are_of_the_rows_of_each_slice() -> None:
+    rows = columns("aabbb", "vwxyz", [0] * 5, [1, 0, 1, 0, 0], "ccttt")
+    found = figures(Rows.of(rows), np.array([0.6, 0.5, 0.4, 0.8, 0.1], np.float32))
+    assert {name: values["rows"] for name, values in found.items()} == {"all": 5, "cold": 2, "tail": 3}
+    assert found["cold"]["auc"] == 1
+    assert found["tail"]["auc"] == 0.5
+    assert found["all"]["auc"] == pytest.approx(3 / 6)
+    assert found["all"]["gauc"] == pytest.approx((2 * 1 + 3 * 0.5) / 5)
+    rows["launched"] = pa.array([b"new", b"known", b"new", b"known", b"known"])
+    slices = Rows.of(rows).slices
+    assert slices["new"].tolist() == [True, False, True, False, False]
+    assert (slices["known"] == ~slices["new"]).all()
+
+
+def test_popularity_is_of_train_and_age_of_all_splits() -> None:
+    day = 86_400
+    parts = {
+        "train": columns("aaa", "xxy", [5 * day, 6 * day, 7 * day], [1, 1, 0], "rrr"),
+        "valid": columns("a", "z", [8 * day], [1], "c"),
+        "test": columns("aaaa", "xyzw", [12 * day, 12 * day, 14 * day, 15 * day], [0, 0, 0, 1], "rrcc"),
+    }
+    found = cuts_of_test(parts)
+    ages = {name: np.flatnonzero(rows).tolist() for name, rows in found["age"].items()}
+    assert ages == {"first day": [3], "first week": [1, 2], "first month": [0]}
+    popularity = [np.flatnonzero(rows).tolist() for rows in found["popularity"].values()]
+    assert popularity == [[1, 2, 3], [0]]  # of 0, 0, 0 and 2 clicks in train
+
+
+def test_what_the_encoder_finds_is_of_the_encoder_that_was_kept(tmp_path: Path) -> None:
+    def measured(value: float) -> dict:
+        crossed = {"image_to_text": value, "text_to_image": 2 * value, "chance": 0.1}
+        return {"cross_modal": crossed, "recall_at_10": {"intents": 3 * value}, "chance": 0.05}
+
+    (tmp_path / "logs").mkdir()
+    file = tmp_path / "logs/recall.json"
+    for rejected, value in (("", 0.2), ("no better", 0.1)):
+        file.write_text(json.dumps({"trained": measured(0.2), "stage_1": measured(0.1), "rejected": rejected}))
+        expected = {
+            "picture to words": {"recall_at_10": value, "times_chance": pytest.approx(value / 0.1)},
+            "words to picture": {"recall_at_10": 2 * value, "times_chance": pytest.approx(2 * value / 0.1)},
+            "intents": {"recall_at_10": pytest.approx(3 * value), "times_chance": pytest.approx(3 * value / 0.05)},
+        }
+        assert content_figures(str(tmp_path)) == expected
+
+
+def test_stages_that_a_variant_leaves_out_train_nothing() -> None:
+    base = preset("base")
+    epochs = {}
+    for name in ("ids", "raw", "stage1", "stage2", "full"):
+        stages = GRID[name].settings(base, seed=2)
+        epochs[name] = (stages.pretrain.training.epochs > 0, stages.csft.training.epochs > 0)
+        assert stages.ciubm.training.epochs == base.ciubm.training.epochs
+    nothing = (False, False)
+    assert epochs == {
+        "ids": nothing,
+        "raw": nothing,
+        "stage1": (True, False),
+        "stage2": (False, True),
+        "full": (True, True),
+    }
+    ensemble = Settings.load("ml1m").stages
+    assert ensemble.ciubm.ensemble_split_dim > 0  # which a tiny encoder does not allow
+    ids = GRID["ids"].settings(ensemble, 2)
+    assert ids.encoder == preset("tiny").encoder  # no vector is read
+    assert ids.ciubm == replace(ensemble.ciubm.without_content(), training=ids.ciubm.training)
+
+
+def test_a_ranker_alone_is_trained_by_the_nodes_of_a_run() -> None:
+    settings = Settings.load("sample", ["data.statistics.enabled=true"])
+    whole, alone = (
+        {
+            node.id: node
+            for node in create_pipeline(settings, RunPaths("/d", "/r", data_version="1"), Schema(), only).components
+        }
+        for only in (False, True)
+    )
+    assert {"Trainer.pretrain", "Trainer.csft", "EmbeddingExporter", "Transform", "Trainer.ciubm"} <= set(alone)
+    assert set(whole) - set(alone) >= {
+        "Evaluator",
+        "BaselineCheck",
+        "Trainer.ids_only",
+        "ReleasePusher",
+        "RetrievalIndex",
+    }
+    for name, node in alone.items():
+        assert node.exec_properties == whole[name].exec_properties
+        assert set(node.inputs) == set(whole[name].inputs)
 
 
 def test_tenths_by_popularity_keep_alike_items_together() -> None:

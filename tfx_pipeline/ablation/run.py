@@ -1,22 +1,19 @@
-"""Runs the grid: the data once, then every variant with every seed; what is done is not done again."""
+"""Runs the grid: the pipeline up to the ranker for every variant with every seed; what is done is not done again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from mim_keras.config import ConfigError, to_mapping
+from mim_keras.config import ConfigError
 from tfx_pipeline.ablation.table import CONTENT, Results, markdown, summary
 from tfx_pipeline.ablation.variants import Variant
 from tfx_pipeline.runners import local
 from tfx_pipeline.settings import Settings
-
-if TYPE_CHECKING:
-    from tfx_pipeline.ablation.inputs import Inputs
 
 FOLDER, RESULTS, PAGE = "ablation", "ablation.json", "ablation.md"
 VIEWS = {
@@ -28,8 +25,9 @@ VIEWS = {
 def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant], seeds: int, reference: str) -> dict:
     """Measures `variants` with seeds 1 to `seeds` and writes `ablation.json` and `ablation.md` below `root`.
 
-    In the folder `ablation` stand the figures of every variant and seed (see `result_file`), and beside them what the
-    ranker says of test's rows, in their order: click probabilities, float32, in a file `.npy` of the same name.
+    Each variant is a run of the pipeline with other settings, up to its ranker; what runs in `root` have in common is
+    made once.  In the folder `ablation` stand the figures of every ranker, and beside them what it says of test's rows,
+    in their order: click probabilities, float32, in a file `.npy` of the same name.
 
     Args:
         settings: Of the run that the variants change.
@@ -47,95 +45,115 @@ def ablate(settings: Settings, data: str, root: str, variants: dict[str, Variant
     Raises:
         ConfigError: a backbone that a variant needs is not there, or no variant can be measured on these data.
     """
-    if any(variant.stages != "none" for variant in variants.values()):
-        settings.require_presets()
-    local.run(settings, data, root, data_only=True)
-    from tfx_pipeline.ablation.inputs import read_inputs
-    from tfx_pipeline.ablation.train import Bench
-    from tfx_pipeline.run_fns.pair_figures import TRAINED_ON
-
-    folder = Path(root) / FOLDER
-    inputs = read_inputs(Path(root), settings.data, settings.stages.ciubm.history_length)
-    made = data_made(settings, inputs)
-    bench = Bench(inputs, settings.stages, folder / "encoders" / digest(made), settings.embeddings.dtype)
-    results: Results = {}
-    left_out: dict[str, str] = {}
-    same_as: dict[str, str] = {}
-    owners: dict[Path, str] = {}
-    count, total = 0, seeds * len(variants)
-    for seed in range(1, seeds + 1):
-        for name, variant in variants.items():
-            count += 1
-            if name in left_out:
-                continue
-            file = result_file(Path(root), settings, made, variant, seed)
-            if (owner := owners.setdefault(file, name)) != name:
-                same_as[name] = owner
-            if not file.is_file():
-                local.say(f"[{count:2d}/{total}] {variant.says}, seed {seed}")
-                try:
-                    with local.narrated(total, local.NodeTimes(), Path(root) / "run.log"):
-                        found, scores = bench.measure(variant, seed)
-                except ConfigError as error:
-                    left_out[name] = str(error)
-                    local.say(f"        left out: {error}")
-                    if len(left_out) == len(variants):
-                        raise
-                    continue
-                file.parent.mkdir(parents=True, exist_ok=True)
-                np.save(file.with_suffix(".npy"), scores)
-                part = file.with_suffix(".part")
-                part.write_text(json.dumps(found, indent=2))
-                part.rename(file)
-                local.say(f"        {_line(found)}")
-            results.setdefault(name, {})[seed] = json.loads(file.read_text())
+    settings = replace(settings, warm_start=False)
+    for variant in variants.values():
+        replace(settings, stages=variant.settings(settings.stages, 1)).require_presets()
+    results, left_out = _measure_all(settings, data, Path(root), variants, seeds)
     if reference in left_out:  # the first that can be measured, then
         reference = next(iter(results))
+    owners: dict[str, str] = {}
+    same_as = {name: owners.setdefault(found[1]["scores"], name) for name, found in results.items()}
+    same_as = {name: owner for name, owner in same_as.items() if name != owner}
+    everything, page = _tables(results, variants, reference)
+    for name, other in same_as.items():
+        page += f"\nOf the same settings: {variants[name].says}, {variants[other].says}.\n"
+    for name, reason in left_out.items():
+        page += f"\nLeft out: {variants[name].says}. {reason}\n"
+    everything |= {"left_out": left_out, "same_as": same_as}
+    (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
+    (Path(root) / PAGE).write_text(page)
+    return everything
+
+
+def _measure_all(
+    settings: Settings, data: str, root: Path, variants: dict[str, Variant], seeds: int
+) -> tuple[Results, dict[str, str]]:
+    """What `measure` found of each variant and seed, and why variants were left out."""
+    results: Results = {}
+    left_out: dict[str, str] = {}
+    grid = [(seed, name) for seed in range(1, seeds + 1) for name in variants]
+    for count, (seed, name) in enumerate(grid, 1):
+        if name in left_out:
+            continue
+        variant = variants[name]
+        local.say(f"{variant.says}, seed {seed}: {count} of {len(grid)}")
+        stages = variant.settings(settings.stages, seed)
+        reads_views = variant.has_encoder and "joint" in stages.encoder.item_embedding_parts
+        try:
+            found = measure(replace(settings, stages=stages), data, root, reads_views)
+        except ConfigError as error:
+            left_out[name] = str(error)
+            local.say(f"        left out: {error}")
+            if len(left_out) == len(variants):
+                raise
+            continue
+        local.say(f"        {_line(found)}")
+        results.setdefault(name, {})[seed] = found
+    return results, left_out
+
+
+def measure(settings: Settings, data: str, root: Path, reads_views: bool) -> dict[str, Any]:
+    """Runs the pipeline up to the ranker and measures it, unless both was done before.
+
+    Args:
+        settings: Of the variant.
+        data: Folder that meets the contract.
+        root: Of the runs.
+        reads_views: Whether the ranker reads what stages 1 and 2 train, which is measured then, too.
+
+    Returns:
+        Figures of `ranker_figures` and, under `content`, of `content_figures`; `scores`, the file of click
+        probabilities below `root`; and `seconds`.
+    """
+    begin = time.monotonic()
+    local.run(settings, data, str(root), ranker_only=True)
+    import keras
+    import numpy as np
+
+    from tfx_pipeline.ablation.evaluate import content_figures, ranker_figures
+    from tfx_pipeline.fingerprints import code_fingerprint
+    from tfx_pipeline.runners.lineage import newest, open_store
+
+    store = open_store(root)
+
+    def folder(node: str, output: str) -> str:
+        artifact = newest(store, node, output)
+        assert artifact is not None, f"{node} has run"
+        return str(artifact.uri)
+
+    model, run = folder("Trainer.ciubm", "model"), folder("Trainer.csft", "model_run")
+    made_of = [model, run, reads_views, code_fingerprint("tfx_pipeline.ablation.evaluate")]
+    file = root / FOLDER / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.json"
+    if not file.is_file():
+        figures, scores = ranker_figures(model, folder("HistoryGen", "examples"))
+        found = {**figures, **({"content": content_figures(run)} if reads_views else {})}
+        file.parent.mkdir(exist_ok=True)
+        np.save(file.with_suffix(".npy"), scores)
+        found |= {"scores": f"{FOLDER}/{file.stem}.npy", "seconds": round(time.monotonic() - begin, 1)}
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(found, indent=2))
+        part.rename(file)
+    keras.backend.clear_session()
+    return json.loads(file.read_text())
+
+
+def _tables(results: Results, variants: dict[str, Variant], reference: str) -> tuple[dict[str, Any], str]:
+    """The tables as `ablation.json` holds them, and as a page."""
+    from tfx_pipeline.run_fns.pair_figures import TRAINED_ON
+
+    says = {name: variant.says for name, variant in variants.items() if name in results}
     rows = summary(results, reference)
-    encoders = [name for name in results if variants[name].stages != "none"]
+    encoders = [name for name in results if variants[name].has_encoder]
     base = reference if reference in encoders else next((n for n in ("stage1", *encoders) if n in encoders), reference)
     content = summary(results, base, "content", CONTENT)
     cuts = {name: summary(results, reference, name, ("auc",)) for name in VIEWS}
-    everything = {
-        "rows": rows,
-        "reference": reference,
-        "content": content,
-        "results": results,
-        "left_out": left_out,
-        "same_as": same_as,
-        **cuts,
-    }
-    (Path(root) / RESULTS).write_text(json.dumps(everything, indent=2))
-    says = {name: variant.says for name, variant in variants.items() if name in results}
     page = markdown(rows, says, reference)
     if content:
         whole = [row for row in content if not row["slice"].endswith(tuple(TRAINED_ON))]
         page += "\nWhat the encoder finds, of what it did not learn from:\n\n" + markdown(whole, says, base)
     for name, what in VIEWS.items():
         page += f"\nTest, {what}:\n\n" + markdown(cuts[name], says, reference)
-    for name, other in same_as.items():
-        page += f"\nOf the same settings: {variants[name].says}, {variants[other].says}.\n"
-    for name, reason in left_out.items():
-        page += f"\nLeft out: {variants[name].says}. {reason}\n"
-    (Path(root) / PAGE).write_text(page)
-    return everything
-
-
-def data_made(settings: Settings, inputs: Inputs) -> list[Any]:
-    """What tells these inputs from those of other settings or other data."""
-    return [to_mapping(settings.data), inputs.fingerprint]
-
-
-def result_file(root: Path, settings: Settings, made: list[Any], variant: Variant, seed: int) -> Path:
-    """Where the figures of a variant and a seed stand; `made` is of `data_made`."""
-    made_of = to_mapping(variant.settings(settings.stages, seed))
-    described = [made, variant.stages, made_of, settings.embeddings.dtype]
-    return root / FOLDER / f"{digest(described)}-{seed}.json"  # variants that come to the same settings are one
-
-
-def digest(value: Any) -> str:
-    """A short name for a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    return {"rows": rows, "reference": reference, "content": content, "results": results, **cuts}, page
 
 
 def _line(found: dict[str, Any]) -> str:

@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mim_keras.config import ONE_RANKER, CiubmConfig, ConfigError, Interest, StagesConfig, from_mapping, to_mapping
-
-STAGES = ("none", "raw", "1", "2", "1+2")
+from mim_keras.config import (
+    ONE_RANKER,
+    CiubmConfig,
+    ConfigError,
+    Interest,
+    StagesConfig,
+    from_mapping,
+    preset,
+    to_mapping,
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,8 @@ class Variant:
 
     Attributes:
         says: What it is, for a reader.
-        stages: Which stages made the vectors: none (there are none), raw (the encoder as it comes), 1, 2, 1+2.
+        stages: Which stages train the encoder: 1, 2, 1+2, raw (neither), or none (neither, and the ranker reads no
+            vector, so that the encoder is a tiny one).
         encoder, csft, ciubm: Settings that differ from the run's.
         ranker: Changes the ranker's settings after these.
     """
@@ -29,18 +37,29 @@ class Variant:
     ciubm: Mapping[str, Any] = field(default_factory=dict)
     ranker: Callable[[CiubmConfig], CiubmConfig] = lambda config: config
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the ranker reads what stages 1 and 2 make."""
+        return self.stages != "none"
+
     def settings(self, base: StagesConfig, seed: int) -> StagesConfig:
         """The run's settings with this variant's changes, every stage seeded with `seed`."""
+        encoder = base if self.has_encoder else preset("tiny")
+        below: dict[str, Any] = {"encoder": encoder.encoder, "csft": encoder.csft, "ciubm": base.ciubm}
         changed = {
-            name: from_mapping(type(getattr(base, name)), {**to_mapping(getattr(base, name)), **getattr(self, name)})
-            for name in ("encoder", "csft", "ciubm")
+            name: from_mapping(type(config), {**to_mapping(config), **getattr(self, name)})
+            for name, config in below.items()
         }
-        stages = replace(base, **{**changed, "ciubm": self.ranker(changed["ciubm"])})
-        return replace(stages, **{name: _seeded(getattr(stages, name), seed) for name in ("pretrain", "csft", "ciubm")})
+        stages = replace(encoder, **{**changed, "ciubm": self.ranker(changed["ciubm"])})
+        trained = {"pretrain": "1" in self.stages, "csft": "2" in self.stages, "ciubm": True}
+        return replace(
+            stages, **{name: _seeded(getattr(stages, name), seed, trains) for name, trains in trained.items()}
+        )
 
 
-def _seeded(stage: Any, seed: int) -> Any:
-    return replace(stage, training=replace(stage.training, seed=seed))
+def _seeded(stage: Any, seed: int, trains: bool) -> Any:
+    epochs = stage.training.epochs if trains else 0
+    return replace(stage, training=replace(stage.training, seed=seed, epochs=epochs))
 
 
 def _with(*names: str) -> Callable[[CiubmConfig], CiubmConfig]:

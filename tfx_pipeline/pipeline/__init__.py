@@ -17,22 +17,22 @@ from tfx_pipeline.settings import Settings
 __all__ = ["MONITORED_ITEM_FEATURES", "RunPaths", "create_pipeline"]
 
 
-def create_pipeline(settings: Settings, paths: RunPaths, schema: Schema, data_only: bool = False) -> tfx.dsl.Pipeline:
+def create_pipeline(settings: Settings, paths: RunPaths, schema: Schema, ranker_only: bool = False) -> tfx.dsl.Pipeline:
     """The pipeline that `settings` describe.
 
     Args:
         settings: What to do.
         paths: Where, and after which release.
         schema: Of the tables.
-        data_only: Only the components that make items, impressions, ranking examples and pairs.
+        ranker_only: Only what the ranker is trained by: no evaluation, no index, no release.
     """
     run = Run(settings.for_schema(schema), paths, schema)
     data = data_nodes(run)
-    if data_only:
-        nodes = data.generators
+    encoder = encoder_nodes(run, data)
+    ranker = ranker_nodes(run, data, encoder)
+    if ranker_only:
+        nodes = [*data.nodes, *encoder.trainers, encoder.exporter, ranker.transform, ranker.trainer]
     else:
-        encoder = encoder_nodes(run, data)
-        ranker = ranker_nodes(run, data, encoder)
         release = release_nodes(run, data, encoder, ranker)
         nodes = [*data.nodes, *encoder.nodes, *ranker.nodes, *release.nodes]
     return tfx.dsl.Pipeline(

@@ -41,14 +41,10 @@ class DataNodes:
     example_checks: Checks
 
     @property
-    def generators(self) -> list[Any]:
-        """Those that make data, without the checks."""
-        return [self.catalogue, self.impressions, *self.attributes, self.histories, self.pairs]
-
-    @property
     def nodes(self) -> list[Any]:
         """In order."""
-        return [*self.generators, *self.item_checks.nodes, *self.example_checks.nodes]
+        generators = [self.catalogue, self.impressions, *self.attributes, self.histories, self.pairs]
+        return [*generators, *self.item_checks.nodes, *self.example_checks.nodes]
 
 
 def data_nodes(run: Run) -> DataNodes:

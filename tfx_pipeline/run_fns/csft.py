@@ -20,11 +20,11 @@ from mim_keras.training.callbacks import CheckpointFiles, CollapseError, Termina
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch, zip_seeds
 from mim_keras.training.run_training import TrainingRun, compile_model, log, run_training, set_seed_and_precision
 from mim_keras.training.strategy import global_batch_size, make_strategy
-from tfx_pipeline.run_fns.catalogue import Catalogue
+from tfx_pipeline.run_fns.catalogue import Catalogue, cross_modal_recall
 from tfx_pipeline.run_fns.pair_figures import overall_recall, pair_figures
 from tfx_pipeline.run_fns.pairs import Pairs, read_pairs
 from tfx_pipeline.run_fns.places import Checkpoints, model_run_folder, tower_features
-from tfx_pipeline.run_fns.pretrain import encode_joint
+from tfx_pipeline.run_fns.pretrain import encode_views
 
 
 def run_fn(fn_args: Any) -> None:
@@ -40,13 +40,19 @@ def run_fn(fn_args: Any) -> None:
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"], towers=preprocessor.config.embeddings)
     pair_files = fn_args.train_files, fn_args.eval_files
     train, valid, content = read_pairs(pair_files, catalogue, preprocessor)
-    items = len(catalogue.item_id)
     if config.frozen_towers:  # cached, for they stay as they are
         with tower_features(fn_args) as cache:
             features = cache.get_or_compute(content, encoder)
     else:
         features = content.map(encoder.towers)
-    before = pair_figures(encode_joint(encoder, features), valid, train, items)
+    held_out = np.pad(catalogue.held_out, (0, len(content) - len(catalogue.held_out)))
+
+    def figures(encoder: ItemEncoder, features: dict[str, np.ndarray]) -> dict[str, Any]:
+        views = encode_views(encoder, features)
+        found = pair_figures(views["joint"], valid, train, len(catalogue.item_id))
+        return {**found, "cross_modal": cross_modal_recall(content, views, held_out)}
+
+    before = figures(encoder, features)
     logs = model_run_folder(fn_args.model_run_dir)
     checkpoints = Checkpoints(fn_args, "csft")
     rejected = ""
@@ -63,7 +69,7 @@ def run_fn(fn_args: Any) -> None:
     after = before
     if not rejected:
         tuned = features if config.frozen_towers else content.map(encoder.towers)
-        after = pair_figures(encode_joint(encoder, tuned), valid, train, items)
+        after = figures(encoder, tuned)
         reached, earlier = overall_recall(after), overall_recall(before)
         if config.keep_if_better and reached < earlier:
             rejected = f"of the held-out pairs it finds {reached:.4f} (Recall@10), the encoder of stage 1 {earlier:.4f}"
@@ -122,7 +128,7 @@ def tune(
         compile_model(model, training, training.epochs * batches.steps)
 
     def embeddings() -> np.ndarray:
-        return encode_joint(encoder, features) if frozen else content.map(encoder)["joint"]
+        return encode_views(encoder, features)["joint"] if frozen else content.map(encoder)["joint"]
 
     callbacks = [TerminateOnCollapse(embeddings, config.collapse_threshold)]
     run = TrainingRun("csft", training.epochs, callbacks=callbacks, log_folder=logs, checkpoint=checkpoints)

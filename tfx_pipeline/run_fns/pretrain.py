@@ -58,9 +58,9 @@ def encode(
     return content.map(encoder) if features is None else map_features(encoder.encode_features, features)
 
 
-def encode_joint(encoder: ItemEncoder, features: dict[str, np.ndarray]) -> np.ndarray:
-    """The joint view alone of tower features, [n, embedding_dim]; the embedding may be far wider."""
-    return map_features(lambda part: {"joint": encoder.projection(part)["joint"]}, features)["joint"]
+def encode_views(encoder: ItemEncoder, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The views alone of tower features, [n, embedding_dim] each; the embedding may be far wider."""
+    return map_features(lambda part: dict(encoder.projection(part)), features)
 
 
 def pretrain(

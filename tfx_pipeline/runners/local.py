@@ -112,8 +112,8 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
         to_file.close()
 
 
-def run(settings: Settings, data: str, root: str, data_only: bool = False) -> NodeTimes:
-    """Runs the pipeline, or with `data_only` its data components alone.
+def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> NodeTimes:
+    """Runs the pipeline, or with `ranker_only` what the ranker is trained by.
 
     Nodes whose inputs, settings and code did not change reuse their last result.
 
@@ -122,8 +122,7 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
         RootBusyError: another run writes to `root`.
         Whatever a node raises; what was done before it is kept and reused by the next run.
     """
-    if not data_only:
-        settings.require_presets()
+    settings.require_presets()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfx import v1 as tfx
     from tfx.orchestration import metadata
@@ -141,12 +140,12 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
         remove_tree(folder.location / "rejected")  # of the run before
         run_id = datetime.now(UTC).isoformat()
         paths = RunPaths(data, str(folder.location), released, settings.warm_start, run_id=run_id)
-        pipeline = create_pipeline(settings, paths, load_schema(paths.data), data_only)
+        pipeline = create_pipeline(settings, paths, load_schema(paths.data), ranker_only)
         store = str(folder.state / METADATA)
         pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(store)
         with narrated(len(pipeline.components), times, folder.state / LOG):
             tfx.orchestration.LocalDagRunner().run(pipeline)
-        _copy_outputs(folder, report=not data_only)
+        _copy_outputs(folder, report=not ranker_only)
     return times
 
 

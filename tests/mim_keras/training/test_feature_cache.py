@@ -66,7 +66,7 @@ def test_the_fingerprint_is_of_all_towers_and_of_nothing_else() -> None:
     assert towers_fingerprint(half) != towers_fingerprint(again)
 
 
-def test_another_seed_or_another_item_embedding_has_the_same_towers(tmp_path: Path) -> None:
+def test_another_seed_another_item_embedding_and_frozen_towers_are_the_same_towers(tmp_path: Path) -> None:
     preset = str(tmp_path / "bert")
     bert().save_to_preset(preset)
     word_pieces().save_to_preset(preset)
@@ -79,7 +79,10 @@ def test_another_seed_or_another_item_embedding_has_the_same_towers(tmp_path: Pa
         keras.utils.set_random_seed(seed)  # which the seed state of a dropout follows
         own = replace(config, item_embedding_parts=("joint", "text_features")[:seed])
         preprocessor, _ = ContentPreprocessor.fit(own, [])
-        found.add(towers_fingerprint(ItemEncoder.from_settings(own, preprocessor)))
+        encoder = ItemEncoder.from_settings(own, preprocessor)
+        found.add(towers_fingerprint(encoder))
+    encoder.freeze_towers()
+    found.add(towers_fingerprint(encoder))
     assert len(found) == 1
 
 

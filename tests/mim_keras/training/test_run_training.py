@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -60,6 +61,16 @@ def test_early_stopping_restores_the_best_weights() -> None:
     found = run_training(model, rows, run)
     assert found["val_gauc"] == [0.2, 0.3, 0.1]
     np.testing.assert_array_equal(model.get_weights()[0], weights[1])
+
+
+def test_no_epoch_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer=make_optimizer(TrainingConfig(epochs=0)), loss="mse")
+    before = model.get_weights()
+    rows = tf.data.Dataset.from_tensors((np.ones((4, 2), "float32"), np.ones((4, 1), "float32")))
+    assert run_training(model, rows, TrainingRun("csft", 0, log_folder=tmp_path)) == {}
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+    assert (tmp_path / "history.json").read_text() == "{}"
 
 
 def test_a_training_needs_a_batch() -> None:
