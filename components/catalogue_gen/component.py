@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import standard_artifacts
@@ -16,6 +19,7 @@ class CatalogueGenSpec(ComponentSpec):
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
         "schema": ExecutionParameter(type=str),
+        "spans": ExecutionParameter(type=str),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "input_fingerprint": ExecutionParameter(type=str),
@@ -41,6 +45,7 @@ class CatalogueGen(base_beam_component.BaseBeamComponent):
         self,
         data: str,
         schema: str,
+        spans: dict[str, Any],
         rejected_folder: str,
         max_rejected_fraction: float,
         input_fingerprint: str,
@@ -49,6 +54,7 @@ class CatalogueGen(base_beam_component.BaseBeamComponent):
         spec = CatalogueGenSpec(
             data=data,
             schema=schema,
+            spans=json.dumps(spans),
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             input_fingerprint=input_fingerprint,

@@ -15,18 +15,22 @@ from components.contract.tables import ContractError
 from components.metrics import counter
 
 ROWS_IN, ROWS_OUT, REJECTED, DROPPED, MISSING = "rows in", "rows out", "rejected: ", "dropped: ", "missing: "
+NOTED = "noted: "
+REJECTED_FILE = "rejected.jsonl"
 REJECTS, TALLY = "rejects", "tally"
 KEPT_REJECTS = 1_000  # of each reason; the others are counted
 
 
 def count_batch(rows_in: int, checked: CheckedRows) -> Iterator[tuple[str, int]]:
-    """The counts of one batch: rows in, rows out, rows by the reason why they are not, values that are missing."""
+    """The counts of one batch: rows in, rows out, rows by the reason why they are not, values that are missing,
+    and rows that are unusual."""
     yield ROWS_IN, rows_in
     yield ROWS_OUT, rows_in - len(checked.rejected) - sum(checked.dropped.values())
     for reject in checked.rejected:
         yield REJECTED + rule_of(reject), 1
     yield from ((DROPPED + reason, count) for reason, count in checked.dropped.items())
     yield from ((MISSING + reason, count) for reason, count in checked.missing.items())
+    yield from ((NOTED + reason, count) for reason, count in checked.noted.items())
 
 
 def rule_of(reject: dict[str, Any]) -> str:
@@ -35,7 +39,7 @@ def rule_of(reject: dict[str, Any]) -> str:
 
 
 class Checked(beam.DoFn):
-    """Applies a `check_*` function, with at most one side input.
+    """Applies a `check_*` function, with its side inputs.
 
     Valid rows go to the main output; the rejected ones, and all counts, to side outputs.
     """
@@ -43,8 +47,8 @@ class Checked(beam.DoFn):
     def __init__(self, check: Any) -> None:
         self._check = check
 
-    def process(self, batch: Any, side: Any = None) -> Iterator[Any]:
-        checked: CheckedRows = self._check(batch) if side is None else self._check(batch, side)
+    def process(self, batch: Any, *sides: Any) -> Iterator[Any]:
+        checked: CheckedRows = self._check(batch, *sides)
         if len(next(iter(checked.valid.values()))):
             yield checked.valid
         for reject in checked.rejected:
@@ -55,8 +59,8 @@ class Checked(beam.DoFn):
 
 
 class WriteRowCounts(beam.PTransform):
-    """(rejects, tally) → `FOLDER/TABLE.jsonl` with at most `KEPT_REJECTS` rejected rows of each reason, and a JSON file
-    of the counts."""
+    """(rejects, tally) → `FOLDER/TABLE.jsonl` with at most `KEPT_REJECTS` rejected rows of each reason, the same beside
+    the counts as `REJECTED_FILE`, and a JSON file of the counts."""
 
     def __init__(self, table: str, rejected_folder: str, counts_file: str) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class WriteRowCounts(beam.PTransform):
             | "Rows" >> beam.FlatMap(lambda kept: kept[1])
             | "Together" >> beam.WithKeys(None)
             | "Group" >> beam.GroupByKey()
-            | "WriteRejects" >> beam.Map(_write_rejects, path)
+            | "WriteRejects" >> beam.Map(_write_rejects, (path, _beside(self._counts_file)))
         )
         counted = (
             tally
@@ -88,10 +92,15 @@ def _in_file_order(reject: dict[str, Any]) -> tuple[str, int]:
     return reject["file"], reject["row"]
 
 
-def _write_rejects(group: tuple[None, Iterable[dict[str, Any]]], path: str) -> None:
-    lines = sorted(group[1], key=_in_file_order)
-    with FileSystems.create(path) as handle:
-        handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+def _beside(counts_file: str) -> str:
+    return FileSystems.join(FileSystems.split(counts_file)[0], REJECTED_FILE)
+
+
+def _write_rejects(group: tuple[None, Iterable[dict[str, Any]]], paths: tuple[str, ...]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in sorted(group[1], key=_in_file_order))
+    for path in paths:
+        with FileSystems.create(path) as handle:
+            handle.write(text.encode())
 
 
 def _write_json(values: dict[str, int], path: str) -> None:
@@ -114,15 +123,15 @@ def check_reject_rate(table: str, counts: dict[str, int], max_rejected_fraction:
             commonest reasons.
     """
     rows_in, rows_out = counts.get(ROWS_IN, 0), counts.get(ROWS_OUT, 0)
-    rejected, dropped, missing = (
+    rejected, dropped, missing, noted = (
         {key.removeprefix(prefix): n for key, n in counts.items() if key.startswith(prefix)}
-        for prefix in (REJECTED, DROPPED, MISSING)
+        for prefix in (REJECTED, DROPPED, MISSING, NOTED)
     )
     broken, left_out = sum(rejected.values()), sum(dropped.values())
     if rows_in != rows_out + broken + left_out:
         raise AssertionError(f"table `{table}`: the counts do not add up: {counts}")
     logging.info("table %s: %d rows in, %d used, %d rejected, %d dropped", table, rows_in, rows_out, broken, left_out)
-    for what, reasons in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing)):
+    for what, reasons in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing), ("used", noted)):
         for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]):
             logging.info("table %s: %s: %s: %d rows", table, what, reason, count)
     if rows_in == 0:

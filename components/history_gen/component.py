@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import standard_artifacts
@@ -20,6 +23,7 @@ class HistoryGenSpec(ComponentSpec):
         "new_items": ExecutionParameter(type=int),
         "statistics_spec": ExecutionParameter(type=str),
         "schema": ExecutionParameter(type=str),
+        "spans": ExecutionParameter(type=str),
         "rejected_folder": ExecutionParameter(type=str),
         "max_rejected_fraction": ExecutionParameter(type=float),
         "input_fingerprint": ExecutionParameter(type=str),
@@ -61,6 +65,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
         new_items: int,
         statistics_spec: str,
         schema: str,
+        spans: dict[str, Any],
         rejected_folder: str,
         max_rejected_fraction: float,
         input_fingerprint: str,
@@ -75,6 +80,7 @@ class HistoryGen(base_beam_component.BaseBeamComponent):
             new_items=new_items,
             statistics_spec=statistics_spec,
             schema=schema,
+            spans=json.dumps(spans),
             rejected_folder=rejected_folder,
             max_rejected_fraction=max_rejected_fraction,
             input_fingerprint=input_fingerprint,

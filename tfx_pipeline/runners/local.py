@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import re
@@ -16,9 +18,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.contract.schema import Schema
 from serving.releases import Release
 from tfx_pipeline.settings import Settings
 
+LAST_RUN = "last_run.json"  # what the newest run was, and which release it followed
 _RUNNING = re.compile(r"Component (\S+) is running\.")
 _FINISHED = re.compile(r"Component (\S+) is finished\.")
 _REPORTED = re.compile(r"^(table |content: |baselines: |snapshot of |release: |beam )")
@@ -108,7 +112,9 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
 def run(settings: Settings, data: str, root: str, data_only: bool = False) -> NodeTimes:
     """Runs the pipeline, or with `data_only` its data components alone.
 
-    Nodes whose inputs, settings and code did not change reuse their last result.
+    Nodes whose inputs, settings and code did not change reuse their last result.  A run with the settings and the log
+    of the one before, be it finished or interrupted, follows the same release as that one: it goes on where that ended,
+    and what that released is neither compared with itself nor trained on again.
 
     Raises:
         ConfigError: a backbone is not there.
@@ -122,23 +128,63 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
     from tfx.orchestration import metadata
 
     from components.contract.files import load_schema
-    from serving.releases import ReleaseStore
     from tfx_pipeline.pipeline import RunPaths, create_pipeline
 
     folder, times = Path(root).resolve(), NodeTimes()
     with _only_run(folder):
-        released = _present(ReleaseStore(folder).current())
+        data, schema = str(Path(data).resolve()), load_schema(data)
+        released = _present(followed_release(folder, identity_of(settings, data, schema), data_only))
         if settings.warm_start:
             say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
         run_id = datetime.now(UTC).isoformat()
-        paths = RunPaths(str(Path(data).resolve()), str(folder), released, settings.warm_start, run_id=run_id)
-        pipeline = create_pipeline(settings, paths, load_schema(paths.data), data_only)
+        paths = RunPaths(data, str(folder), released, settings.warm_start, run_id=run_id)
+        pipeline = create_pipeline(settings, paths, schema, data_only)
         pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(paths.metadata)
         with narrated(len(pipeline.components), times, folder / "run.log"):
             tfx.orchestration.LocalDagRunner().run(pipeline)
+        _copy_rejected(paths.metadata, Path(paths.rejected), schema.log)
         if not data_only:
             _copy_report(paths.metadata, Path(paths.report))
     return times
+
+
+def identity_of(settings: Settings, data: str, schema: Schema) -> str:
+    """Digest of what makes two runs the same: their settings, and the files of the log, of `intents` and of `users`."""
+    from components.contract.files import Spans
+    from mim_keras.config import to_mapping
+    from tfx_pipeline.fingerprints import data_fingerprint
+
+    chosen = to_mapping(settings)
+    spans = Spans(**chosen["data"]["spans"])
+    files = data_fingerprint(data, schema, schema.log, "intents", "users", spans=spans)
+    return hashlib.sha256(json.dumps([chosen, data, schema.to_json(), files]).encode()).hexdigest()[:16]
+
+
+def followed_release(root: Path, identity: str, data_only: bool = False) -> Release | None:
+    """The release that a run is compared with, and starts from: the current one, unless the run before was the same.
+
+    Then it is the one that this run followed, even where it has published its own since: a run that is killed behind
+    that point would else train on from its own result.  A release that was promoted or rolled back since counts.
+
+    Args:
+        root: Of the runs.
+        identity: Of `identity_of`.
+        data_only: Whether the run follows none, and leaves no note.
+    """
+    from serving.releases import ReleaseStore
+
+    releases, note = ReleaseStore(root).list(), root / LAST_RUN
+    before = json.loads(note.read_text()) if note.is_file() else {}
+    if before.get("identity") == identity:
+        since = [release for release in releases if release.version > before["follows"]]
+        if len(since) <= 1 and not any(release.restored_from for release in since):
+            return next((release for release in releases if release.version == before["follows"]), None)
+    current = next(iter(releases), None)
+    if not data_only:
+        part = note.with_name(f".{note.name}.part")
+        part.write_text(json.dumps({"identity": identity, "follows": current.version if current else 0}))
+        part.replace(note)
+    return current
 
 
 def _present(release: Release | None) -> Release | None:
@@ -174,6 +220,23 @@ def _only_run(root: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile has the handle, too
+
+
+def _copy_rejected(metadata_file: str, folder: Path, log: str) -> None:
+    """Makes the rejected rows below the root those of the run that has just ended, also of steps that were reused."""
+    from components.contract.counts import REJECTED_FILE
+    from tfx_pipeline.runners.lineage import newest, open_store
+
+    store = open_store(metadata_file)
+    outputs = {"items": ("CatalogueGen", "items"), log: ("ImpressionGen", "impressions")}
+    outputs |= {"intents": ("PairGen", "pairs"), "users": ("HistoryGen", "examples")}
+    for table, (node, output) in outputs.items():
+        made, shown = newest(store, node, output), folder / f"{table}.jsonl"
+        if made is not None and (Path(made.uri) / REJECTED_FILE).is_file():
+            folder.mkdir(exist_ok=True)
+            shutil.copy(Path(made.uri) / REJECTED_FILE, shown)
+        else:
+            shown.unlink(missing_ok=True)
 
 
 def _copy_report(metadata_file: str, page: Path) -> None:
