@@ -112,8 +112,8 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
 def run(settings: Settings, data: str, root: str, data_only: bool = False) -> NodeTimes:
     """Runs the pipeline, or with `data_only` its data components alone.
 
-    Nodes whose inputs, settings and code did not change reuse their last result.  A run with the settings and the log
-    of the one before, be it finished or interrupted, follows the same release as that one: it goes on where that ended,
+    Nodes whose inputs, settings and code did not change reuse their last result.  A run with the settings, the code and
+    the log of the one before, be it finished or interrupted, follows the same release as that one: it goes on where that ended,
     and what that released is neither compared with itself nor trained on again.
 
     Raises:
@@ -149,15 +149,17 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
 
 
 def identity_of(settings: Settings, data: str, schema: Schema) -> str:
-    """Digest of what makes two runs the same: their settings, and the files of the log, of `intents` and of `users`."""
+    """Digest of what makes two runs the same: settings, code, and the files of the log, of `intents` and of `users`."""
     from components.contract.files import Spans
     from mim_keras.config import to_mapping
-    from tfx_pipeline.fingerprints import data_fingerprint
+    from tfx_pipeline.fingerprints import code_fingerprint, data_fingerprint
 
     chosen = to_mapping(settings)
     spans = Spans(**chosen["data"]["spans"])
     files = data_fingerprint(data, schema, schema.log, "intents", "users", spans=spans)
-    return hashlib.sha256(json.dumps([chosen, data, schema.to_json(), files]).encode()).hexdigest()[:16]
+    by_name = (*(f"run_fns.{stage}" for stage in ("pretrain", "csft", "ciubm")), "preprocessing", "evaluation")
+    code = code_fingerprint("tfx_pipeline.pipeline", *(f"tfx_pipeline.{module}" for module in by_name))
+    return hashlib.sha256(json.dumps([chosen, data, schema.to_json(), files, code]).encode()).hexdigest()[:16]
 
 
 def followed_release(root: Path, identity: str, data_only: bool = False) -> Release | None:
