@@ -113,8 +113,8 @@ def run(settings: Settings, data: str, root: str, data_only: bool = False) -> No
     """Runs the pipeline, or with `data_only` its data components alone.
 
     Nodes whose inputs, settings and code did not change reuse their last result.  A run with the settings, the code and
-    the log of the one before, be it finished or interrupted, follows the same release as that one: it goes on where that ended,
-    and what that released is neither compared with itself nor trained on again.
+    the log of the one before, be it finished or interrupted, follows the same release as that one: it goes on where
+    that ended, and what that released is neither compared with itself nor trained on again.
 
     Raises:
         ConfigError: a backbone is not there.
