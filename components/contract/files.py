@@ -33,8 +33,8 @@ class Spans:
     the latest that are there are read, and none can be missing.
 
     Attributes:
-        pattern: Path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
-            Empty: everything is read.
+        pattern: Path of a folder, or of a file without its suffix, below the table's folder, with `{SPAN}` for a date
+            or a number: `{SPAN}`, `day={SPAN}`.  Empty: everything is read.
         window: The latest N spans; 0 for all.
         until: The newest span that is read; empty for the newest that is there.
         missing: `stop` where a date inside the window has no files, or `allow` it.
@@ -72,13 +72,14 @@ class Spans:
             raise ContractError(
                 f"table `{name}`: data.spans.until is {self.until}, and no span is as early; {describe_spans(found)}"
             )
-        read, missing = known[-window:], []
+        read, missing = known[-window:], list[SpanKey]()
         if not is_catalogue and known and all(map(span_date, known)):
             read, missing = _days(known, last, window)
             if missing and self.missing == "stop":
+                days = sorted([*read, *missing])
                 raise ContractError(
-                    f"table `{name}`: {len(missing)} of the {len(read) + len(missing)} days that are read, "
-                    f"{_span_name(read[0])} to {_span_name(read[-1])}, have no files: {_some(missing)}. Deliver them, "
+                    f"table `{name}`: {len(missing)} of the {len(days)} days that are read, "
+                    f"{_span_name(days[0])} to {_span_name(days[-1])}, have no files: {_some(missing)}. Deliver them, "
                     "or set data.spans.missing: allow, which reads the other days and counts these"
                 )
         return SpanFiles({span: found[span] for span in read}, [_span_name(span) for span in missing])
@@ -138,7 +139,9 @@ def describe_spans(spans: Iterable[SpanKey]) -> str:
 
 
 def _by_span(name: str, pattern: str, files: Iterable[FileMetadata]) -> dict[SpanKey, list[FileMetadata]]:
-    expression = re.compile("".join(_expression(part) for part in _parts(pattern)))
+    below = pattern.removesuffix("/")  # a folder, or a file of that name
+    ends = "[/.]" if below != pattern else ""
+    expression = re.compile("".join(_expression(part) for part in _parts(below)) + ends)
     found: dict[SpanKey, list[FileMetadata]] = {}
     outside = []
     for meta in files:
@@ -162,7 +165,7 @@ def _days(known: list[SpanKey], last: SpanKey, window: int) -> tuple[list[SpanKe
     end = span_date(last) or max(dates)
     begin = max(min(dates), end - timedelta(days=window - 1)) if window else min(dates)
     days = [begin + timedelta(days=n) for n in range((end - begin).days + 1)]
-    missing = [(day.year, day.month, day.day) for day in days if day not in dates]
+    missing: list[SpanKey] = [(day.year, day.month, day.day) for day in days if day not in dates]
     return [dates[day] for day in days if day in dates], missing
 
 

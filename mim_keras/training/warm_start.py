@@ -76,10 +76,10 @@ def load_weights(
     before, now = json.loads((folder / INPUTS).read_text()), list(inputs)
     if before != now:
         place = next(n for n, pair in enumerate(itertools.zip_longest(before, now)) if len(set(pair)) > 1)
-        received, expected = (", ".join(names[place : place + 3]) or "none" for names in (now, before))
+        found, wanted = (", ".join(names[place : place + 3]) or "none" for names in (now, before))
         raise ConfigError(
             "a warm start needs the features and labels of the last ranker in the same order; received "
-            f"{received} where it has {expected}. "
+            f"{found} where it has {wanted}. "
             "Undo the change in shop.yaml or the settings, or train once without warm_start."
         )
     previous_keys: dict[str, list[str]] = json.loads((folder / KEYS).read_text())

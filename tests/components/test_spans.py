@@ -104,6 +104,25 @@ def test_the_days_of_a_window(tmp_path: Path) -> None:
         spans_read(tmp_path, until="2026-01-02")
 
 
+def test_daily_files(tmp_path: Path) -> None:
+    (tmp_path / "impressions").mkdir()
+    for day in range(3):
+        pq.write_table(pa.Table.from_pylist([row(day, 0)]), tmp_path / f"impressions/log-2026-01-0{day + 1}.parquet")
+    found = find_table(str(tmp_path), "impressions", spans=Spans("log-{SPAN}", 2))
+    assert [path[-10:-8] for path in found] == ["02", "03"]
+    pq.write_table(pa.Table.from_pylist([row(0, 0)]), tmp_path / "impressions/log-2026-01-02-late.parquet")
+    with pytest.raises(ContractError, match=r"log-2026-01-02-late.parquet lies in no span"):
+        find_table(str(tmp_path), "impressions", spans=Spans("log-{SPAN}", 2))
+
+
+def test_a_window_without_any_of_its_days(tmp_path: Path) -> None:
+    deliver(tmp_path, 0, [{"query_text": "a", "item_id": "i0", "timestamp": FIRST * DAY}], "intents")
+    late = Spans("{SPAN}", 2, "2026-01-05")
+    with pytest.raises(ContractError, match="2 of the 2 days that are read, 2026-01-04 to 2026-01-05, have no files"):
+        find_table(str(tmp_path), "intents", spans=late)
+    assert find_table(str(tmp_path), "intents", spans=Spans("{SPAN}", 2, "2026-01-05", "allow")) == []
+
+
 def test_deliveries_by_number_have_no_gaps(tmp_path: Path) -> None:
     for number in (8, 9, 12):
         folder = tmp_path / f"impressions/{number}"
