@@ -97,7 +97,7 @@ def catalogue(folder: Path) -> float:
     common = {"data": str(folder / "data"), "rejected_folder": str(folder / "rejected"), "max_rejected_fraction": 0.0}
     from components.contract.schema import Schema
 
-    common["schema"] = Schema().to_json()
+    common |= {"schema": Schema().to_json(), "spans": "{}"}
     seconds: float = run_component(Executor, {}, {"items": folder / "items"}, common)[1]
     return seconds
 

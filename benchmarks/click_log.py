@@ -82,10 +82,11 @@ def impressions_of(data: Path, out: Path) -> tuple[Any, Any, dict[str, Any], flo
         "rejected_folder": str(out / "rejected"),
         "max_rejected_fraction": 0.01,
         "schema": Schema().to_json(),
+        "spans": "{}",
     }
     items, _ = run_component(Catalogue, {}, {"items": out / "items"}, common)
     split = '{"by": "time", "fractions": [0.8, 0.1, 0.1], "new_items": 0}'
-    properties = {**common, "spans": "{}", "split": split}
+    properties = {**common, "split": split}
     outputs = {"impressions": out / "impressions"}
     impressions, seconds = run_component(Impressions, {"items": items}, outputs, properties)
     return items, impressions, common, seconds

@@ -80,6 +80,7 @@ def history_on_flink(folder: Path, parallelism: int, heap: str) -> dict[str, Any
         "rejected_folder": str(folder / "rejected"),
         "max_rejected_fraction": 0.0,
         "schema": Schema().to_json(),
+        "spans": "{}",
     }
     properties = {**common, "history_length": 50, "cold_max_clicks": 5, "new_items": 0, "statistics_spec": ""}
     memory = PeakMemory()

@@ -43,7 +43,7 @@ def read_rows(root: Path, min_count: int, history_length: int) -> tuple[Catalogu
     Raises:
         FileNotFoundError: nothing was run there.
     """
-    store = open_store(str(root / "metadata.sqlite"))
+    store = open_store(root)
     made = [newest(store, node, output) for node, output in (("CatalogueGen", "items"), ("HistoryGen", "examples"))]
     if None in made:
         raise FileNotFoundError(f"{root} holds no ranking examples; run `mim ablate` there first")

@@ -85,6 +85,7 @@ class TableReader(Component):
     Attributes:
         data: Folder that meets the contract.
         schema: JSON of `Schema`.
+        spans: Settings of `Spans`: which days are read.
         rejected_folder: Where rows go that break the contract, where they stop the run.
         max_rejected_fraction: A larger share of rejected rows of one table stops the run.
         input_fingerprint: Of the tables that it reads; another one makes the component run again.
@@ -92,6 +93,7 @@ class TableReader(Component):
 
     data: Parameter[str]
     schema: Parameter[str]
+    spans: Parameter[dict[str, Any]]
     rejected_folder: Parameter[str]
     max_rejected_fraction: Parameter[float]
     input_fingerprint: Parameter[str]

@@ -7,7 +7,6 @@ TensorFlow.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tfx_pipeline.backfill import backfill
 from tfx_pipeline.center_commands import center
 from tfx_pipeline.connection import connection_options
 from tfx_pipeline.data_commands import check, init
@@ -115,6 +115,7 @@ def import_movielens(source: Path, folder: Path) -> None:
         click.echo(f"{what}: {count:,}", err=True)
 
 
+main.add_command(backfill)
 main.add_command(init)
 main.add_command(check)
 
@@ -156,26 +157,13 @@ def run(
     BEAM_FLAGS, behind a `--`, say where Beam's work is done: `-- --runner=FlinkRunner --parallelism=8`, say.
     They come after the settings' beam_args.
     """
-    from tfx_pipeline.settings import Settings
-
-    settings = Settings.load(config, overrides)
-    from tfx_pipeline.auto_settings import DataCounts, describe
-    from tfx_pipeline.data_commands import preview
-    from tfx_pipeline.runners import local
-
-    found = preview(data, settings, rows=20_000)
-    click.echo(found.text, err=True)
-    if found.problems:
-        raise click.exceptions.Exit(1)
-    if Settings.is_auto(config):
-        counts = DataCounts.of_preview(found)
-        settings = Settings.load(config, overrides, counts)
-        click.echo(describe(counts, settings), err=True)
-    settings = dataclasses.replace(settings, beam_args=(*settings.beam_args, *beam_flags))
-    times = local.run(settings, data, root)
     from serving.storage import as_path
+    from tfx_pipeline.backfill import check_and_run
     from tfx_pipeline.runners.newest import newest_metrics
 
+    times = check_and_run(config, overrides, data, root, beam_flags)
+    if times is None:
+        raise click.exceptions.Exit(1)
     if not newest_metrics(root)["released"]:
         click.echo(
             "not released: what is served does not change (`mim metrics` and the report say why)",

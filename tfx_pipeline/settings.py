@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -23,6 +24,7 @@ from mim_keras.config import (
     from_mapping,
     require,
 )
+from mim_keras.config.mapping import require_choices
 from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -49,15 +51,25 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class SpanConfig:
-    """Which folders of `impressions` and `intents` are read, where each day or each delivery has its own."""
+    """Which folders of the log and of `intents` are read, where each day or each delivery has its own."""
 
     pattern: str = ""  # below the table's folder, {SPAN} a date or a number: "{SPAN}", "day={SPAN}"; empty: everything
-    window: int = 0  # the latest N of these, or of the {SPAN}s in shop.yaml; 0: all
+    window: int = 0  # the latest N days or deliveries of these, or of the {SPAN}s in shop.yaml; 0: all
+    until: str = ""  # the newest day or delivery that is read; empty: the newest that is there
+    missing: Literal["stop", "allow"] = (
+        "stop"  # a day inside the window that has no files: stop, or allow it and count it
+    )
+    # of items and users, where they lie in such folders: all, of which later rows replace earlier ones; or the latest
+    # alone, which holds the whole table
+    catalogue: Literal["all", "latest"] = "all"
 
     def __post_init__(self) -> None:
         ok = not self.pattern or self.pattern.count("{SPAN}") == 1
         require(ok, "data.spans.pattern holds {SPAN} once", self.pattern, 'e.g. "day={SPAN}"')
         require(self.window >= 0, "data.spans.window is 0 or more", self.window, "0 reads all spans.")
+        ok = not self.until or re.fullmatch(r"\d[\d-]*", self.until) is not None
+        require(ok, "data.spans.until is a date or a number", self.until, "e.g. 2026-01-31")
+        require_choices(self, "data.spans.")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from tfx.types import artifact_utils
 from components.columns import hash_buckets, take
 from components.contract import counts
 from components.contract.checks import CheckedRows, ValidRows, check_items
-from components.contract.files import find_table
+from components.contract.files import Spans, find_table
 from components.contract.image_files import ImageFiles
 from components.contract.repeated import RepeatedIds
 from components.contract.schema import Schema
@@ -43,7 +44,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["items"])
         declare_splits(artifact, SPLITS)
         schema = Schema.from_json(exec_properties["schema"])
-        files = find_table(data, "items", schema.items)
+        spans = Spans(**json.loads(exec_properties["spans"]))
+        files = find_table(data, "items", schema.items, spans)
         repeated = RepeatedIds(files, "items", "item_id", schema.items, schema.policies)
         pipeline = self._make_beam_pipeline()
         checked = (

@@ -50,6 +50,8 @@ FIXES = {
 }
 
 
+REPEATED = "the row repeats another one"
+INTENT_COLUMNS = ("query_item_id", "query_image", "query_text", "item_id", "signal", "timestamp")
 UNREADABLE_EMBEDDING = "is not an embedding of"
 
 
@@ -61,12 +63,14 @@ class CheckedRows(NamedTuple):
         rejected: A record for each row that breaks it: file, row, column, value, reason, fix.
         dropped: How many rows a policy drops, by reason.
         missing: How many optional values cannot be read, by reason.
+        noted: How many rows are unusual, and used all the same, by reason.
     """
 
     valid: ValidRows
     rejected: RejectedRows
     dropped: Counter[str]
     missing: Counter[str]
+    noted: Counter[str]
 
 
 class RowChecker:
@@ -303,7 +307,7 @@ class RowChecker:
             {"file": self._batch.file, "row": int(self._batch.rows[i]), **self._rejected[i]}
             for i in sorted(self._rejected)
         ]
-        return CheckedRows(valid, rejected, self._dropped, self._missing)
+        return CheckedRows(valid, rejected, self._dropped, self._missing, Counter())
 
 
 def check_items(
@@ -357,11 +361,19 @@ def check_impressions(batch: TableBatch, table: Table, policies: Policies, known
     return rows.result(columns | {"sequence": sequence, **rows.features("impressions")})
 
 
-def check_intents(batch: TableBatch, table: Table, policies: Policies, known_items: Collection[str]) -> CheckedRows:
-    """Rows of `intents`: some query, the item it led to, the signal."""
+def check_intents(
+    batch: TableBatch,
+    table: Table,
+    policies: Policies,
+    known_items: Collection[str],
+    repeated: Collection[tuple[str, int]] = (),
+) -> CheckedRows:
+    """Rows of `intents`: some query, the item it led to, the signal; without those in `repeated`, (file, row)."""
     if policies.unknown_items == "keep":  # a pair needs the content of its item
         policies = replace(policies, unknown_items="drop")
     rows = RowChecker(batch, table)
+    if repeated:
+        rows.drop(np.array([(batch.file, int(row)) in repeated for row in batch.rows], bool), REPEATED)
     item, query_item = rows.ids("item_id"), rows.ids("query_item_id", required=False)
     timestamp = rows.times("timestamp") // MICROS
     text = rows.text("query_text")

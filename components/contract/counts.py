@@ -17,19 +17,22 @@ from components.metrics import counter
 from serving.storage import as_path, write_text
 
 ROWS_IN, ROWS_OUT, REJECTED, DROPPED, MISSING = "rows in", "rows out", "rejected: ", "dropped: ", "missing: "
+NOTED = "noted: "
 REJECTS, TALLY = "rejects", "tally"
 REJECTED_FOLDER, COUNTS_FILE = "rejected", "counts.json"  # in an artifact
 KEPT_REJECTS = 1_000  # of each reason; the others are counted
 
 
 def count_batch(rows_in: int, checked: CheckedRows) -> Iterator[tuple[str, int]]:
-    """The counts of one batch: rows in, rows out, rows by the reason why they are not, values that are missing."""
+    """The counts of one batch: rows in, rows out, rows by the reason why they are not, values that are missing,
+    and rows that are unusual."""
     yield ROWS_IN, rows_in
     yield ROWS_OUT, rows_in - len(checked.rejected) - sum(checked.dropped.values())
     for reject in checked.rejected:
         yield REJECTED + rule_of(reject), 1
     yield from ((DROPPED + reason, count) for reason, count in checked.dropped.items())
     yield from ((MISSING + reason, count) for reason, count in checked.missing.items())
+    yield from ((NOTED + reason, count) for reason, count in checked.noted.items())
 
 
 def rule_of(reject: dict[str, Any]) -> str:
@@ -38,7 +41,7 @@ def rule_of(reject: dict[str, Any]) -> str:
 
 
 class Checked(beam.DoFn):
-    """Applies a `check_*` function, with at most one side input.
+    """Applies a `check_*` function, with its side inputs.
 
     Valid rows go to the main output; the rejected ones, and all counts, to side outputs.
     """
@@ -46,8 +49,8 @@ class Checked(beam.DoFn):
     def __init__(self, check: Any) -> None:
         self._check = check
 
-    def process(self, batch: Any, side: Any = None) -> Iterator[Any]:
-        checked: CheckedRows = self._check(batch) if side is None else self._check(batch, side)
+    def process(self, batch: Any, *sides: Any) -> Iterator[Any]:
+        checked: CheckedRows = self._check(batch, *sides)
         if len(next(iter(checked.valid.values()))):
             yield checked.valid
         for reject in checked.rejected:
@@ -116,15 +119,15 @@ def check_counts(table: str, folder: str, exec_properties: dict[str, Any]) -> di
     with FileSystems.open(f"{folder}/{COUNTS_FILE}") as handle:
         counts: dict[str, int] = json.loads(handle.read())
     rows_in, rows_out = counts.get(ROWS_IN, 0), counts.get(ROWS_OUT, 0)
-    rejected, dropped, missing = (
+    rejected, dropped, missing, noted = (
         {key.removeprefix(prefix): n for key, n in counts.items() if key.startswith(prefix)}
-        for prefix in (REJECTED, DROPPED, MISSING)
+        for prefix in (REJECTED, DROPPED, MISSING, NOTED)
     )
     broken, left_out = sum(rejected.values()), sum(dropped.values())
     if rows_in != rows_out + broken + left_out:
         raise AssertionError(f"table `{table}`: the counts do not add up: {counts}")
     logging.info("table %s: %d rows in, %d used, %d rejected, %d dropped", table, rows_in, rows_out, broken, left_out)
-    for what, reasons in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing)):
+    for what, reasons in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing), ("used", noted)):
         for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]):
             logging.info("table %s: %s: %s: %d rows", table, what, reason, count)
     if rows_in == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 from apache_beam.io.filesystem import FileMetadata
@@ -16,6 +17,9 @@ from mim_keras.config import ConfigError
 
 SUFFIXES = tuple(kind + packed for kind in PLAIN for packed in PACKED if not (packed and kind == ".parquet"))
 FOUND = tuple(suffix for suffix in SUFFIXES if not suffix.startswith(".txt"))  # without being named in `files`
+CATALOGUE, LOGS = ("items", "users"), ("impressions", "events")
+EPOCH = date(1970, 1, 1)
+SpanKey = tuple[int, ...]
 _SPAN_PATTERN = r"(?P<span>\d[\d-]*)"
 _GLOB_PATTERNS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_PATTERN}
 
@@ -24,17 +28,28 @@ _GLOB_PATTERNS = {"**": ".*", "*": "[^/]*", "?": "[^/]", SPAN: _SPAN_PATTERN}
 class Spans:
     """Which folders of a table that grows are read.
 
+    A span is a date (`2026-01-31`, `2026-1-31`, `20260131`), or another number, or numbers joined by `-`.  Dates have a
+    calendar: a window of seven are the seven days up to the newest, and a day without files is missing.  Of other spans
+    the latest that are there are read, and none can be missing.
+
     Attributes:
-        pattern: Path below the table's folder, with `{SPAN}` for a date or a number: `{SPAN}`, `day={SPAN}`.
-            Empty: everything is read.
+        pattern: Path of a folder, or of a file without its suffix, below the table's folder, with `{SPAN}` for a date
+            or a number: `{SPAN}`, `day={SPAN}`.  Empty: everything is read.
         window: The latest N spans; 0 for all.
+        until: The newest span that is read; empty for the newest that is there.
+        missing: `stop` where a date inside the window has no files, or `allow` it.
+        catalogue: Of `items` and `users`, where they lie in spans: `all` spans, of which later rows replace earlier
+            ones, or the `latest` alone, which is the whole table.
     """
 
     pattern: str = ""
     window: int = 0
+    until: str = ""
+    missing: str = "stop"
+    catalogue: str = "all"
 
-    def latest(self, name: str, pattern: str, files: Iterable[FileMetadata]) -> list[FileMetadata]:
-        """Those of `files` that lie in the latest spans.
+    def read(self, name: str, pattern: str, files: Iterable[FileMetadata]) -> SpanFiles:
+        """Those of `files` that lie in the spans to read.
 
         Args:
             name: Name of the table.
@@ -42,20 +57,125 @@ class Spans:
             files: Files of the table.
 
         Raises:
-            ContractError: a file lies in none.
+            ContractError: a file lies in none; there is no span `until`; a date inside the window is missing.
         """
-        expression = re.compile("".join(_expression(part) for part in _parts(pattern)))
-        found: dict[tuple[int, ...], list[FileMetadata]] = {}
-        for meta in files:
-            matched = expression.match(meta.path)
-            if matched is None:
+        found = _by_span(name, pattern, files)
+        is_catalogue = name in CATALOGUE
+        window = (1 if self.catalogue == "latest" else 0) if is_catalogue else self.window
+        last = span_key(self.until) if self.until else max(found, default=())
+        if found and last not in found and name in LOGS:
+            raise ContractError(
+                f"table `{name}`: data.spans.until is {self.until}, and there is no such span; {describe_spans(found)}"
+            )
+        known = sorted(span for span in found if span <= last)
+        if found and not known:
+            raise ContractError(
+                f"table `{name}`: data.spans.until is {self.until}, and no span is as early; {describe_spans(found)}"
+            )
+        read, missing = known[-window:], list[SpanKey]()
+        if not is_catalogue and known and all(map(span_date, known)):
+            read, missing = _days(known, last, window)
+            if missing and self.missing == "stop":
+                days = sorted([*read, *missing])
                 raise ContractError(
-                    f"table `{name}`: {meta.path} lies in no span; it should be like {pattern}, with a date or a "
-                    "number for {SPAN}. Move the file, or mend data.spans.pattern"
+                    f"table `{name}`: {len(missing)} of the {len(days)} days that are read, "
+                    f"{_span_name(days[0])} to {_span_name(days[-1])}, have no files: {_some(missing)}. Deliver them, "
+                    "or set data.spans.missing: allow, which reads the other days and counts these"
                 )
-            # 2026-9-30 comes before 2026-10-1
-            found.setdefault(tuple(int(part) for part in matched["span"].split("-") if part), []).append(meta)
-        return [meta for span in sorted(found)[-self.window :] for meta in found[span]]
+        return SpanFiles({span: found[span] for span in read}, [_span_name(span) for span in missing])
+
+
+@dataclass(frozen=True)
+class SpanFiles:
+    """The files of the spans that are read, in order; and the days between them that have none."""
+
+    files: dict[SpanKey, list[FileMetadata]]
+    missing: list[str]
+
+    @property
+    def flat(self) -> list[FileMetadata]:
+        """All files."""
+        return [meta for files in self.files.values() for meta in files]
+
+    def days(self) -> dict[str, int]:
+        """Path of each file → days from 1970 to the date of its span; without the files whose span is no date."""
+        dated = {span: day for span in self.files if (day := span_date(span)) is not None}
+        return {meta.path: (day - EPOCH).days for span, day in dated.items() for meta in self.files[span]}
+
+    def counts(self) -> dict[str, int]:
+        """For the account of the table: how many spans were read, and how many days have no files."""
+        return {"spans read": len(self.files), "spans missing": len(self.missing)}
+
+
+def span_key(text: str) -> SpanKey:
+    """The numbers of a span, by which spans are ordered: 2026-9-30 comes before 2026-10-1.
+
+    Raises:
+        ContractError: it is neither a date nor a number.
+    """
+    if not re.fullmatch(r"\d[\d-]*", text):
+        raise ContractError(f"a span is a date or a number, e.g. 2026-01-31; received {text!r}")
+    key = tuple(int(part) for part in text.split("-") if part)
+    if len(text) == 8 and text.isdigit():
+        dated = (int(text[:4]), int(text[4:6]), int(text[6:]))
+        return dated if span_date(dated) else key
+    return key
+
+
+def span_date(span: SpanKey) -> date | None:
+    """The date that a span is, or None."""
+    try:
+        return date(*span) if len(span) == 3 and 1970 <= span[0] < 2100 else None
+    except ValueError:
+        return None
+
+
+def describe_spans(spans: Iterable[SpanKey]) -> str:
+    """What is there, for messages."""
+    found = sorted(spans)
+    if not found:
+        return "there is none"
+    return f"there are {len(found)}, {_span_name(found[0])} to {_span_name(found[-1])}"
+
+
+def _by_span(name: str, pattern: str, files: Iterable[FileMetadata]) -> dict[SpanKey, list[FileMetadata]]:
+    below = pattern.removesuffix("/")  # a folder, or a file of that name
+    ends = "[/.]" if below != pattern else ""
+    expression = re.compile("".join(_expression(part) for part in _parts(below)) + ends)
+    found: dict[SpanKey, list[FileMetadata]] = {}
+    outside = []
+    for meta in files:
+        matched = expression.match(meta.path)
+        if matched is None:
+            outside.append(meta)
+        else:
+            found.setdefault(span_key(matched["span"]), []).append(meta)
+    if outside and (found or name not in CATALOGUE):
+        raise ContractError(
+            f"table `{name}`: {outside[0].path} lies in no span; it should be like {pattern}, with a date or a "
+            "number for {SPAN}. Move the file, or mend data.spans.pattern"
+        )
+    return {**found, **({(): outside} if outside else {})}
+
+
+def _days(known: list[SpanKey], last: SpanKey, window: int) -> tuple[list[SpanKey], list[SpanKey]]:
+    """Of the dates `known`, ascending, those in the window of days up to `last`; and the days in it that are not known.
+    Days before the first known one are not missing: the log begins there."""
+    dates = {day: span for span in known if (day := span_date(span)) is not None}
+    end = span_date(last) or max(dates)
+    begin = max(min(dates), end - timedelta(days=window - 1)) if window else min(dates)
+    days = [begin + timedelta(days=n) for n in range((end - begin).days + 1)]
+    missing: list[SpanKey] = [(day.year, day.month, day.day) for day in days if day not in dates]
+    return [dates[day] for day in days if day in dates], missing
+
+
+def _span_name(span: SpanKey) -> str:
+    day = span_date(span)
+    return day.isoformat() if day else "-".join(map(str, span))
+
+
+def _some(spans: list[SpanKey]) -> str:
+    return ", ".join(map(_span_name, spans[:5])) + (" …" if len(spans) > 5 else "")
 
 
 def _expression(part: str) -> str:
@@ -87,21 +207,45 @@ def table_files(data: str, name: str, table: Table | None = None, spans: Spans =
     """Whatever makes up table `name` in folder `data`.
 
     That is what `files` of its schema says; without, `name.SUFFIX`, and the files in the folder `name`, however deep,
-    of the latest spans.  Files and folders whose names begin with `_` or `.` are no data: other programs keep their
+    of the spans to read.  Files and folders whose names begin with `_` or `.` are no data: other programs keep their
     notes there.
     """
+    if table is not None and table.files and (literal := _literal(resolve(data, table.files))):
+        return literal  # a name may hold what looks like a glob
+    others, pattern, inside = _located(data, name, table, spans)
+    return others + (spans.read(name, pattern, inside).flat if pattern else inside)
+
+
+def span_files(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> SpanFiles | None:
+    """The spans of table `name` that are read; None where it does not lie in spans.
+
+    Raises:
+        ContractError: as `Spans.read`.
+    """
+    _, pattern, inside = _located(data, name, table, spans)
+    return spans.read(name, pattern, inside) if pattern and inside else None
+
+
+def _located(
+    data: str, name: str, table: Table | None, spans: Spans
+) -> tuple[list[FileMetadata], str, list[FileMetadata]]:
+    """Files of a table that lie in no span; the pattern of its spans, "" for none; the files that should lie in one."""
     if table is not None and table.files:
-        if literal := _literal(resolve(data, table.files)):  # a name may hold what looks like a glob
-            return literal
         glob = resolve(escape_glob(data), table.files)
-        found = [meta for meta in match_files([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
-        return spans.latest(name, glob, found) if SPAN in glob else found
-    folder, escaped = FileSystems.join(data, name), FileSystems.join(escape_glob(data), name)
-    found = [meta for suffix in FOUND for meta in match_files([escaped + suffix])]
-    inside = match_files([FileSystems.join(escaped, "**" + suffix) for suffix in FOUND])
-    inside = [meta for meta in inside if not _hidden(meta, folder)]
-    pattern = FileSystems.join(folder, spans.pattern) + "/"
-    return found + (spans.latest(name, pattern, inside) if spans.pattern else inside)
+        inside = [meta for meta in match_files([glob.replace(SPAN, "*")]) if not _hidden(meta, glob)]
+        others, pattern = [], glob if SPAN in glob else ""
+    else:
+        folder, escaped = FileSystems.join(data, name), FileSystems.join(escape_glob(data), name)
+        others = [meta for suffix in FOUND for meta in match_files([escaped + suffix])]
+        inside = match_files([FileSystems.join(escaped, "**" + suffix) for suffix in FOUND])
+        inside = [meta for meta in inside if not _hidden(meta, folder)]
+        pattern = FileSystems.join(folder, spans.pattern) + "/" if spans.pattern else ""
+    if spans.until and name in LOGS and (others or inside) and (others or not pattern):
+        raise ContractError(
+            f"table `{name}`: data.spans.until is {spans.until}, and {(others or inside)[0].path} lies in no span, so "
+            "that nothing says what was there by then. Give each day a folder of its own, and data.spans.pattern"
+        )
+    return others, pattern, inside
 
 
 def find_table(data: str, name: str, table: Table | None = None, spans: Spans = ALL_SPANS) -> list[str]:

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 
 from components.columns import Columns, concatenate, lists_to_matrix, take
 from components.contract import checks
-from components.contract.checks import UNREADABLE_EMBEDDING, CheckedRows
+from components.contract.checks import REPEATED, UNREADABLE_EMBEDDING, CheckedRows
 from components.contract.counts import rule_of
 from components.contract.events import check_events, impressions_of_users
 from components.contract.files import ALL_SPANS, Spans, find_table, load_schema
 from components.contract.image_files import ImageFiles
+from components.contract.repeated import merge_repeated
 from components.contract.schema import Schema, Table
 from components.contract.tables import ContractError, TableBatch, read_file
 from components.contract.values import always_clicked, parse_ids
@@ -116,7 +117,7 @@ def preview_folder(
         return Preview(data, Schema(), problems=[str(error)])
     found = Preview(data, schema)
     try:
-        items, known = _items(data, schema, rows)
+        items, known = _items(data, schema, spans, rows)
         found.tables["items"] = items
         found.lines += _item_lines(items, schema)
         log = _log(data, schema, known, spans, rows)
@@ -124,7 +125,7 @@ def preview_folder(
         found.lines += _table_lines(log)
         _find_problems_of_log(found, log, split_by, fractions)
         for name in ("intents", "users"):
-            if files := find_table(data, name, schema.table(name)):
+            if files := find_table(data, name, schema.table(name), spans):
                 table = _other(name, files, schema, known, rows)
                 found.tables[name] = table
                 found.lines += _table_lines(table)
@@ -137,8 +138,8 @@ def preview_folder(
     return found
 
 
-def _items(data: str, schema: Schema, rows: int) -> tuple[TablePreview, set[str]]:
-    files = find_table(data, "items", schema.items)
+def _items(data: str, schema: Schema, spans: Spans, rows: int) -> tuple[TablePreview, set[str]]:
+    files = find_table(data, "items", schema.items, spans)
     images = ImageFiles(data, schema.images)
     preview = TablePreview("items", files, total=_total(files))
     parts: list[CheckedRows] = []
@@ -186,6 +187,9 @@ def _log(data: str, schema: Schema, known: set[str], spans: Spans, rows: int) ->
     batches = _limited(preview, _batches(files, name, table), rows)
     if schema.events is None:
         _add(preview, [checks.check_impressions(b, schema.impressions, schema.policies, known) for b in batches])
+        if preview.used and schema.policies.repeated_rows == "drop":
+            preview.valid, repeated = merge_repeated(preview.valid, schema.labels)
+            preview.dropped.update({REPEATED: repeated} if repeated else {})
         return preview
     _add(preview, [check_events(b, schema.events, schema.policies, known) for b in batches])
     if preview.used:

@@ -356,11 +356,14 @@ class Policies:
             item without content and attributes, and used for no pair; or rejected as broken.
         repeated_ids: Of several rows with one id in `items` or `users`, the latest (by file, then row) is kept, or the
             first, and the others are dropped and counted; or all but the first are rejected.
+        repeated_rows: An impression that agrees with another one in all but its labels is dropped and counted, and the
+            other one has the labels of both; or both are kept. Events that repeat another one are always dropped.
         ingestion_lag_seconds: How long a click takes until the shop's histories hold it.
     """
 
     unknown_items: Literal["drop", "keep", "reject"] = "drop"
     repeated_ids: Literal["latest", "first", "reject"] = "latest"
+    repeated_rows: Literal["drop", "keep"] = "drop"
     ingestion_lag_seconds: int = 0
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.columns import Columns, take
 from components.contract import counts
 from components.contract.checks import CheckedRows, check_users
-from components.contract.files import find_table
+from components.contract.files import Spans, find_table
 from components.contract.repeated import RepeatedIds
 from components.contract.schema import Schema
 from components.contract.tables import ReadTable, TableBatch
@@ -113,7 +113,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     def _users(
         self, pipeline: beam.Pipeline, schema: Schema, exec_properties: dict[str, Any], folder: str
     ) -> beam.PCollection[Columns]:
-        files = find_table(exec_properties["data"], "users", schema.users)
+        spans = Spans(**json.loads(exec_properties["spans"]))
+        files = find_table(exec_properties["data"], "users", schema.users, spans)
         if not files:
             raise counts.ContractError(
                 f"users.columns names {', '.join(schema.users.columns)}, but {exec_properties['data']} holds no table "

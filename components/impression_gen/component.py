@@ -16,7 +16,6 @@ class ImpressionGen(TableReader, executor=Executor):
     Args:
         items: The catalogue; an impression of an item it lacks is rejected.
         schema: Where it has `events`, these are joined (`components.contract.events`).
-        spans: Settings of `Spans`.
         split: `by`, which is `time` (one boundary for all: no valid row is earlier than a train row) or `user` (each
             user's own first, next and last rows); `fractions`, the shares of rows for train, valid and test; and
             `new_items`: one item in so many is launched only with the test, its earlier rows are held back; 0 for none.
@@ -26,6 +25,5 @@ class ImpressionGen(TableReader, executor=Executor):
     """
 
     items: InputArtifact[standard_artifacts.Examples]
-    spans: Parameter[dict[str, Any]]
     split: Parameter[dict[str, Any]]
     impressions: OutputArtifact[standard_artifacts.Examples]

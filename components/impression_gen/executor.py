@@ -8,6 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
@@ -16,11 +17,13 @@ from components import splits
 from components.catalogue_gen.executor import SPLITS as CATALOGUE_SPLITS
 from components.columns import Columns, concatenate, take
 from components.contract import counts
-from components.contract.checks import CheckedRows, check_impressions
+from components.contract.checks import REPEATED, CheckedRows, check_impressions
 from components.contract.events import check_events, impressions_of_users
-from components.contract.files import Spans, find_files
+from components.contract.files import Spans, find_files, span_files
+from components.contract.repeated import merge_repeated
 from components.contract.schema import EventTable, Schema
 from components.contract.tables import ContractError, ReadTable, TableBatch
+from components.contract.values import MICROS
 from components.examples import (
     SPLITS,
     KeyByBucket,
@@ -38,7 +41,8 @@ from components.storage import on_local_disk
 
 HELD_BACK = "rows held back: the item is launched with the test"
 ROWS_OF_SPLIT = "rows of split "
-TEST = SPLITS.index("test")
+LATE, EARLY = "of a date before that of the span", "of a date after that of the span"
+TEST, DAY = SPLITS.index("test"), 86_400
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -63,12 +67,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         pipeline = self._make_beam_pipeline()
         known_items = pipeline | "KnownItems" >> ReadItemIds(catalogue)
         files = find_files(exec_properties["data"], log, schema.table(log), spans)
+        read = span_files(exec_properties["data"], log, schema.table(log), spans)
         buckets = user_buckets(files)
         checked = (
             pipeline
             | ReadTable([meta.path for meta in files], log, schema.table(log))
             | "Check"
-            >> beam.ParDo(counts.Checked(_Check(schema)), known_items).with_outputs(
+            >> beam.ParDo(counts.Checked(_Check(schema, read.days() if read else {})), known_items).with_outputs(
                 counts.REJECTS, counts.TALLY, main="valid"
             )
         )
@@ -82,6 +87,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
             valid = joined["valid"]
             tally_parts.append(joined[counts.TALLY])
+        elif schema.policies.repeated_rows == "drop":
+            merged = (
+                valid
+                | "RowsByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
+                | "GroupRows" >> beam.GroupByKey()
+                | "MergeRepeated" >> beam.ParDo(_MergeRepeated(schema.labels)).with_outputs(counts.TALLY, main="valid")
+            )
+            valid = merged["valid"]
+            tally_parts.append(merged[counts.TALLY])
         row_counts = tally_parts | "AllCounts" >> beam.Flatten()
         (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, artifact.uri)
         placed = valid | "Split" >> _Split(split["by"], fractions, buckets)
@@ -90,7 +104,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             encoded[name] | f"Write[{name}]" >> WriteExamples(artifact, name)
         counted = finish(pipeline, "ImpressionGen", artifact)
         close_splits(artifact)
-        tally = counts.check_counts(log, artifact.uri, exec_properties)
+        tally = counts.check_counts(log, artifact.uri, exec_properties) | (read.counts() if read else {})
+        if read and read.missing:
+            logging.warning("table %s: %d days have no files: %s", log, len(read.missing), ", ".join(read.missing))
         if empty := [name for name in SPLITS if not counted.get(ROWS_OF_SPLIT + name)]:
             raise ContractError(
                 f"table `{log}`: no row is left for {' and '.join(empty)}, with data.split.by: {split['by']} and "
@@ -148,14 +164,29 @@ def _union(sets: Any) -> set[str]:
 
 
 class _Check:
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
+    """Checks batches of the log; counts rows whose date (UTC) is not that of the span that they were delivered in.
+
+    Args:
+        schema: Of the tables.
+        days: Days from 1970 to the date of each file's span.
+    """
+
+    def __init__(self, schema: Schema, days: dict[str, int]) -> None:
+        self._schema, self._days = schema, days
 
     def __call__(self, batch: TableBatch, known_items: set[str]) -> CheckedRows:
         schema = self._schema
         if schema.events is not None:
-            return check_events(batch, schema.events, schema.policies, known_items)
-        return check_impressions(batch, schema.impressions, schema.policies, known_items)
+            checked = check_events(batch, schema.events, schema.policies, known_items)
+            seconds = checked.valid["micros"].to_numpy(zero_copy_only=False) // MICROS
+        else:
+            checked = check_impressions(batch, schema.impressions, schema.policies, known_items)
+            seconds = checked.valid["timestamp"].to_numpy(zero_copy_only=False)
+        if (day := self._days.get(batch.file)) is not None:
+            for reason, rows in ((LATE, seconds < day * DAY), (EARLY, seconds >= (day + 1) * DAY)):
+                if rows.any():
+                    checked.noted[reason] += int(rows.sum())
+        return checked
 
 
 class _JoinEvents(beam.DoFn):
@@ -171,6 +202,20 @@ class _JoinEvents(beam.DoFn):
         for reason, count in dropped.items():
             yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.DROPPED + reason, count))
             yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.ROWS_OUT, -count))
+
+
+class _MergeRepeated(beam.DoFn):
+    """(bucket, its users' impressions) → those that repeat no other one; the counts get how many do."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+
+    def process(self, group: tuple[int, Iterable[Columns]]) -> Iterator[Any]:
+        columns, repeated = merge_repeated(concatenate(group[1]), self._labels)
+        yield columns
+        if repeated:
+            yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.DROPPED + REPEATED, repeated))
+            yield beam.pvalue.TaggedOutput(counts.TALLY, (counts.ROWS_OUT, -repeated))
 
 
 def _split_by_time(valid: Columns, boundaries: tuple[int, int]) -> tuple[Columns, np.ndarray]:

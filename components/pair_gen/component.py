@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tfx.types import standard_artifacts
 
 from components.component import InputArtifact, OutputArtifact, Parameter, TableReader
@@ -15,7 +13,6 @@ class PairGen(TableReader, executor=Executor):
     had clicked, clicked then, and saw then without clicking.
 
     Args:
-        spans: Settings of `Spans`.
         source: `intents`, `history`, `impressions`, or `auto`: intents where the table is there, else histories; an
             intent is the stronger signal of what was meant.
         window_seconds: Two clicks farther apart make no pair.
@@ -34,7 +31,6 @@ class PairGen(TableReader, executor=Executor):
 
     items: InputArtifact[standard_artifacts.Examples]
     impressions: InputArtifact[standard_artifacts.Examples]
-    spans: Parameter[dict[str, Any]]
     source: Parameter[str]
     window_seconds: Parameter[int]
     max_per_user: Parameter[int]

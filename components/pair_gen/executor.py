@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -17,8 +17,9 @@ from tfx.types import artifact_utils
 from components.catalogue_gen.executor import SPLITS as PAIR_SPLITS
 from components.columns import Columns, concatenate, hash_buckets, ranks, take
 from components.contract import counts
-from components.contract.checks import CheckedRows, check_intents
+from components.contract.checks import INTENT_COLUMNS, CheckedRows, check_intents
 from components.contract.files import Spans, find_table
+from components.contract.repeated import RepeatedRows
 from components.contract.schema import Policies, Schema
 from components.contract.tables import ContractError, ReadTable, TableBatch
 from components.examples import (
@@ -83,13 +84,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "PairsOfUsers" >> beam.ParDo(PairsOfBucket(against_seen, exec_properties))
             )
         if files:
+            sides = [pipeline | "KnownItems" >> ReadItemIds(catalogue)]
+            if schema.policies.repeated_rows == "drop":
+                sides.append(pipeline | "Repeated" >> RepeatedRows(files, "intents", INTENT_COLUMNS, schema.intents))
             checked = (
                 pipeline
                 | ReadTable(files, "intents", schema.intents)
                 | "Check"
-                >> beam.ParDo(
-                    counts.Checked(_CheckIntents(schema)), pipeline | "KnownItems" >> ReadItemIds(catalogue)
-                ).with_outputs(counts.REJECTS, counts.TALLY, main="valid")
+                >> beam.ParDo(counts.Checked(_CheckIntents(schema)), *sides).with_outputs(
+                    counts.REJECTS, counts.TALLY, main="valid"
+                )
             )
             (checked[counts.REJECTS], checked[counts.TALLY]) | counts.WriteRowCounts("intents", artifact.uri)
             pairs.append(
@@ -108,8 +112,10 @@ class _CheckIntents:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
-    def __call__(self, batch: TableBatch, known_items: set[str]) -> CheckedRows:
-        return check_intents(batch, self._schema.intents, self._schema.policies, known_items)
+    def __call__(
+        self, batch: TableBatch, known_items: set[str], repeated: Collection[tuple[str, int]] = ()
+    ) -> CheckedRows:
+        return check_intents(batch, self._schema.intents, self._schema.policies, known_items, repeated)
 
 
 def _smallest(values: Iterable[int]) -> int:

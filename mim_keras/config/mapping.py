@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
+from datetime import date
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -104,6 +105,8 @@ def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
                 return number
     if hint in (bool, int, str) and type(value) is hint:
         return value
+    if hint is str and type(value) is date:  # YAML reads 2026-01-31 as one
+        return value.isoformat()
     raise ConfigError(
         f"{where} must be of type {getattr(hint, '__name__', hint)}; received {value!r}. Change its value."
     )

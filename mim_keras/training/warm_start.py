@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from keras import ops
 from mim_keras.config import ConfigError
 from mim_keras.training.variable_paths import variable_paths
 
-WEIGHTS, KEYS = "weights.npz", "keys.json"
+WEIGHTS, KEYS, INPUTS = "weights.npz", "keys.json", "inputs.json"
 
 
 class HasVocabularyTables(Protocol):
@@ -26,13 +27,18 @@ class HasVocabularyTables(Protocol):
         ...
 
 
-def save_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path) -> None:
+def save_weights(
+    model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path, inputs: Sequence[str] = ()
+) -> None:
     """Writes the trainable weights by path, and the key of each row of the vocabulary tables.
+
+    The optimizer's state is not among them: the next training begins with moments of zero.
 
     Args:
         model: Built.
         keys: For each vocabulary the keys of its rows, in order; "" for a row that all unknown keys share.
         folder: Is made.
+        inputs: Names of what the other weights read and predict, in the order in which they do.
 
     Raises:
         ValueError: a vocabulary has not one key a row.
@@ -45,16 +51,20 @@ def save_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], 
     values |= {f"weight/{path}": ops.convert_to_numpy(variable) for path, variable in dense.items()}
     np.savez(folder / WEIGHTS, allow_pickle=False, **values)
     vocabularies = {vocabulary for vocabulary, _ in tables.values()}
+    (folder / INPUTS).write_text(json.dumps(list(inputs)))
     (folder / KEYS).write_text(json.dumps({name: list(keys[name]) for name in sorted(vocabularies)}))
 
 
-def load_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path) -> dict[str, int]:
+def load_weights(
+    model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path, inputs: Sequence[str] = ()
+) -> dict[str, int]:
     """Sets the weights that `save_weights` wrote; returns how many rows of each vocabulary were known.
 
-    The row of a new key starts as the shared row, or as initialised where there is none.
+    The row of a new key starts as the shared row, or as initialised where there is none.  Rows of keys that are gone
+    are dropped.
 
     Raises:
-        ConfigError: the folder holds no weights, or those of a model of another shape.
+        ConfigError: the folder holds no weights, or those of a model of another shape or with other inputs.
         ValueError: a vocabulary has not one key a row.
     """
     _check_keys(model, keys)
@@ -62,6 +72,15 @@ def load_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], 
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(
             f"a warm start needs {WEIGHTS} of an earlier training; {folder} holds none. Train once without."
+        )
+    before, now = json.loads((folder / INPUTS).read_text()), list(inputs)
+    if before != now:
+        place = next(n for n, pair in enumerate(itertools.zip_longest(before, now)) if len(set(pair)) > 1)
+        found, wanted = (", ".join(names[place : place + 3]) or "none" for names in (now, before))
+        raise ConfigError(
+            "a warm start needs the features and labels of the last ranker in the same order; received "
+            f"{found} where it has {wanted}. "
+            "Undo the change in shop.yaml or the settings, or train once without warm_start."
         )
     previous_keys: dict[str, list[str]] = json.loads((folder / KEYS).read_text())
     tables, dense, num_matched = _table_paths(model), _dense_variables(model), {}

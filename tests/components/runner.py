@@ -28,7 +28,7 @@ def artifact(folder: Any) -> Any:
 def run_catalogue(data: Path, out: Any, args: Flags = IN_PROCESS, **properties: Any) -> Any:
     made = artifact(out / "items")
     defaults = {"data": str(data), "rejected_folder": str(out / "rejected"), "max_rejected_fraction": 1.0}
-    defaults["schema"] = Schema().to_json()
+    defaults |= {"spans": "{}", "schema": Schema().to_json()}
     executor(CatalogueExecutor, args).Do({}, {"items": [made]}, defaults | properties)
     return made
 
@@ -60,6 +60,7 @@ def run_histories(
         "cold_max_clicks": 5,
         "new_items": 0,
         "statistics_spec": "",
+        "spans": "{}",
         "schema": Schema().to_json(),
     }
     inputs = {"impressions": [impressions]} | ({"items": [items]} if items is not None else {})

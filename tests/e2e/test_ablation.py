@@ -45,7 +45,7 @@ def test_ablate_measures_the_grid_and_resumes(shop: Path, tiny_config: Path, tmp
     assert re.search(r"features: 160 of \d{3} contents", (tmp_path / "run.log").read_text())
     check_that_the_served_ranker_was_measured(tmp_path, own)
 
-    trained = executions(str(tmp_path / "metadata.sqlite")).count(("Trainer.ciubm", "COMPLETE"))
+    trained = executions(tmp_path).count(("Trainer.ciubm", "COMPLETE"))
     assert trained == 2
     second = CliRunner().invoke(main, [*words, "hard,stages,full"])  # no pair names hard negatives
     assert second.exit_code == 0, second.output
@@ -56,14 +56,14 @@ def test_ablate_measures_the_grid_and_resumes(shop: Path, tiny_config: Path, tmp
     assert told["results"] == {"stages": {"1": own}, "full": {"1": own}}
     assert "no pair has any" in told["left_out"]["hard"]
     assert "Left out: stage 2 with hard negatives alone." in (tmp_path / "ablation.md").read_text()
-    assert executions(str(tmp_path / "metadata.sqlite")).count(("Trainer.ciubm", "COMPLETE")) == trained
+    assert executions(tmp_path).count(("Trainer.ciubm", "COMPLETE")) == trained
 
 
 def check_that_the_served_ranker_was_measured(root: Path, found: dict[str, Any]) -> None:
     """The newest ranker's SavedModel says the scores that were kept, and other ones without statistics."""
     scores = np.load(root / found["scores"])
     assert scores.dtype == np.float32
-    store = open_store(str(root / "metadata.sqlite"))
+    store = open_store(root)
     model, examples = newest(store, "Trainer.ciubm", "model"), newest(store, "HistoryGen", "examples")
     assert model is not None
     assert examples is not None

@@ -35,7 +35,7 @@ def test_a_replayed_day_is_scored_the_same(tmp_path: Path) -> None:
     assert json.loads(outcome.read_text())["rejected"].startswith("stage 2 must keep the mean cosine")
     assert "the encoder of stage 1 is kept" in done.output
     assert "attempt 2 of 2" in done.output
-    store = open_store(str(root / "metadata.sqlite"))
+    store = open_store(root)
     for output in ("examples", "statistics_table"):  # both are Examples, and either may be the newer one
         made = newest(store, "HistoryGen", output)
         assert made is not None

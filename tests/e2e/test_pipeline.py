@@ -233,10 +233,10 @@ def test_commands_ask_the_server(client: MimClient, tiny_run: Run) -> None:
 
 
 def test_a_second_run_reuses_everything_that_did_not_change(tiny_run: Run) -> None:
-    before = len(executions(str(tiny_run.root / "metadata.sqlite")))
+    before = len(executions(tiny_run.root))
     settings = Settings.load(tiny_run.config)
     times = local.run(settings, str(tiny_run.data), str(tiny_run.root))
-    second = executions(str(tiny_run.root / "metadata.sqlite"))[before:]
+    second = executions(tiny_run.root)[before:]
     cached = {node for node, state in second if state == "CACHED"}
     ran = {node for node, state in second if state == "COMPLETE"}
     # Now there is a release to compare with, so the data and the ranker are checked anew, and what follows from it.

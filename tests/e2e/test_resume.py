@@ -43,14 +43,14 @@ def test_a_killed_run_resumes(shop: Path, tiny_config: Path, tmp_path: Path) -> 
         time.sleep(1.0)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    metadata = str(tmp_path / "root/metadata.sqlite")
-    first = executions(metadata)
+    root = tmp_path / "root"
+    first = executions(root)
     finished = {node for node, state in first if state == "COMPLETE"}
     assert "CatalogueGen" in {node.split(".")[-1] for node in finished}
     assert not any("ciubm" in node for node, _ in first)
 
     local.run(Settings.load(tiny_config, TWO_RANKERS), str(shop), str(tmp_path / "root"))
-    second = executions(metadata)[len(first) :]
+    second = executions(root)[len(first) :]
     assert {node for node, state in second if state == "CACHED"} >= finished
     assert not any(state == "FAILED" for _, state in second)
     ranks_by_both_parts(Run(tmp_path / "root", shop, tiny_config, None))

@@ -41,14 +41,14 @@ def a_day_later(run: Run, to: Path) -> Path:
 
 
 def test_a_warm_start(tiny_run: Run, tmp_path: Path) -> None:
-    store = str(tiny_run.root / "metadata.sqlite")
+    root = tiny_run.root
     released = ReleaseStore(tiny_run.root).current()
     assert released is not None
     before = Snapshot.load(folder(tiny_run, "EmbeddingExporter", "embeddings"))
-    seen = len(executions(store))
+    seen = len(executions(root))
     settings = Settings.load(tiny_run.config, ["warm_start=true", "evaluation.ids_only_comparison=false"])
     local.run(settings, str(a_day_later(tiny_run, tmp_path / "data")), str(tiny_run.root))
-    ran = {node for node, _ in executions(store)[seen:]}
+    ran = {node for node, _ in executions(root)[seen:]}
     assert {"LastEncoder", "LastSnapshot", "LastRanker"} <= ran
     assert not {"Trainer.pretrain", "Trainer.csft"} & ran
 

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from serving.releases import Release, ReleaseStore
 from tfx_pipeline.cli import main
 from tfx_pipeline.runners import local
+from tfx_pipeline.runners.root import Root
 
 
 def _hold(root: str, held: Event, ended: Event) -> None:
-    with local._only_run(Path(root)):
+    with Root(root).written():
         held.set()
         ended.wait(60)
 
@@ -27,12 +28,12 @@ def test_a_second_run_on_a_root_is_refused_with_words(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(str(tmp_path), held, ended))
     other.start()
     assert held.wait(60)
-    told = rf"another run writes to {tmp_path} \(process {other.pid}, since .*--root"
-    with pytest.raises(local.RootBusyError, match=told), local._only_run(tmp_path):
+    told = rf"another process writes to {tmp_path} \(process {other.pid} on .*, since .*--root"
+    with pytest.raises(local.RootBusyError, match=told), Root(tmp_path).written():
         pass
     other.kill()  # a killed run holds nothing
     other.join()
-    with local._only_run(tmp_path):
+    with Root(tmp_path).written():
         assert "process" in (tmp_path / ".run.lock").read_text()
 
 

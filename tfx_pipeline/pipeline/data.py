@@ -51,9 +51,9 @@ def data_nodes(run: Run) -> DataNodes:
     """The components from the tables to what the stages train on."""
     data, schema, reader = run.settings.data, run.schema, run.reader_parameters()
 
-    def inputs(*tables: str, spans: Any = None) -> str:
+    def inputs(*tables: str) -> str:
         known = run.paths.data_version
-        return known or data_fingerprint(run.paths.data, schema, *tables, spans=Spans(**(spans or {})))
+        return known or data_fingerprint(run.paths.data, schema, *tables, spans=Spans(**run.spans))
 
     catalogue = CatalogueGen(
         **reader, input_fingerprint=inputs("items"), code_fingerprint=component_code("catalogue_gen")
@@ -63,8 +63,7 @@ def data_nodes(run: Run) -> DataNodes:
         items=items,
         **reader,
         split=to_mapping(data.split),
-        spans=run.spans,
-        input_fingerprint=inputs(schema.log, spans=run.spans),
+        input_fingerprint=inputs(schema.log),
         code_fingerprint=component_code("impression_gen"),
     )
     attributes, described = [], items
@@ -95,8 +94,7 @@ def data_nodes(run: Run) -> DataNodes:
         impressions=impressions.outputs["impressions"],
         **reader,
         **to_mapping(data.pairs),
-        spans=run.spans,
-        input_fingerprint=inputs("intents", spans=run.spans),
+        input_fingerprint=inputs("intents"),
         code_fingerprint=component_code("pair_gen"),
     )
     options = tfdv.StatsOptions(feature_allowlist=list(MONITORED_ITEM_FEATURES))

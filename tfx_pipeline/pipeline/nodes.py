@@ -49,6 +49,7 @@ class Run:
         return {
             "data": self.paths.data,
             "schema": self.schema.to_json(),
+            "spans": self.spans,
             "rejected_folder": self.paths.rejected,
             "max_rejected_fraction": self.settings.data.max_rejected_fraction,
         }

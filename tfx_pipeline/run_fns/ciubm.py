@@ -69,9 +69,10 @@ def run_fn(fn_args: Any) -> None:
         compile_ranker(model, train.steps)
     valid = RankingExamples(fn_args.eval_files, spec, lookup, config, context).in_order(training.batch_size)
     keys = row_keys(transform, data, transform_config)
+    inputs = input_names(transform_config, fn_args.custom_config["item_attributes"])
     if fn_args.base_model:
         with strategy.scope():
-            known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER)
+            known = load_weights(model, keys, Path(fn_args.base_model).parent / WARM_FOLDER, inputs)
         log.info("ciubm: starts from the last ranker, which knew %s", of_rows(known, keys))
     predict, checkpoints = Predictor(model), Checkpoints(fn_args, "ciubm")
     figures = train_ranker(
@@ -82,7 +83,7 @@ def run_fn(fn_args: Any) -> None:
         checkpoint=checkpoints.files,
     )
     log.info("ciubm: %s", {name: round(values[-1], 4) for name, values in figures.items()})
-    save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER)
+    save_weights(model, keys, Path(fn_args.serving_model_dir).parent / WARM_FOLDER, inputs)
     layer = transform.transform_features_layer()
     attributes = attributes_of(transform_config["statistics"])
     statistics_table = fn_args.custom_config.get("statistics_table")
@@ -194,8 +195,10 @@ def row_keys(
 
     def context(name: str) -> list[str]:
         if name in transform_config["bucketed_features"]:
-            return ["", *(f"bucket {place}" for place in range(1, bucket_size(transform_config)))]
-        return learned(name, transform_config["oov_buckets"])
+            keys = ["", *(f"bucket {place}" for place in range(1, bucket_size(transform_config)))]
+        else:
+            keys = learned(name, transform_config["oov_buckets"])
+        return ["", *(f"{name}: {key}" for key in keys[1:])]
 
     return {
         "attribute": ["(none)", *data.values[1:]],
@@ -203,6 +206,14 @@ def row_keys(
         "user": learned(USER_VOCABULARY, transform_config["oov_buckets"]),
         **{f"context {place}": context(name) for place, name in enumerate(transform_config["categorical_features"])},
     }
+
+
+def input_names(transform_config: dict[str, Any], attributes: Any) -> list[str]:
+    """What weights that have no row for each value read and predict, in order: a warm start needs the same."""
+    parts = {"label": transform_config["labels"], "feature": transform_config["categorical_features"]}
+    parts |= {"attribute": attributes, "statistic": transform_config["statistics"]}
+    dates = [f"date {place}" for place in range(transform_config["dates"] if transform_config["statistics"] else 0)]
+    return [*(f"{kind} {name}" for kind, names in parts.items() for name in names), *dates]
 
 
 def of_rows(known: dict[str, int], keys: dict[str, list[str]]) -> str:

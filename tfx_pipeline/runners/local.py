@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import re
@@ -14,6 +16,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from upath import UPath
+
+from components.contract.schema import Schema
 from serving.releases import Release
 from serving.storage import as_path, find, is_local, remove_tree, write_text
 from tfx_pipeline.runners.root import LOG, METADATA, Root, RootBusyError
@@ -22,6 +27,7 @@ from tfx_pipeline.settings import Settings
 __all__ = ["NodeTimes", "RootBusyError", "narrated", "run", "say"]
 
 PAGE = "report.html"
+LAST_RUN = "last_run.json"  # what the newest run was, and which release it followed
 # Artifacts that are made of tables, and hold the rows that were rejected.
 ROW_OUTPUTS = (
     ("CatalogueGen", "items"),
@@ -115,7 +121,9 @@ def narrated(nodes: int, times: NodeTimes, log_file: Path) -> Iterator[None]:
 def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> NodeTimes:
     """Runs the pipeline, or with `ranker_only` what the ranker is trained by.
 
-    Nodes whose inputs, settings and code did not change reuse their last result.
+    Nodes whose inputs, settings and code did not change reuse their last result.  A run with the settings, the code and
+    the log of the one before, be it finished or interrupted, follows the same release as that one: it goes on where
+    that ended, and what that released is neither compared with itself nor trained on again.
 
     Raises:
         ConfigError: a backbone is not there.
@@ -128,25 +136,64 @@ def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> 
     from tfx.orchestration import metadata
 
     from components.contract.files import load_schema
-    from serving.releases import ReleaseStore
     from tfx_pipeline.pipeline import RunPaths, create_pipeline
 
     folder, times = Root(root if not is_local(root) else Path(root).resolve()), NodeTimes()
     data = data if not is_local(data) else str(Path(data).resolve())
     with folder.written():
-        released = _present(ReleaseStore(folder.location).current())
+        schema = load_schema(data)
+        released = _present(followed_release(folder.location, identity_of(settings, data, schema), ranker_only))
         if settings.warm_start:
             say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
         remove_tree(folder.location / "rejected")  # of the run before
         run_id = datetime.now(UTC).isoformat()
         paths = RunPaths(data, str(folder.location), released, settings.warm_start, run_id=run_id)
-        pipeline = create_pipeline(settings, paths, load_schema(paths.data), ranker_only)
+        pipeline = create_pipeline(settings, paths, schema, ranker_only)
         store = str(folder.state / METADATA)
         pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(store)
         with narrated(len(pipeline.components), times, folder.state / LOG):
             tfx.orchestration.LocalDagRunner().run(pipeline)
         _copy_outputs(folder, report=not ranker_only)
     return times
+
+
+def identity_of(settings: Settings, data: str, schema: Schema) -> str:
+    """Digest of what makes two runs the same: settings, code, and the files of the log, of `intents` and of `users`."""
+    from components.contract.files import Spans
+    from mim_keras.config import to_mapping
+    from tfx_pipeline.fingerprints import code_fingerprint, data_fingerprint
+
+    chosen = to_mapping(settings)
+    spans = Spans(**chosen["data"]["spans"])
+    files = data_fingerprint(data, schema, schema.log, "intents", "users", spans=spans)
+    by_name = (*(f"run_fns.{stage}" for stage in ("pretrain", "csft", "ciubm")), "preprocessing", "evaluation")
+    code = code_fingerprint("tfx_pipeline.pipeline", *(f"tfx_pipeline.{module}" for module in by_name))
+    return hashlib.sha256(json.dumps([chosen, data, schema.to_json(), files, code]).encode()).hexdigest()[:16]
+
+
+def followed_release(root: UPath, identity: str, ranker_only: bool = False) -> Release | None:
+    """The release that a run is compared with, and starts from: the current one, unless the run before was the same.
+
+    Then it is the one that this run followed, even where it has published its own since: a run that is killed behind
+    that point would else train on from its own result.  A release that was promoted or rolled back since counts.
+
+    Args:
+        root: Of the runs.
+        identity: Of `identity_of`.
+        ranker_only: Whether the run follows none, and leaves no note.
+    """
+    from serving.releases import ReleaseStore
+
+    releases, note = ReleaseStore(root).list(), root / LAST_RUN
+    before = json.loads(note.read_text()) if note.is_file() else {}
+    if before.get("identity") == identity:
+        since = [release for release in releases if release.version > before["follows"]]
+        if len(since) <= 1 and not any(release.restored_from for release in since):
+            return next((release for release in releases if release.version == before["follows"]), None)
+    current = next(iter(releases), None)
+    if not ranker_only:
+        write_text(note, json.dumps({"identity": identity, "follows": current.version if current else 0}))
+    return current
 
 
 def _present(release: Release | None) -> Release | None:

@@ -100,3 +100,43 @@ def test_keys_must_name_every_row_once(tmp_path: Path, change: Callable[[list[st
         load_weights(new, wrong, tmp_path)
     for variable, value in zip(new.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(numbers(variable), value)
+
+
+def with_words(words: list[list[str]], seed: int) -> tuple:
+    """A model of items with a category and words, that compares both, and the keys of its rows."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    items = len(words)
+    embeddings = np.random.default_rng(0).normal(size=(items, D)).astype(np.float32)
+    attributes = {"text_words": words, "brand": [["lamp"]] * items}
+    data = ItemTableData.from_items(embeddings, np.ones(items, bool), [["lamp"]] * items, np.arange(items), attributes)
+    interests = ({"name": "mean_pooling"}, {"name": "attribute_match"})
+    model = CiUBM(tiny.ranker_config(interests=interests), VocabularySizes(2), ItemTable.from_data(data))
+    item = ["", *(f"item {n}" for n in range(1, items))]
+    return model, {"attribute": ["(none)", *data.values[1:]], "item": item, "user": ["", "a"]}
+
+
+def test_learned_words_follow_their_names(tmp_path: Path) -> None:
+    """Other words, in other places, fewer for each item, and one that is a category and a brand too."""
+    old, old_keys = with_words([["ivory", "lamp"], ["oak"]], seed=1)
+    new, new_keys = with_words([["oak"], ["ash"], ["lamp"]], seed=2)
+    fresh = numbers(new.target_encoder.attribute_embedding.embeddings)
+    save_weights(old, old_keys, tmp_path)
+    load_weights(new, new_keys, tmp_path)
+    before, after = (numbers(model.target_encoder.attribute_embedding.embeddings) for model in (old, new))
+    for row, key in enumerate(new_keys["attribute"]):
+        known = key in old_keys["attribute"]
+        np.testing.assert_array_equal(after[row], before[old_keys["attribute"].index(key)] if known else fresh[row])
+    assert new_keys["attribute"].count("text_words: lamp") == 1
+    assert "text_words: ash" not in old_keys["attribute"]
+
+
+def test_inputs_must_stand_in_the_same_order(tmp_path: Path) -> None:
+    old, keys = ranker(["a"], ["x"], ["mug"], seed=1)
+    save_weights(old, keys, tmp_path, ["feature device", "feature country"])
+    load_weights(old, keys, tmp_path, ["feature device", "feature country"])
+    with pytest.raises(ConfigError, match="received feature country, feature device where it has feature device"):
+        load_weights(old, keys, tmp_path, ["feature country", "feature device"])
+    with pytest.raises(ConfigError, match="received none where it has feature country"):
+        load_weights(old, keys, tmp_path, ["feature device"])
