@@ -21,7 +21,8 @@ from components.examples import read_split
 from components.metrics import PROPERTY as METRICS
 from components.report_gen import plots
 from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
-from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import restore_vectors
 
 SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6
 

@@ -25,7 +25,7 @@ from mim_keras.training.ranking_dataset import Predictor, ranking_dataset
 from mim_keras.training.run_training import set_seed_and_precision
 from mim_keras.training.strategy import global_batch_size, make_strategy
 from mim_keras.training.train_ranker import compile_ranker, train_ranker
-from serving.representation_center.snapshot import store_vectors
+from serving.representation_center.vectors import store_vectors
 from tfx_pipeline.ablation.inputs import Inputs, Rows
 from tfx_pipeline.ablation.variants import Variant
 from tfx_pipeline.run_fns.catalogue import cross_modal_recall
