@@ -36,6 +36,7 @@ TENSORFLOW = [
 SERVE = [
     *CLIENT,
     *TENSORFLOW,
+    "tf-keras>=2.21,<2.22",  # TensorFlow Text imports it, where components/__init__.py has set TF_USE_LEGACY_KERAS
     "grpcio-health-checking>=1.71",
     "waitress>=3.0",
     "pyarrow>=18.1",

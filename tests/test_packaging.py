@@ -213,14 +213,25 @@ def test_data_are_checked_with_the_installed_wheel(wheel: Path, tmp_path: Path, 
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from serving.embedded_server.server import EmbeddedServer
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.serving.ranker import export
 
-    models = tmp_path_factory.mktemp("models")
-    export(models / "mim_ranker/1")
+    folder = tmp_path_factory.mktemp("models")
+    export(folder / "mim_ranker/1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(models: Path) -> Iterator[str]:
+    from serving.embedded_server.server import EmbeddedServer
+
     with EmbeddedServer(models, port=0) as server:
         yield server.address
+
+
+def rank(made: Environment, address: str, *more: Any) -> list[str]:
+    words = ["rank", "--server", address, "--user", "u1", "--history", "i1", "--candidates", "a,bbb,cc", "--json"]
+    return [one["item_id"] for one in json.loads(made.run(made.bin / "mim", *words, *more))]
 
 
 @pytest.mark.slow
@@ -228,8 +239,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_client_without_tensorflow_ranks(wheel: Path, address: str, tmp_path: Path, extra: str) -> None:
     made = Environment(tmp_path, wheel, extra)
     assert not made.packages() & {"tensorflow", "tensorflow-serving-api", "tfx", "keras", "apache-beam", "pyarrow"}
-    words = ["rank", "--server", address, "--user", "u1", "--history", "i1", "--candidates", "a,bbb,cc", "--json"]
-    assert [one["item_id"] for one in json.loads(made.run(made.bin / "mim", *words))] == ["bbb", "cc", "a"]
+    assert rank(made, address) == ["bbb", "cc", "a"]
     documented = re.search(
         r"### A client without TensorFlow.*?```python\n(.*?)```", (PROJECT / "docs/serving.md").read_text(), re.S
     )
@@ -241,4 +251,26 @@ def test_a_client_without_tensorflow_ranks(wheel: Path, address: str, tmp_path: 
         from serving.representation_center.center import open_center
 
         open_center(str(tmp_path / "center")).close()
-        made.run(made.bin / "mim", *words, "--center", tmp_path / "center")
+        assert rank(made, address, "--center", tmp_path / "center") == ["bbb", "cc", "a"]
+
+
+@pytest.mark.slow
+def test_the_installed_server_serves(wheel: Path, models: Path, tmp_path: Path) -> None:
+    made = Environment(tmp_path, wheel, "[serve]")
+    assert not made.packages() & {"tfx", "apache-beam", "keras-rs"}
+    words = [str(made.bin / "mim"), "serve", "--models", str(models), "--port=0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+        assert server.stderr is not None
+        started = next(line for line in server.stderr if line.startswith(("serving ", "error")))
+        assert rank(made, started.split()[-1]) == ["bbb", "cc", "a"]
+        server.terminate()
+
+
+@pytest.mark.slow
+def test_the_models_are_a_library_of_their_own(wheel: Path, tmp_path: Path) -> None:
+    made = Environment(tmp_path, wheel, "[train]")
+    assert not made.packages() & {"tfx", "apache-beam", "pyarrow", "waitress"}
+    code = "import importlib, pkgutil, mim_keras as m; " + (
+        "print(len([importlib.import_module(one.name) for one in pkgutil.walk_packages(m.__path__, 'mim_keras.')]))"
+    )
+    assert int(made.run(made.bin / "python", "-c", code)) > 90
