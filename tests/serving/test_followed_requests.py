@@ -141,6 +141,12 @@ def start(span: Any) -> int:
     return int(span.start_time)
 
 
+def test_a_center_that_fails_is_seen(ask: Ask, spans: Any, provider: Any) -> None:
+    ask("u1", ["new1", "new2"], center=WrongCenter("the disk is away"), tracer_provider=provider)
+    (looked,) = [span for span in spans.get_finished_spans() if span.name == "mim.center"]
+    assert (looked.attributes["mim.items"], looked.attributes["mim.answered"]) == (2, False)
+
+
 def test_spans_of_a_refusal_are_errors(ask: Ask, spans: Any, provider: Any) -> None:
     with pytest.raises(ServerError, match="NOT_FOUND"):
         ask("u1", ["i1"], versions={"mim_ranker": 9}, validate=False, tracer_provider=provider)
