@@ -111,12 +111,13 @@ def test_hints_name_extras_that_there_are() -> None:
     known = set(packaging()["extras_require"])
     assert {name for extra in (*OF_MODULE.values(), *OF_COMMAND.values()) for name in extra.split(",")} <= known
     lacks = ModuleNotFoundError("No module named 'tfx'", name="tfx.types")
-    wrapped = RuntimeError("the store cannot be opened")
-    wrapped.__cause__ = ModuleNotFoundError("No module named 'redis'", name="redis")
     assert missing_extra(lacks, "run") == (
         "`mim run` needs the package tfx, which is missing: pip install 'mim-tensorflow[pipeline]'"
     )
-    assert "[redis]" in str(missing_extra(wrapped, "center"))
+    spans = ModuleNotFoundError("No module named 'opentelemetry.sdk'", name="opentelemetry.sdk")
+    assert "needs the package opentelemetry, which is missing: pip install 'mim-tensorflow[otel]'" in str(
+        missing_extra(spans, "serve")
+    )
     assert missing_extra(ModuleNotFoundError("our own mistake", name="serving.none"), "run") is None
     assert missing_extra(ValueError("of another kind"), "run") is None
 

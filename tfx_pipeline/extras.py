@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-OF_MODULE = {"redis": "redis", "kubernetes": "kubernetes", "kfp": "kubeflow", "opentelemetry": "otel"}
+OF_MODULE = {"kfp": "pipeline,kubeflow", "opentelemetry": "otel"}
 OF_COMMAND = {
     "rank": "client",
     "similar": "client",
@@ -19,18 +19,15 @@ OURS = ("mim_keras", "components", "tfx_pipeline", "serving", "benchmarks")
 
 
 def missing_extra(error: BaseException, command: str) -> str | None:
-    """What to install, in a sentence, where `error` says that a package is missing; else None.
+    """What to install, in a sentence, where `error` is that a package is missing; else None.
 
     Args:
-        error: What ended the command, or what that came from.
+        error: What ended the command.
         command: Its name: rank, serve, run, …
     """
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, ModuleNotFoundError) and cause.name):
-        cause = cause.__cause__
-    if cause is None:
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
-    top = str(cause.name).partition(".")[0]
+    top = error.name.partition(".")[0]
     if top in OURS:
         return None
     extra = OF_MODULE.get(top) or OF_COMMAND.get(command, "pipeline")
