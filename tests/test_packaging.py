@@ -97,6 +97,17 @@ def test_an_extra_holds_what_its_part_imports(extra: str, modules: tuple[str, ..
         assert not installed & {"tensorflow", "keras", "tfx", "tensorflow-serving-api"}
 
 
+def test_the_command_line_starts_with_the_base_alone() -> None:
+    installed = distributions(packaging()["install_requires"]) | {"mim-tensorflow"}
+    names = metadata.packages_distributions().items()
+    absent = [top for top, own in names if not {canonicalize_name(one) for one in own} & installed]
+    assert {"tensorflow", "yaml", "pyarrow", "PIL"} <= set(absent)
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); "
+    code = blocked + "from tfx_pipeline.cli import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert "rollout" in done.stdout, done.stderr
+
+
 def test_every_extra_is_locked() -> None:
     locked = {
         canonicalize_name(name)
