@@ -30,7 +30,8 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     import components  # noqa: F401  before TensorFlow, as everywhere
     from mim_keras.metrics import auc, gauc
-    from serving.representation_center.snapshot import Snapshot, restore_vectors
+    from serving.representation_center.snapshot import Snapshot
+    from serving.representation_center.vectors import restore_vectors
     from tfx_pipeline.settings import Settings
 
     root, settings = arguments.root, Settings.load(arguments.config)

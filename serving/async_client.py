@@ -24,6 +24,8 @@ from serving.client_core import (
     check_content,
     newest_available,
 )
+from serving.exposure_log import Exposure
+from serving.tracing import span
 
 log = logging.getLogger("mim")
 
@@ -105,6 +107,12 @@ class AsyncMimClient(BaseClient):
 
     async def _run(self, flow: Flow[Result], seconds: float | None = None) -> Result:
         deadline = time.monotonic() + (self._timeout if seconds is None else seconds)
+        with self._question(flow) as answered:
+            result = await self._follow(flow, deadline)
+            answered(result)
+            return result
+
+    async def _follow(self, flow: Flow[Result], deadline: float) -> Result:
         answer: Any = None
         failure: ServerError | None = None
         while True:
@@ -115,14 +123,18 @@ class AsyncMimClient(BaseClient):
             answer, failure = None, None
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
+            elif isinstance(step, Exposure):
+                self._log_exposure(step)
             elif isinstance(step, CenterLookup):
-                answer = await self._look_up(step, deadline)
+                with span(self._tracer, "mim.center") as own:
+                    answer = await self._look_up(step, deadline)
+                    if own is not None:
+                        own.set_attributes({"mim.items": len(step.item_ids), "mim.answered": answer is not None})
             else:
                 try:
                     answer = await self._send(step, deadline)
                 except grpc.RpcError as error:
-                    failure = ServerError.of(error, self._target)
-                    failure.__cause__ = error
+                    failure = self._failure(error)
                 else:
                     self._log_request(step)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import grpc
 
+from serving.tracing import aio_interceptors, traced_channel
+
 # Predict only reads, so a call that never reached a server may be sent again; nothing else may.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -44,19 +46,20 @@ class ServerError(RuntimeError):
 
     Attributes:
         code: The gRPC status.
+        request_id: As the server got it; empty where nothing was sent.
     """
 
-    def __init__(self, message: str, code: grpc.StatusCode) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, message: str, code: grpc.StatusCode, request_id: str = "") -> None:
+        super().__init__(f"{message} (request {request_id})" if request_id else message)
+        self.code, self.request_id = code, request_id
 
     @staticmethod
-    def of(error: grpc.RpcError, target: str) -> ServerError:
+    def of(error: grpc.RpcError, target: str, request_id: str = "") -> ServerError:
         """What a failed call says, without the runtime's node names."""
         code, details = error.code(), (error.details() or "").split("\n\t [[")[0]
         if code == grpc.StatusCode.UNAVAILABLE and _NOT_CONNECTED.search(details):  # a server may say it, too
             details = f"no server answers at {target}; start one with `mim serve --models DIR` ({details})"
-        return ServerError(f"{code.name}: {details}", code)
+        return ServerError(f"{code.name}: {details}", code, request_id)
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,19 @@ class Tls:
         return grpc.ssl_channel_credentials(self.root or None, self.key or None, self.certificate or None)
 
 
-def open_channel(target: str, tls: Tls | None = None, asynchronous: bool = False) -> Any:
+def open_channel(
+    target: str, tls: Tls | None = None, asynchronous: bool = False, tracer_provider: Any | None = None
+) -> Any:
     """A channel to `host:port`, `dns:///name:port` (calls go round its addresses) or `unix:path`."""
     options = list(OPTIONS)
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
+    more: dict[str, Any] = {"options": options}
+    if asynchronous and tracer_provider is not None:
+        more["interceptors"] = aio_interceptors(tracer_provider)
     library = grpc.aio if asynchronous else grpc
     if tls is None:
-        return library.insecure_channel(target, options=options)
-    return library.secure_channel(target, tls.credentials(), options=options)
+        channel = library.insecure_channel(target, **more)
+    else:
+        channel = library.secure_channel(target, tls.credentials(), **more)
+    return channel if asynchronous or tracer_provider is None else traced_channel(channel, tracer_provider)

@@ -31,8 +31,11 @@ from serving.client_core import (
     check_content,
     newest_available,
 )
+from serving.exposure_log import Exposure, ExposureLog
+from serving.request_id import request_id
 from serving.request_log import RequestLog
 from serving.signatures import SignatureError
+from serving.tracing import span
 
 __all__ = [
     "DEFAULT_AGE",
@@ -40,6 +43,7 @@ __all__ = [
     "RANKER",
     "RETRIEVAL",
     "Embeddings",
+    "ExposureLog",
     "MimClient",
     "RequestLog",
     "Scored",
@@ -48,6 +52,7 @@ __all__ = [
     "SignatureError",
     "Tls",
     "VersionStatus",
+    "request_id",
 ]
 
 log = logging.getLogger("mim")
@@ -73,6 +78,9 @@ class MimClient(BaseClient):
         allow_fallback: Ask the newest version where the version or label named is gone.
         validate: Check requests against the model's own signatures before they are sent.
         request_log: Where a sample of the requests is kept, for `mim rollout`.
+        exposure_log: Where each user's version is kept, for models that have a canary.
+        tracer_provider: OpenTelemetry's, the extra `otel`: spans of each question, its look into the Center and its
+            calls, which carry the trace to the server.
 
     Example:
         >>> with MimClient("localhost:8500") as client:
@@ -207,6 +215,12 @@ class MimClient(BaseClient):
 
     def _run(self, flow: Flow[Result], seconds: float | None = None) -> Result:
         deadline = time.monotonic() + (self._timeout if seconds is None else seconds)
+        with self._question(flow) as answered:
+            result = self._follow(flow, deadline)
+            answered(result)
+            return result
+
+    def _follow(self, flow: Flow[Result], deadline: float) -> Result:
         answer: Any = None
         failure: ServerError | None = None
         while True:
@@ -217,14 +231,18 @@ class MimClient(BaseClient):
             answer, failure = None, None
             if isinstance(step, Pause):
                 time.sleep(step.seconds)
+            elif isinstance(step, Exposure):
+                self._log_exposure(step)
             elif isinstance(step, CenterLookup):
-                answer = self._look_up(step, deadline)
+                with span(self._tracer, "mim.center") as own:
+                    answer = self._look_up(step, deadline)
+                    if own is not None:
+                        own.set_attributes({"mim.items": len(step.item_ids), "mim.answered": answer is not None})
             else:
                 try:
                     answer = self._send(step, deadline)
                 except grpc.RpcError as error:
-                    failure = ServerError.of(error, self._target)
-                    failure.__cause__ = error
+                    failure = self._failure(error)
                 else:
                     self._log_request(step)
 

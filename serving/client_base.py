@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from serving import messages
-from serving.channel import Tls, open_channel
-from serving.client_core import CenterLookup, ClientCore, RpcCall
+from serving.channel import ServerError, Tls, open_channel
+from serving.client_core import CenterLookup, ClientCore, Flow, RpcCall, Scores
+from serving.exposure_log import Exposure, ExposureLog
+from serving.request_id import HEADER, adopt, current_request_id, request_id
 from serving.request_log import RequestLog
+from serving.tracing import open_tracer, span
 
 if TYPE_CHECKING:
     from serving.representation_center.center import RepresentationCenter
@@ -43,21 +50,46 @@ class BaseClient:
         allow_fallback: bool = False,
         validate: bool = True,
         request_log: RequestLog | None = None,
+        exposure_log: ExposureLog | None = None,
+        tracer_provider: Any | None = None,
     ) -> None:
         self._target, self._timeout = target, timeout
-        self._metadata, self._log = metadata, request_log
+        self._metadata, self._log, self._exposures = metadata, request_log, exposure_log
+        self._tracer = open_tracer(tracer_provider)
         self._center = None if center is None else CenterReader(center)
         self._core = ClientCore(
             center is not None, versions or {}, labels or {}, canaries or {}, allow_fallback, validate
         )
-        self._channel: Any = open_channel(target, tls, asynchronous=self.asynchronous)
+        self._channel: Any = open_channel(target, tls, self.asynchronous, tracer_provider)
         self._calls = messages.calls(self._channel)
+
+    @contextmanager
+    def _question(self, flow: Flow[Any]) -> Iterator[Callable[[Any], None]]:
+        """A question's request id and span; gives what to call with its result."""
+        name = getattr(flow, "__name__", "question")
+        with request_id(current_request_id()), span(self._tracer, f"mim.{name}") as own:
+
+            def answered(result: Any) -> None:
+                if own is not None and isinstance(result, Scores):
+                    own.set_attributes({"mim.version": result.version, "mim.items": len(result)})
+
+            yield answered
 
     def _send(self, call: RpcCall, deadline: float) -> Any:
         """Sends a call; returns its response, or what to await for it."""
-        metadata = self._metadata() if callable(self._metadata) else self._metadata
+        metadata = tuple(self._metadata() if callable(self._metadata) else self._metadata)
+        own = next((value for key, value in metadata if key == HEADER), "")
+        if own:
+            adopt(own)
+        else:
+            metadata = (*metadata, (HEADER, current_request_id()))
         left = max(0.001, deadline - time.monotonic())
-        return self._calls[call.method](call.request, timeout=left, metadata=tuple(metadata))
+        return self._calls[call.method](call.request, timeout=left, metadata=metadata)
+
+    def _failure(self, error: grpc.RpcError) -> ServerError:
+        failure = ServerError.of(error, self._target, current_request_id())
+        failure.__cause__ = error
+        return failure
 
     @staticmethod
     def _center_seconds(deadline: float) -> float:
@@ -66,6 +98,10 @@ class BaseClient:
     def _log_request(self, call: RpcCall) -> None:
         if self._log is not None and call.method == "Predict":
             self._log.offer(call.request)
+
+    def _log_exposure(self, exposure: Exposure) -> None:
+        if self._exposures is not None:
+            self._exposures.add(exposure)
 
 
 class CenterReader:
@@ -90,7 +126,7 @@ class CenterReader:
                 return None
             self._waiting += 1
         try:
-            future = self._threads.submit(self._read, lookup)
+            future = self._threads.submit(contextvars.copy_context().run, self._read, lookup)
         except RuntimeError:  # closed
             self._done()
             return None

@@ -20,6 +20,7 @@ import numpy as np
 
 from serving import messages
 from serving.channel import ServerError
+from serving.exposure_log import Exposure
 from serving.representation_center.ids import normalize_id
 from serving.signatures import SignatureError, Signatures
 from serving.tensors import to_array, to_proto
@@ -61,7 +62,7 @@ class Pause:
     seconds: float
 
 
-Flow = Generator[RpcCall | CenterLookup | Pause, Any, Result]
+Flow = Generator[RpcCall | CenterLookup | Exposure | Pause, Any, Result]
 
 
 class Scored(NamedTuple):
@@ -106,6 +107,14 @@ class VersionStatus:
     state: str
     code: int = 0
     message: str = ""
+
+
+class Answer(NamedTuple):
+    """Outputs of a signature, the version that answered, and the version or label that was asked."""
+
+    outputs: dict[str, np.ndarray]
+    version: int
+    selector: VersionSelector
 
 
 @dataclass
@@ -169,31 +178,37 @@ class ClientCore:
             count = len(candidate_item_ids)
             inputs |= {ATTRIBUTE + name: _attribute_texts(name, own, count) for name, own in attributes.items()}
         signature = "rank_with_attributes" if attributes else "rank"
-        answer, version = yield from self.predict(RANKER, signature, inputs, user_id)
+        selector = self._select(RANKER, user_id)
+        answer = yield from self._ask(RANKER, selector, signature, inputs)
         if self.has_center:
-            answer, version = yield from self._with_center(signature, inputs, answer, version, user_id)
-        scores = answer.get("final_score", answer["ctr"])
+            answer = yield from self._with_center(signature, inputs, answer, selector)
+        if share := self.canaries.get(RANKER, 0.0):
+            group = "canary" if selector == CANARY else "control"
+            label = answer.selector if isinstance(answer.selector, str) else None
+            yield Exposure(user_id, RANKER, share, group, label, answer.version)
+        version = answer.version
+        scores = answer.outputs.get("final_score", answer.outputs["ctr"])
         order = np.argsort(-scores, kind="stable").tolist()
         values = scores.tolist()
-        if len(outputs := {name: found.tolist() for name, found in answer.items() if name not in ABOUT}) == 1:
+        if len(outputs := {name: found.tolist() for name, found in answer.outputs.items() if name not in ABOUT}) == 1:
             return Scores([Scored(candidate_item_ids[row], values[row]) for row in order], version)
         rows = [{name: found[row] for name, found in outputs.items()} for row in range(len(values))]
         return Scores([Scored(candidate_item_ids[row], values[row], rows[row]) for row in order], version)
 
     def _with_center(
-        self, signature: str, inputs: dict[str, np.ndarray], answer: dict[str, np.ndarray], version: int, user: str
-    ) -> Flow[tuple[dict[str, np.ndarray], int]]:
+        self, signature: str, inputs: dict[str, np.ndarray], answer: Answer, selector: VersionSelector
+    ) -> Flow[Answer]:
         """The answer, with scores of items newer than the ranker's snapshot made with the Center's vectors."""
-        if "has_vector" not in answer:
+        if "has_vector" not in answer.outputs:
             raise ValueError(
                 "the served ranker does not say which encoder it was trained on; export it again, or rank without a "
                 "Center"
             )
         for _ in range(2):  # a new ranker may take over between the two calls; then both are made once more
-            unseen = np.flatnonzero(~answer["has_vector"])
+            unseen = np.flatnonzero(~answer.outputs["has_vector"])
             if not len(unseen):
                 break
-            encoder = answer["encoder_version"][0].decode()
+            encoder = answer.outputs["encoder_version"][0].decode()
             candidates = inputs["candidate_item_ids"]
             found = yield CenterLookup([candidates[row].decode() for row in unseen], encoder)
             if found is None or not found.mask.any():
@@ -205,22 +220,21 @@ class ClientCore:
                 "candidate_vectors": np.asarray(found.vectors[found.mask], np.float32),
                 "encoder_version": to_bytes_array([encoder]),
             }
-            own: dict[str, np.ndarray] = {}
-            own_version = -1  # of another encoder
+            own = None
             try:
-                own, own_version = yield from self.predict(RANKER, "rank_with_vectors", with_vectors, user)
+                own = yield from self._ask(RANKER, selector, "rank_with_vectors", with_vectors)
             except (ServerError, SignatureError) as error:
                 if "must be of encoder" not in str(error):
                     log.warning("%s; %d new items are ranked without their vectors", error, len(rows))
                     break
-            if own_version != version:  # another ranker took over; scores of two are not mixed
-                answer, version = yield from self.predict(RANKER, signature, inputs, user)
+            if own is None or own.version != answer.version:  # another ranker took over; scores of two are not mixed
+                answer = yield from self._ask(RANKER, selector, signature, inputs)
                 continue
-            answer = {name: values.copy() for name, values in answer.items()}
-            for name in set(answer) - set(ABOUT):
-                answer[name][rows] = own[name]
-            return answer, version
-        return answer, version
+            outputs = {name: values.copy() for name, values in answer.outputs.items()}
+            for name in set(outputs) - set(ABOUT):
+                outputs[name][rows] = own.outputs[name]
+            return answer._replace(outputs=outputs)
+        return answer
 
     def similar(self, item_id: str, count: int = 10) -> Flow[Scores]:
         """See `MimClient.similar`."""
@@ -316,15 +330,21 @@ class ClientCore:
     # -- one prediction ------------------------------------------------------------------------------------
 
     def predict(
-        self, model: str, signature: str, inputs: Mapping[str, np.ndarray], user: str | None = None
+        self, model: str, signature: str, inputs: Mapping[str, np.ndarray]
     ) -> Flow[tuple[dict[str, np.ndarray], int]]:
-        """(outputs, version that answered) of a signature; `user` decides whether a canary answers.
+        """(outputs, version that answered) of a signature.
 
         Raises:
             SignatureError: the model does not take such inputs.
             ServerError: the server refused or did not answer.
         """
-        selector = self._select(model, user)
+        answer = yield from self._ask(model, self._select(model), signature, inputs)
+        return answer.outputs, answer.version
+
+    def _ask(
+        self, model: str, selector: VersionSelector, signature: str, inputs: Mapping[str, np.ndarray]
+    ) -> Flow[Answer]:
+        """The answer of the version or label selected, or of another where that is gone and another may answer."""
         try:
             return (yield from self._predict(model, selector, signature, inputs))
         except ServerError as error:
@@ -340,7 +360,7 @@ class ClientCore:
 
     def _predict(
         self, model: str, selector: VersionSelector, signature: str, inputs: Mapping[str, np.ndarray]
-    ) -> Flow[tuple[dict[str, np.ndarray], int]]:
+    ) -> Flow[Answer]:
         request = messages.PredictRequest()
         _address(request.model_spec, model, selector)
         request.model_spec.signature_name = signature or "serving_default"
@@ -359,7 +379,7 @@ class ClientCore:
         version = response.model_spec.version.value
         if known is not None and known.version != version:
             self._signatures.pop((model, selector), None)  # another version answers now; its signatures are fetched
-        return {name: to_array(values) for name, values in response.outputs.items()}, version
+        return Answer({name: to_array(values) for name, values in response.outputs.items()}, version, selector)
 
     def _checked(self, known: Signatures, signature: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The inputs, with the empty text, which keeps the ranker's own, for attributes that are not given."""
@@ -384,12 +404,12 @@ class ClientCore:
     def _default_selector(self, model: str) -> VersionSelector:
         return self.versions[model] if model in self.versions else self.labels.get(model)
 
-    def _select(self, model: str, user: str | None) -> VersionSelector:
+    def _select(self, model: str, user: str = "") -> VersionSelector:
         """The canary for a share of the users, always the same ones; of calls without a user, for a share of these."""
         share = self.canaries.get(model, 0.0)
         if not share:
             return self._default_selector(model)
-        drawn = random.random() if user is None else user_fraction(model, user)
+        drawn = user_fraction(model, user) if user else random.random()
         return CANARY if drawn < share else self._default_selector(model)
 
     def _can_fall_back(self, model: str, selector: VersionSelector, error: ServerError) -> bool:

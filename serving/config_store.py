@@ -173,7 +173,9 @@ def _core_api() -> Any:
     try:
         from kubernetes import client, config
     except ImportError as error:
-        raise ConfigStoreError("a ConfigMap needs the package kubernetes: pip install kubernetes") from error
+        raise ConfigStoreError(
+            "a ConfigMap needs the extra `kubernetes`: pip install 'mim-tensorflow[kubernetes]'"
+        ) from error
     try:
         config.load_config()
     except Exception as error:  # no kubeconfig, and no pod

@@ -19,6 +19,7 @@ from tfx_pipeline.backfill import backfill
 from tfx_pipeline.center_commands import center
 from tfx_pipeline.connection import connection_options
 from tfx_pipeline.data_commands import check, init
+from tfx_pipeline.extras import missing_extra
 from tfx_pipeline.location import Location
 from tfx_pipeline.quiet import quiet_tensorflow
 from tfx_pipeline.release_commands import releases
@@ -44,7 +45,8 @@ class _Group(click.Group):
         except Exception as error:
             if context.params.get("debug"):
                 raise
-            click.echo(f"error: {_message(error)}", err=True)
+            missing = missing_extra(error, context.invoked_subcommand or "")
+            click.echo(f"error: {missing or _message(error)}", err=True)
             context.exit(2 if type(error).__name__ in ("ConfigError", "MovieLensError") else 1)
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfx_pipeline.settings import Settings
-
 if TYPE_CHECKING:
     from components.contract.preview import Preview
+    from tfx_pipeline.settings import Settings
 
 
 @click.command()
@@ -99,6 +98,8 @@ def check(data: str, config: str, rows: int, overrides: tuple[str, ...]) -> None
 
     Exits with 1 where a run would stop.
     """
+    from tfx_pipeline.settings import Settings
+
     found = preview(data, Settings.load(config, overrides), rows)
     click.echo(found.text)
     if found.problems:

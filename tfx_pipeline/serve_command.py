@@ -49,7 +49,10 @@ def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @_with_flags
-def serve(**flags: Any) -> None:
+@click.option(
+    "--otlp_endpoint", metavar="http://HOST:PORT", help="Send a span of each gRPC call there; needs the extra `otel`."
+)
+def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     """Serve models over TF Serving's gRPC and REST APIs: for development, tests and small loads.
 
     Production runs TensorFlow Serving itself, on the same folders and with the same flags. Not here: TensorFlow Lite
@@ -74,6 +77,7 @@ def serve(**flags: Any) -> None:
         options = ServerOptions(**flags)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    provider = _tracer_provider(otlp_endpoint)
     from serving.embedded_server.errors import ServingFault
     from serving.embedded_server.server import EmbeddedServer
 
@@ -81,7 +85,7 @@ def serve(**flags: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        server = EmbeddedServer(options=options).start(cancelled=ended.is_set)
+        server = EmbeddedServer(options=options, tracer_provider=provider).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:
         if ended.is_set():
             _exit()
@@ -91,6 +95,8 @@ def serve(**flags: Any) -> None:
     click.echo(f"serving {names} on {server.address}{rest}", err=True)
     ended.wait()
     server.stop()
+    if provider is not None:
+        provider.shutdown()  # sends what is left
     _exit()
 
 
@@ -110,6 +116,16 @@ def _local_models(models: UPath, poll_seconds: float) -> Path:
         remote.follow(poll_seconds)
         _at_exit.callback(remote.stop)
     return folder
+
+
+def _tracer_provider(endpoint: str | None) -> Any | None:
+    if endpoint is None:
+        return None
+    if not endpoint.startswith(("http://", "https://")):
+        raise click.UsageError(f"--otlp_endpoint is http://HOST:PORT or https://HOST:PORT; received {endpoint}")
+    from serving.tracing import otlp_provider
+
+    return otlp_provider("mim-serve", endpoint)
 
 
 def _exit() -> None:

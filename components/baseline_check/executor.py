@@ -22,7 +22,8 @@ from components.item_attributes import attribute_values
 from components.storage import on_local_disk
 from mim_keras.layers import ItemTableData
 from mim_keras.metrics import auc, gauc, log_loss, paired_auc_difference
-from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import restore_vectors
 
 FILE = "comparison.json"
 TRAIN_ROWS, TEST_ROWS = 400_000, 1_000_000  # the most that the trees are fitted on, and that are compared

@@ -12,7 +12,8 @@ import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from components.embedding_exporter.catalogue import Batch
-from serving.representation_center.snapshot import shard_table, store_vectors
+from serving.representation_center.snapshot import shard_table
+from serving.representation_center.vectors import store_vectors
 
 
 class Encoder:

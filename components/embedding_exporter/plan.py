@@ -12,7 +12,8 @@ import pyarrow as pa
 from components.embedding_exporter.catalogue import WANTED as WANTED_SCHEMA
 from components.embedding_exporter.catalogue import Index, bucket_of
 from components.metrics import counter
-from serving.representation_center.snapshot import read_manifest, read_rows, shard_table, store_vectors
+from serving.representation_center.snapshot import read_manifest, read_rows, shard_table
+from serving.representation_center.vectors import store_vectors
 
 ENCODED, COPIED, SHARED, EMPTY = "contents encoded", "items copied", "items of shared content", "items without content"
 ROWS, WANTED = "rows", "wanted"

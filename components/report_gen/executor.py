@@ -22,7 +22,8 @@ from components.metrics import PROPERTY as METRICS
 from components.report_gen import plots
 from components.report_gen.figures import Metrics, gap_closed, is_blessed, read_evaluation
 from components.storage import on_local_disk
-from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import restore_vectors
 from serving.storage import as_path
 
 SHOWN_ITEMS, SHOWN_NEIGHBOURS = 6, 6

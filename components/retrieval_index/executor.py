@@ -15,7 +15,8 @@ from tfx.utils import path_utils
 from components.storage import on_local_disk
 from mim_keras.serving.assets import write_batching
 from mim_keras.serving.warmup import WarmupRequest, repeat_to, write_warmup
-from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import restore_vectors
 
 QUERY_BATCHES = (1, 16)  # of the warm-up requests
 

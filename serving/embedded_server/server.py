@@ -17,9 +17,11 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving.embedded_server.config_files import server_credentials
 from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.request_ids import RequestIdInterceptor
 from serving.embedded_server.rest import RestServer
 from serving.embedded_server.server_core import ServerCore
 from serving.embedded_server.services import ModelService, PredictionService, RequestInterceptor
+from serving.tracing import annotate_request, server_interceptor
 
 log = logging.getLogger("mim")
 
@@ -43,6 +45,7 @@ class EmbeddedServer:
         host: Address to listen on.
         poll_seconds: Seconds between looks at the folders.
         options: Everything; instead of the others.
+        tracer_provider: OpenTelemetry's; makes each gRPC call a span.
 
     Raises:
         OSError: the port is taken.
@@ -56,6 +59,7 @@ class EmbeddedServer:
         host: str = "127.0.0.1",
         poll_seconds: float = 1.0,
         options: ServerOptions | None = None,
+        tracer_provider: Any | None = None,
     ) -> None:
         if options is None:
             path = Path(models) if models is not None else None
@@ -70,7 +74,7 @@ class EmbeddedServer:
                 *_OPTIONS,
                 *_arguments(options.grpc_channel_arguments),
             ],
-            interceptors=[RequestInterceptor(self.core)],
+            interceptors=[*_outer_interceptors(tracer_provider), RequestInterceptor(self.core)],
         )
         self._checks: health.HealthServicer | None = None
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), self._server)
@@ -148,6 +152,12 @@ def _threads() -> futures.ThreadPoolExecutor:
     together = threading.Barrier(_READY)
     futures.wait([pool.submit(together.wait) for _ in range(_READY)])
     return pool
+
+
+def _outer_interceptors(provider: Any | None) -> list[grpc.ServerInterceptor]:
+    if provider is None:
+        return [RequestIdInterceptor()]
+    return [server_interceptor(provider), RequestIdInterceptor(annotate_request)]
 
 
 def _arguments(text: str) -> list[tuple[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from serving.representation_center.metrics import CenterMetrics
 from serving.representation_center.misses import MissBuffer
 from serving.representation_center.records import MAX_ID_BYTES, Found, RecordFormat
-from serving.representation_center.snapshot import DTYPES
+from serving.representation_center.vectors import DTYPES
 
 MAX_QUEUED, MAX_ATTEMPTS = 100_000, 6  # items that wait for their encoding; lookups of one
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")

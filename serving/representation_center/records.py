@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.representation_center.snapshot import restore_vectors, store_vectors
+from serving.representation_center.vectors import restore_vectors, store_vectors
 
 MAX_ID_BYTES = 500
 

@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
+from serving.representation_center.vectors import DTYPES
 from serving.storage import as_path
 
 IMAGE, TEXT = 1, 2
-INT8_SCALE = 127.0
-DTYPES = {"int8": pa.int8(), "float16": pa.float16()}
 MANIFEST = "manifest.json"
 MOST_SORTED_VALUES = 2**30
 
@@ -54,24 +53,10 @@ def schema(dimension: int, dtype: str = "int8") -> pa.Schema:
         [
             ("item_id", pa.string()),
             ("content_hash", pa.string()),
-            ("vector", pa.list_(DTYPES[dtype], dimension)),
+            ("vector", pa.list_(pa.from_numpy_dtype(dtype), dimension)),
             ("modalities", pa.uint8()),
         ]
     )
-
-
-def store_vectors(vectors: np.ndarray, dtype: str = "int8") -> np.ndarray:
-    """Vectors of length one, float [n, d], as they are kept: int8 at scale 1/127, or float16; [n, d]."""
-    if dtype == "int8":
-        return np.clip(np.rint(vectors * INT8_SCALE), -127, 127).astype(np.int8)
-    return vectors.astype(np.float16)
-
-
-def restore_vectors(stored: np.ndarray) -> np.ndarray:
-    """What `store_vectors` made, as float32 [n, d]."""
-    if stored.dtype == np.int8:
-        return stored * np.float32(1 / INT8_SCALE)
-    return stored.astype(np.float32)
 
 
 def content_hash(image: bytes, title: bytes, text: bytes, *embeddings: bytes) -> str:
@@ -94,7 +79,7 @@ def shard_table(
 ) -> pa.Table:
     """Rows of a shard from ids, hashes, stored vectors [n, d] and modalities [n]."""
     dtype, dimension = str(vectors.dtype), vectors.shape[1]
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), DTYPES[dtype])
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.from_numpy_dtype(dtype))
     columns = [
         pa.array(item_ids, pa.string()),
         pa.array(content_hashes, pa.string()),

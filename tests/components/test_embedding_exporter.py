@@ -20,7 +20,8 @@ from components.embedding_exporter.executor import Executor
 from components.engine import IN_PROCESS
 from mim_keras.config import EmbeddingTowerConfig, preset
 from serving.releases import ReleaseError, find_snapshot
-from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import restore_vectors
 from tests.components.runner import executor, run_catalogue
 from tests.tiny_encoder import export_tiny_encoder
 from tfx_pipeline.importers.sample_pictures import draw_picture

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from components.retrieval_index.executor import export_index
-from serving.representation_center.snapshot import Manifest, Snapshot, store_vectors
+from serving.representation_center.snapshot import Manifest, Snapshot
+from serving.representation_center.vectors import store_vectors
 
 
 @pytest.mark.parametrize("known", [0, 1, 5])

@@ -19,7 +19,8 @@ from mim_keras.metrics.gauc import gauc
 from serving.client import ENCODER, RANKER, RETRIEVAL, MimClient, ServerError
 from serving.embedded_server.server import EmbeddedServer
 from serving.representation_center.center import Version, open_center
-from serving.representation_center.snapshot import INT8_SCALE, Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import INT8_SCALE, restore_vectors
 from tests.conftest import Run
 from tfx_pipeline.cli import main
 from tfx_pipeline.runners import local

@@ -18,7 +18,8 @@ import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 
 from serving.client import RANKER
 from serving.releases import Release, ReleaseStore
-from serving.representation_center.snapshot import Snapshot, restore_vectors
+from serving.representation_center.snapshot import Snapshot
+from serving.representation_center.vectors import restore_vectors
 from tests.conftest import Run
 from tests.e2e.test_pipeline import folder, pushed
 from tfx_pipeline.runners import local

@@ -25,13 +25,8 @@ from serving.representation_center.center import (
     open_center,
 )
 from serving.representation_center.loading import load_snapshot
-from serving.representation_center.snapshot import (
-    SnapshotError,
-    check_snapshot,
-    shard_table,
-    store_vectors,
-    write_manifest,
-)
+from serving.representation_center.snapshot import SnapshotError, check_snapshot, shard_table, write_manifest
+from serving.representation_center.vectors import store_vectors
 from tests.serving.conftest import hashes, unit_vectors, version
 from tfx_pipeline.cli import main
 

@@ -233,7 +233,7 @@ def test_a_user_stays_with_one_version() -> None:
     chosen = {user: flow._select("m", f"u{user}") for user in range(5_000)}
     assert chosen == {user: flow._select("m", f"u{user}") for user in range(5_000)}
     assert 0.17 < sum(selector == "canary" for selector in chosen.values()) / 5_000 < 0.23
-    other = [flow._select("m", None) for _ in range(2_000)]
+    other = [flow._select("m") for _ in range(2_000)]
     assert 0.15 < other.count("canary") / 2_000 < 0.25, "calls without a user are drawn each"
 
 

@@ -10,15 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serving.representation_center.snapshot import (
-    INT8_SCALE,
-    Snapshot,
-    SnapshotError,
-    content_hash,
-    schema,
-    store_vectors,
-    write_manifest,
-)
+from serving.representation_center.snapshot import Snapshot, SnapshotError, content_hash, schema, write_manifest
+from serving.representation_center.vectors import INT8_SCALE, store_vectors
 
 D = 32
 
