@@ -43,8 +43,8 @@ def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(**flags: Any) -> None:
     """Serve models over TF Serving's gRPC and REST APIs: for development, tests and small loads.
 
-    Production runs TensorFlow Serving itself, on the same folders and with the same flags. Not here: TensorFlow Lite
-    models, the profiler service, other platforms than tensorflow, GPUs.
+    Production runs TensorFlow Serving itself, on the same folders and with the same flags. Not here: other
+    platforms than tensorflow, GPUs.
     """
     _share_memory()
     for name, reason in UNSUPPORTED.items():

@@ -74,6 +74,7 @@ class Monitoring:
 
     def __init__(self) -> None:
         self.request_count = Counter("/tensorflow/serving/request_count", ("model_name", "status"))
+        self.request_log_count = Counter("/tensorflow/serving/request_log_count", ("model_name", "status_code"))
         self.request_latency = Sampler("/tensorflow/serving/request_latency", ("model_name", "API", "entrypoint"))
         self.runtime_latency = Sampler("/tensorflow/serving/runtime_latency", ("model_name", "API", "runtime"))
         self.warmup_latency = Sampler("/tensorflow/serving/model_warmup_latency", ("model_path", "status"))
@@ -87,6 +88,7 @@ class Monitoring:
         """All of them, as Prometheus reads them."""
         metrics = (
             self.request_count,
+            self.request_log_count,
             self.request_latency,
             self.runtime_latency,
             self.warmup_latency,

@@ -29,7 +29,7 @@ from waitress.server import create_server
 from serving.embedded_server import inference, json_tensors
 from serving.embedded_server.config_files import read_text_proto
 from serving.embedded_server.errors import ServingFault, failed_precondition, invalid
-from serving.embedded_server.handlers import model_metadata, model_status, record_request
+from serving.embedded_server.handlers import infer, model_metadata, model_status, record_request
 from serving.embedded_server.monitoring import PROMETHEUS_PATH
 from serving.embedded_server.server_core import ServerCore
 from serving.messages import MonitoringConfig
@@ -200,19 +200,19 @@ class RestServer:
         if name not in model.signatures:
             raise invalid(f'Serving signature name: "{name}" not found in signature def')
         rows = json_tensors.fill_request(document, model.signatures[name].inputs, request.inputs)
-        response = inference.predict(model, request, self._seconds)
+        response = infer(self._core, "Predict", model, request, self._seconds)
         return json_tensors.outputs_to_json(response.outputs, rows)
 
     def _classify(self, spec: dict[str, Any], body: bytes) -> str:
         request = classification_pb2.ClassificationRequest(model_spec=spec)
         self._examples(body, request)
-        response = inference.classify(self._core.find(request.model_spec), request, self._seconds)
+        response = infer(self._core, "Classify", self._core.find(request.model_spec), request, self._seconds)
         return json_tensors.classes_to_json(response.result)
 
     def _regress(self, spec: dict[str, Any], body: bytes) -> str:
         request = regression_pb2.RegressionRequest(model_spec=spec)
         self._examples(body, request)
-        response = inference.regress(self._core.find(request.model_spec), request, self._seconds)
+        response = infer(self._core, "Regress", self._core.find(request.model_spec), request, self._seconds)
         return json_tensors.regressions_to_json(response.result)
 
     @staticmethod

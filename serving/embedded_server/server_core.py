@@ -17,6 +17,7 @@ from serving.embedded_server.loaded_model import LoadedModel
 from serving.embedded_server.manager import ModelManager, VersionState
 from serving.embedded_server.monitoring import Monitoring
 from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.prediction_logs import PredictionLogs
 from serving.messages import AVAILABLE
 
 log = logging.getLogger("mim")
@@ -32,6 +33,7 @@ class ServerCore:
     def __init__(self, options: ServerOptions) -> None:
         self.options, self.monitoring = options, Monitoring()
         self.manager = ModelManager(options, self.monitoring)
+        self.request_logs = PredictionLogs(options, self.monitoring)
         self._config: Any = None
         self._labels: Mapping[str, Mapping[str, int]] | None = None
         self._config_lock, self._poll_lock = threading.Lock(), threading.Lock()
@@ -51,6 +53,7 @@ class ServerCore:
         options = self.options
         if options.models is not None:
             self._labels = {}
+            self.request_logs.check(self._models())
             self.poll()
             for name in [model.name for model in self._models()]:
                 self.manager.wait(name, None, once=True, cancelled=cancelled)
@@ -67,6 +70,7 @@ class ServerCore:
         for thread in self._threads:
             thread.join()
         self.manager.stop()
+        self.request_logs.stop()
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -130,6 +134,7 @@ class ServerCore:
                 raise invalid("Invalid ServerModelConfig")
             models, old = list(config.model_config_list.config), self._models()
             config_files.validate(models, old, self.options.models_root)
+            self.request_logs.check(models)
             labels = self._checked_labels(models)  # against what is served now: load first, label after
             self._config, self._labels = config, labels
             self.poll()
@@ -149,8 +154,13 @@ class ServerCore:
     def poll(self) -> None:
         """Looks at the folders once."""
         with self._poll_lock:
+            models = self._models()
             try:
-                self.manager.aspire({model.name: version_folders.aspired(model) for model in self._models()})
+                self.request_logs.update(models)
+            except ServingFault as fault:  # of models.config in --models, which changed
+                log.warning("request logs are as they were: %s", fault.message)
+            try:
+                self.manager.aspire({model.name: version_folders.aspired(model) for model in models})
             except OSError as error:  # nothing is unloaded because a disk is away
                 log.warning("FileSystemStoragePathSource encountered a filesystem access error: %s", error)
 

@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
-from serving.embedded_server import services
+from serving.embedded_server import inference
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.server import EmbeddedServer
 from tests.serving.adder import export, predict, request
@@ -129,7 +129,7 @@ def test_an_exception_of_ours_is_an_answer(server: EmbeddedServer, monkeypatch: 
     def broken(*_: Any) -> Any:
         raise KeyError("of ours")
 
-    monkeypatch.setattr(services.inference, "multi_inference", broken)
+    monkeypatch.setattr(inference, "multi_inference", broken)
     with grpc.insecure_channel(server.address) as channel:
         from tensorflow_serving.apis import inference_pb2, prediction_service_pb2_grpc
 
