@@ -317,9 +317,10 @@ class _Queue:
             raise from_code(
                 14,
                 "The batch scheduling queue to which this task was submitted is full; task size is "
-                f"{task.rows} but scheduling capacity is only {capacity} (num_enqueued_batches={max(1, self._enqueued)}, "
-                f"max_enqueued_batches={config.max_enqueued_batches}, open_batch_size="
-                f"{limit - free if self._open is not None else 0}, max_execution_batch_size={limit})",
+                f"{task.rows} but scheduling capacity is only {capacity} "
+                f"(num_enqueued_batches={max(1, self._enqueued)}, "
+                f"max_enqueued_batches={config.max_enqueued_batches}, "
+                f"open_batch_size={limit - free if self._open is not None else 0}, max_execution_batch_size={limit})",
             )
         if task.rows <= (free or limit):
             return [task]
