@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import faulthandler
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ import click
 
 from serving.embedded_server.options import IGNORED, UNSUPPORTED, ServerOptions
 
+LAST_SECONDS = 4.5
 _M_ARENA_MAX = -8  # <malloc.h>
 
 
@@ -73,9 +75,7 @@ def serve(**flags: Any) -> None:
     from serving.embedded_server.errors import ServingFault
     from serving.embedded_server.server import EmbeddedServer
 
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = _ended_by_signal()
     try:
         server = EmbeddedServer(options=options).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:
@@ -88,6 +88,25 @@ def serve(**flags: Any) -> None:
     ended.wait()
     server.stop()
     _exit()
+
+
+def _ended_by_signal() -> threading.Event:
+    """Set by SIGINT or SIGTERM; `LAST_SECONDS` after it the process ends, whatever still runs then."""
+    ended = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # A handler that set the event could wait for the event's own lock, which the code it interrupts may hold.
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        os.read(reader, 1)
+        ended.set()
+        faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return ended
 
 
 def _exit() -> None:

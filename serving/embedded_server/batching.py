@@ -31,6 +31,7 @@ from serving.embedded_server.session import Runner
 from serving.messages import BatchingParameters
 
 PER_MODEL_FILE = "batching_params.pbtxt"
+STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,10 @@ class BatchThreads:
             self.changed.notify_all()
 
     def stop(self) -> None:
-        """Ends the threads; batches that wait are not run, and their calls end with UNAVAILABLE."""
+        """Ends the threads; batches that wait are not run, and their calls end with UNAVAILABLE.
+
+        A batch that still runs after `STOP_SECONDS` is left: nothing can interrupt TensorFlow.
+        """
         with self.changed:
             self._stopped = True
             waiting = list(self._waiting)
@@ -223,8 +227,9 @@ class BatchThreads:
             self.changed.notify_all()
         for batch in waiting:
             batch.end(from_code(14, "the server stops"))
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0, deadline - time.monotonic()))
 
     def add(self, batch: _Batch) -> None:
         """Takes a batch that was just opened; `changed` is held.

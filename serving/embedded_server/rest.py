@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
     regression_pb2,
 )
+from waitress import wasyncore
 from waitress.server import create_server
 
 from serving.embedded_server import inference, json_tensors
@@ -106,10 +108,27 @@ class RestServer:
         """Opens the port to calls."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Closes the port."""
-        self._server.close()
-        self._server.task_dispatcher.shutdown(timeout=5)
+    def stop(self, seconds: float) -> None:
+        """Closes the port to new connections, lets the requests that came finish, and ends.
+
+        Args:
+            seconds: How long they have.
+        """
+        server, deadline = self._server, time.monotonic() + seconds
+        if self._thread.is_alive():
+            server.trigger.pull_trigger(lambda: wasyncore.dispatcher.close(server))  # in the thread of its loop
+            while self._busy() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            server.task_dispatcher.shutdown(timeout=0.2)
+            server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
+            self._thread.join(1)
+        else:
+            server.task_dispatcher.shutdown(timeout=0.2)
+            server.close()
+
+    def _busy(self) -> bool:
+        channels = list(self._server.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in channels)
 
     def _serve(self) -> None:
         try:

@@ -124,9 +124,9 @@ class EmbeddedServer:
         if self._checks is not None:
             self._checks.enter_graceful_shutdown()
         drained = [server.stop(GRACE_SECONDS) for server in {self._server, self._admin}]
-        self.core.manager.drain()
+        self.core.drain()
         if self._rest is not None:
-            self._rest.stop()
+            self._rest.stop(GRACE_SECONDS)
         for server in drained:
             server.wait()
         self.core.stop()

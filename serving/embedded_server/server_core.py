@@ -22,6 +22,8 @@ from serving.messages import AVAILABLE
 
 log = logging.getLogger("mim")
 
+STOP_SECONDS = 0.5
+
 
 class ServerCore:
     """The models of one server.
@@ -64,11 +66,16 @@ class ServerCore:
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_again)
 
+    def drain(self) -> None:
+        """Ends the watching and the waits for models; runs what waits in batching queues at once."""
+        self._stop.set()
+        self.manager.drain()
+
     def stop(self) -> None:
         """Ends the watching and lets the models go."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(STOP_SECONDS)  # one that a file system holds up must not hold up the end
         self.manager.stop()
         self.request_logs.stop()
 
@@ -142,12 +149,14 @@ class ServerCore:
         new = [model.name for model in models if model.name not in {known.name for known in old}]
 
         def ended() -> bool:
-            return cancelled() or self._config is not config
+            return cancelled() or self._config is not config or self._stop.is_set()
 
         missing = [name for name in new if not self.manager.wait(name, None, cancelled=ended)]
+        if missing and self._stop.is_set():
+            raise from_code(14, "the server stops")
         if missing and ended():
             raise from_code(1, "the configuration was replaced, or nobody waits for it, before its models were loaded")
-        if missing and not self._stop.is_set():
+        if missing:
             subject = "servable" if first else "model"
             raise from_code(2, f"{len(missing)} {subject}(s) did not become available: {self._describe(missing)}")
 
