@@ -126,17 +126,18 @@ def _replaced(text: str, model: str, name: str, lines: list[str]) -> str:
     for one in reversed(found[1:]):
         text = _cut(text, one.start, one.end, "")
     if found:
-        return _cut(text, found[0].start, found[0].end, _joined(text, found[0].start, lines))
+        return _cut(text, found[0].start, found[0].end, _separator(text, found[0].start).join(lines))
     last = place.fields[-1]
     rest = re.compile(r"[ \t]*(#[^\n]*)?(?=\n)").match(text, last.end)
     end = rest.end() if rest is not None else last.end
-    separator = "\n" + _indent(text, last.start) if _indent(text, last.start) is not None else " "
+    separator = _separator(text, last.start)
     return text[:end] + "".join(separator + line for line in lines) + text[end:]
 
 
-def _joined(text: str, start: int, lines: list[str]) -> str:
+def _separator(text: str, start: int) -> str:
+    """What stands between a field and those that are written after it."""
     indent = _indent(text, start)
-    return (" " if indent is None else "\n" + indent).join(lines)
+    return " " if indent is None else "\n" + indent
 
 
 def _indent(text: str, start: int) -> str | None:

@@ -378,6 +378,7 @@ class _Queue:
         arrays = [
             self._merge(name, [task.arrays[i] for task in batch.tasks], padding) for i, name in enumerate(self._feeds)
         ]
+        self._monitoring.wrapped_run_count.add()
         outputs = self._runner.run(self._feeds, arrays, self._fetches, seconds)
         for output in outputs:
             if not np.ndim(output):

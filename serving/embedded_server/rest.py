@@ -290,7 +290,7 @@ def _send(
     content_type: str = "application/json",
     cors: Iterable[tuple[str, str]] = (),
 ) -> list[bytes]:
-    body = text.encode()
+    body = text.encode("utf-8", "surrogateescape")
     phrase = HTTPStatus(status).phrase if status != 499 else "Client Closed Request"
     headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), *cors]
     start_response(f"{int(status)} {phrase}", headers)
