@@ -27,6 +27,7 @@ CORE = [
     "grpcio-health-checking>=1.71",
     "protobuf>=6.31",
     "waitress>=3.0",
+    "flatbuffers>=24.3",
     "lmdb>=1.5",
     "prometheus-client>=0.21",
     # Tables, pictures, command line, report

@@ -73,7 +73,9 @@ def run(moments: int, seed: int, kinds: tuple[str, ...] = KINDS) -> dict[str, An
         "requests": dict(outcomes),
         "lost": [told for moment in found for told in moment.lost],
         "wrong_exits": [
-            {"kind": moment.kind, "status": moment.status} for moment in found if moment.status not in moment.exits
+            {"kind": moment.kind, "status": moment.status, "log": "".join(moment.log)[-2_000:]}
+            for moment in found
+            if moment.status not in moment.exits
         ],
         "seed": seed,
     }
@@ -118,6 +120,7 @@ class Moment:
         status: Its exit status.
         outcomes: Of its requests.
         lost: What became of those that should have been answered.
+        log: Of the server, from when it served.
     """
 
     kind: str
@@ -126,6 +129,7 @@ class Moment:
     status: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
     _signalled: float = float("inf")
 
@@ -150,7 +154,7 @@ class Moment:
                 time.sleep(self.draw.uniform(0.0, 8.0))
                 self._signal(process)
                 return
-            addresses = _addresses(process)
+            addresses = self._addresses(process)
             threads = [threading.Thread(target=self._ask, args=(addresses[0], n)) for n in range(CLIENTS)]
             if self.kind == KINDS[-1]:
                 threads.append(threading.Thread(target=self._ask_rest, args=(addresses[1],)))
@@ -263,19 +267,18 @@ class Moment:
             "--enable_model_warmup=" + ("false" if self.kind == "batch" else "true"),
         ]
 
+    def _addresses(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+        """Of gRPC and REST, when it serves."""
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"^serving .*? on ([\d.]+:\d+), REST on ([\d.]+:\d+)", line):
+                threading.Thread(target=self.log.extend, args=(process.stderr,), daemon=True).start()
+                return found[1], found[2]
+        raise RuntimeError(f"the server did not start: status {process.wait()}")
+
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _addresses(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Of gRPC and REST, when it serves."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"^serving .*? on ([\d.]+:\d+), REST on ([\d.]+:\d+)", line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            return found[1], found[2]
-    raise RuntimeError(f"the server did not start: status {process.wait()}")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,8 @@ def serve(**flags: Any) -> None:
         raise click.ClickException(f"Failed to start server. Error: {error}") from error
     names = ", ".join(server.core.manager.available()) or "no model yet"
     rest = f", REST on {server.rest_address}" if server.rest_address else ""
-    click.echo(f"serving {names} on {server.address}{rest}", err=True)
+    admin = f", reloads on {options.host}:{server.admin_port}" if options.admin_port is not None else ""
+    click.echo(f"serving {names} on {server.address}{rest}{admin}", err=True)
     ended.wait()
     server.stop()
     _exit()

@@ -58,7 +58,7 @@ class ServerOptions:
     admin_token_file: Path | None = _flag(None, "A token; HandleReloadConfigRequest needs it as `Bearer` then.")
     models_root: Path | None = _flag(None, "Models that a configuration names must lie below this folder.")
     admin_port: int | None = _flag(
-        None, "A port of their own for reloads and profiles, which --port refuses then (TF Serving: none)."
+        None, "Another port, which alone answers reloads and profiles then; 0 for any free one (TF Serving: none)."
     )
     request_log_root: Path | None = _flag(None, "The files of a model's logging_config must lie below this folder.")
     request_log_file_bytes: int = _flag(64 << 20, "A file of a request log is ended at this size, or after an hour.")

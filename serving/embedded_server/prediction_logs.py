@@ -33,7 +33,7 @@ log = logging.getLogger("mim")
 
 COLLECTOR = "tfrecord"
 MAX_WAITING, MAX_WAITING_BYTES = 1_000, 64 << 20  # records that wait for the disk
-FLUSH_SECONDS, WARNING_SECONDS, STOP_SECONDS = 1.0, 60.0, 1.0
+FLUSH_SECONDS, WARNING_SECONDS, STOP_SECONDS = 1.0, 60.0, 0.5
 MAX_FILE_SECONDS = 3_600.0
 # api → field of PredictionLog
 _KINDS = {

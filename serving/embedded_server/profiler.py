@@ -96,13 +96,13 @@ class ProfilerService:
             raise invalid(f"duration_ms must be from 1 to {MAX_SECONDS * 1_000:.0f}; received {request.duration_ms}")
         asked = profiler_options_pb2.ProfileOptions.FromString(request.opts)
         options = {name: getattr(asked, name) for name in _OPTIONS} if request.opts else {}
-        ended = self._ended.setdefault(request.session_id, threading.Event())
         with tempfile.TemporaryDirectory(prefix="mim-profile-") as folder:
             session = _pywrap_profiler.ProfilerSession()
             try:
                 session.start(folder, options)
             except tf.errors.OpError as error:
                 raise from_code(error.error_code, error.message) from error
+            ended = self._ended[request.session_id] = threading.Event()
             try:
                 context.add_callback(ended.set)  # the caller left
                 ended.wait(request.duration_ms / 1_000)

@@ -88,6 +88,7 @@ class RestServer:
                 self._answer,
                 host=options.host,
                 port=options.rest_api_port,
+                ipv6=":" in options.host,  # localhost is one address, not two
                 threads=options.rest_api_num_threads,
                 channel_timeout=_CHANNEL_SECONDS,
                 connection_limit=_CONNECTIONS,
@@ -121,7 +122,7 @@ class RestServer:
                 time.sleep(0.02)
             server.task_dispatcher.shutdown(timeout=0.2)
             server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
-            self._thread.join(1)
+            self._thread.join(0.3)
         else:
             server.task_dispatcher.shutdown(timeout=0.2)
             server.close()

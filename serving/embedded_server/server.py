@@ -65,15 +65,11 @@ class EmbeddedServer:
         self.options = options
         credentials = server_credentials(options.ssl_config_file) if options.ssl_config_file else None
         self.core = ServerCore(options)
-        self._admin_threads = futures.ThreadPoolExecutor(_ADMIN_CALLS, "admin")
-        self._server = self._grpc_server(_threads())
+        self._admin_threads, threads = futures.ThreadPoolExecutor(_ADMIN_CALLS, "admin"), _threads()
         own = options.admin_port is not None
-        self._admin = self._grpc_server(self._admin_threads) if own else self._server
+        self._server = self._grpc_server(threads, not own)
+        self._admin = self._grpc_server(threads) if own else self._server
         self._checks: health.HealthServicer | None = None
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core, not own), self._server)
-        if own:
-            model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core), self._admin)
         if options.enable_profiler:
             self._admin.add_generic_rpc_handlers((ProfilerService(options.profiler_root).handler(),))
         if options.enable_grpc_healthcheck_service:
@@ -129,6 +125,7 @@ class EmbeddedServer:
             self._rest.stop(GRACE_SECONDS)
         for server in drained:
             server.wait()
+        self._admin_threads.shutdown(wait=False)
         self.core.stop()
 
     def __enter__(self) -> EmbeddedServer:
@@ -137,8 +134,8 @@ class EmbeddedServer:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _grpc_server(self, threads: futures.ThreadPoolExecutor) -> grpc.Server:
-        return grpc.server(
+    def _grpc_server(self, threads: futures.ThreadPoolExecutor, reloads: bool = True) -> grpc.Server:
+        server = grpc.server(
             threads,
             options=[
                 ("grpc.max_receive_message_length", self.options.grpc_max_message_bytes),
@@ -147,6 +144,9 @@ class EmbeddedServer:
             ],
             interceptors=[RequestInterceptor(self.core, self._admin_threads)],
         )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core, reloads), server)
+        return server
 
     @staticmethod
     def _listen(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

@@ -271,7 +271,7 @@ def test_half_of_a_surrogate_pair_is_no_text(rest: EmbeddedServer) -> None:
 
 def test_a_timeout_of_zero_is_no_limit(tmp_path: Path) -> None:
     export(tmp_path / "adder/1", 1.0)
-    options = ServerOptions(models=tmp_path, port=0, rest_api_port=0, rest_api_timeout_in_ms=0)
+    options = ServerOptions(models=tmp_path, port=0, rest_api_port=0, rest_api_timeout_in_ms=0, host="localhost")
     with EmbeddedServer(options=options) as server:
         assert shifted(server, "[1]") == (200, {"outputs": [2.0]})
 
