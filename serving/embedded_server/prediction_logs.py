@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def check_logging(model: Any, root: Path | None, confined: bool) -> None:
 
 
 class _Collector:
-    """The files of one LoggingConfig; used by the writing thread alone, but for its attributes.
+    """The files of one LoggingConfig; used by the writing thread alone, but for `config` and `rate`.
 
     Args:
         config: The LoggingConfig.
@@ -103,27 +103,29 @@ class _Collector:
         self._part = self._prefix
         self._opened, self._bytes = 0.0, 0
 
+    @property
+    def old(self) -> bool:
+        """Whether its file has had its time."""
+        return self._writer is not None and time.monotonic() - self._opened > MAX_FILE_SECONDS
+
+    def full(self, record: bytes) -> bool:
+        """Whether the file has no room for a record."""
+        return self._bytes > 0 and self._bytes + len(record) > self._options.request_log_file_bytes
+
     def write(self, record: bytes) -> None:
-        """Appends a record, to a new file where the present one is full or old.
+        """Appends a record, to a new file where there is none.
 
         Raises:
             OSError, tf.errors.OpError: the disk refuses it.
         """
-        full = self._bytes + len(record) > self._options.request_log_file_bytes and self._bytes
-        if self._writer is not None and (full or time.monotonic() - self._opened > MAX_FILE_SECONDS):
-            self.close()
         if self._writer is None:
             self._prefix.parent.mkdir(parents=True, exist_ok=True)
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             name = f"{self._prefix.name}-{stamp}-{os.getpid()}-{next(_numbers)}.tfrecord"
             self._part = self._prefix.with_name(f"{name}.part")
             self._writer = tf.io.TFRecordWriter(str(self._part))
-            self._opened, self._bytes = time.monotonic(), 0
-        try:
-            self._writer.write(record)
-        except Exception:  # what was written of it would spoil what follows: the next record gets a new file
-            self._writer = None
-            raise
+            self._opened = time.monotonic()
+        self._writer.write(record)
         self._bytes += len(record) + 16  # length and checksums
 
     def flush(self) -> None:
@@ -135,13 +137,17 @@ class _Collector:
         if self._writer is not None:
             self._writer.flush()
 
+    def abandon(self) -> None:
+        """Leaves the file as it is: half a record at its end would spoil those after it."""
+        self._writer, self._bytes = None, 0
+
     def close(self) -> None:
         """Ends the file and gives it its name without `.part`; removes the oldest of too many.
 
         Raises:
             OSError, tf.errors.OpError: the disk refuses it.
         """
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._bytes = self._writer, None, 0
         if writer is None:
             return
         writer.close()
@@ -179,6 +185,8 @@ class PredictionLogs:
         self._changed = threading.Condition()
         self._waiting: deque[_Record] = deque()
         self._closing: list[_Collector] = []
+        # Records that were written since the last flush, by their models: a disk may refuse them only then.
+        self._unflushed: defaultdict[_Collector, Counter[str]] = defaultdict(Counter)
         self._bytes = 0
         self._warned = -WARNING_SECONDS
         self._stopped = False
@@ -256,7 +264,6 @@ class PredictionLogs:
             self._thread.join(STOP_SECONDS)
 
     def _write(self) -> None:
-        dirty: set[_Collector] = set()
         flushed = time.monotonic()
         while True:
             with self._changed:
@@ -266,41 +273,49 @@ class PredictionLogs:
                 self._waiting.clear()
                 self._closing, self._bytes = [], 0
             for record in waiting:
-                if self._written(record):
-                    dirty.add(record.collector)
+                self._append(record)
             if time.monotonic() - flushed >= FLUSH_SECONDS:
-                for collector in dirty:
-                    self._tried(collector.flush)
-                dirty, flushed = set(), time.monotonic()
-            for collector in [*closing, *(self._collectors.values() if stopped else ())]:
-                self._tried(collector.close)
+                flushed = time.monotonic()
+                for collector in list(self._unflushed):
+                    self._settle(collector, collector.flush)
+            ends = [one for one in self._collectors.values() if stopped or one.old]
+            for collector in [*closing, *ends]:
+                self._settle(collector, collector.close)
             if stopped:
                 return
 
-    def _written(self, record: _Record) -> bool:
-        entry = record.entry
-        name = entry.log_metadata.model_spec.name
+    def _append(self, record: _Record) -> None:
+        entry, collector = record.entry, record.collector
         target = getattr(entry, _KINDS[record.api])
         target.request.CopyFrom(record.request)
         target.response.CopyFrom(record.response)
-        if (told := self._tried(lambda: record.collector.write(entry.SerializeToString()))) is not None:
-            self._dropped(name, "UNAVAILABLE", told)
-            return False
-        self._monitoring.request_log_count.add(name, "OK")
-        return True
+        try:
+            text = entry.SerializeToString()
+            if collector.full(text):
+                self._settle(collector, collector.close)
+            self._unflushed[collector][entry.log_metadata.model_spec.name] += 1
+            collector.write(text)
+        except Exception as error:
+            self._failed(collector, error)
 
-    @staticmethod
-    def _tried(work: Callable[[], None]) -> str | None:
-        """Does it; returns what went wrong."""
+    def _settle(self, collector: _Collector, work: Callable[[], None]) -> None:
+        """Flushes or closes the collector's file, and counts what that did with the records since the last time."""
         try:
             work()
-        except Exception as error:  # of the disk or of a message that is too large: the next record may be written
-            log.debug("request log: %s", error)
-            return str(error) or repr(error)
-        return None
+        except Exception as error:
+            self._failed(collector, error)
+            return
+        for name, count in self._unflushed.pop(collector, Counter()).items():
+            self._monitoring.request_log_count.add(name, "OK", count=count)
 
-    def _dropped(self, name: str, code: str, told: str) -> None:
-        self._monitoring.request_log_count.add(name, code)
+    def _failed(self, collector: _Collector, error: Exception) -> None:
+        """The disk, or a message that is too large: the next record may be written."""
+        collector.abandon()
+        for name, count in self._unflushed.pop(collector, Counter()).items():
+            self._dropped(name, "UNAVAILABLE", str(error) or repr(error), count)
+
+    def _dropped(self, name: str, code: str, told: str, count: int = 1) -> None:
+        self._monitoring.request_log_count.add(name, code, count=count)
         if time.monotonic() - self._warned >= WARNING_SECONDS:
             self._warned = time.monotonic()
             log.warning("records of the request log are dropped (metric request_log_count): %s", told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import shutil
 import threading
 import time
@@ -153,8 +154,16 @@ def test_records_reach_the_disk_while_the_server_runs(models: Path, tmp_path: Pa
         model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(asked, timeout=10)
         predict(channel, request())
         eventually(lambda: len(records(tmp_path, "b")) == 1, seconds=5)
-        page = server.core.monitoring.page()
-    assert ':tensorflow:serving:request_log_count{model_name="adder",status_code="OK"} 3' in page
+        counted = ':tensorflow:serving:request_log_count{model_name="adder",status_code="OK"} 3'
+        eventually(lambda: counted in server.core.monitoring.page(), seconds=5)
+
+
+def test_a_file_ends_with_its_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_logs, "MAX_FILE_SECONDS", 0.2)
+    monkeypatch.setattr(prediction_logs, "FLUSH_SECONDS", 0.1)
+    with serving(models, tmp_path, models_config(models, adder=logging_config(tmp_path / "a"))) as (_, channel):
+        predict(channel, request())
+        eventually(lambda: len(records(tmp_path, "a")) == 1, seconds=5)
 
 
 def test_a_slow_disk_costs_records_and_no_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +202,24 @@ def test_a_disk_that_refuses_costs_records_and_no_call(models: Path, tmp_path: P
         (tmp_path / "file").unlink()
         predict(channel, request())
     assert len(records(tmp_path / "file", "a")) == 1, "it goes on when it can"
+
+
+def test_a_disk_that_is_full_is_told_of_each_record(models: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = {"x": np.zeros(100_000, np.float32), "y": [0.0]}
+    with serving(models, tmp_path, models_config(models, adder=logging_config(tmp_path / "a"))) as (server, channel):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the disk takes no more of any file
+            predict(channel, request(outputs=["sum"]))
+            predict(channel, request(inputs=large, outputs=["amount"]))
+            eventually(lambda: 'status_code="UNAVAILABLE"} ' in server.core.monitoring.page(), seconds=5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        predict(channel, request(inputs=large, outputs=["amount"]))
+    lines = server.core.monitoring.page().splitlines()
+    counts = [int(line.split()[-1]) for line in lines if line.startswith(":tensorflow:serving:request_log_count")]
+    assert sum(counts) == 3
+    assert len(records(tmp_path, "a")) == 1, "it goes on in another file when it can"
 
 
 @pytest.mark.parametrize(
