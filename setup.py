@@ -45,6 +45,7 @@ SERVE = [
     "tf-keras>=2.21,<2.22",  # TensorFlow Text imports it, where components/__init__.py has set TF_USE_LEGACY_KERAS
     "grpcio-health-checking>=1.71",
     "waitress>=3.0",
+    "flatbuffers>=24.3",
     "pyarrow>=18.1",
 ]
 # mim_keras alone

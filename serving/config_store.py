@@ -11,12 +11,13 @@ import contextlib
 import fcntl
 import os
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
 
-from serving import messages
+from serving import config_text
 
 MODELS_KEY = "models.config"
 
@@ -25,8 +26,23 @@ class ConfigStoreError(RuntimeError):
     """The configuration cannot be read or written."""
 
 
+@dataclass(frozen=True)
+class StoredConfig:
+    """What was read.
+
+    Attributes:
+        config: A ModelServerConfig.
+        text: Its text form.
+        revision: Of the text.
+    """
+
+    config: Any
+    text: str
+    revision: Any
+
+
 class ConfigStore(ABC):
-    """A ModelServerConfig in text form.
+    """A ModelServerConfig in text form.  A change leaves the rest of the text as it is, comments and unknown fields.
 
     Attributes:
         name: For messages.
@@ -37,26 +53,39 @@ class ConfigStore(ABC):
     servers_read_it = False
 
     @abstractmethod
-    def read(self) -> tuple[Any, Any]:
-        """(configuration, revision).
+    def read(self) -> StoredConfig:
+        """What is stored.
 
         Raises:
             ConfigStoreError: it cannot be read, or is no ModelServerConfig.
         """
 
     @abstractmethod
-    def write(self, config: Any, revision: Any) -> bool:
-        """Writes the configuration; returns False where it is of another revision by now, and nothing was written.
+    def write(self, entry: Any, stored: StoredConfig) -> bool:
+        """Writes the version policy and the labels of one model.
+
+        Args:
+            entry: A ModelConfig.
+            stored: What was read.
+
+        Returns:
+            False where it is of another revision by now, and nothing was written.
 
         Raises:
             ConfigStoreError: it cannot be written.
         """
 
-    def _parsed(self, text: str) -> Any:
+    def _parsed(self, text: str, revision: Any) -> StoredConfig:
         try:
-            return text_format.Parse(text, messages.ModelServerConfig())
+            return StoredConfig(config_text.parse(text), text, revision)
         except text_format.ParseError as error:
             raise ConfigStoreError(f"{self.name} is no ModelServerConfig: {error}") from error
+
+    def _changed(self, entry: Any, stored: StoredConfig) -> str:
+        try:
+            return config_text.with_entry(stored.text, entry)
+        except (ValueError, text_format.ParseError) as error:
+            raise ConfigStoreError(f"{self.name}: {error}") from error
 
 
 class ConfigFile(ConfigStore):
@@ -70,22 +99,23 @@ class ConfigFile(ConfigStore):
         self._path = Path(path)
         self.name = str(path)
 
-    def read(self) -> tuple[Any, Any]:
+    def read(self) -> StoredConfig:
         try:
             text = self._path.read_text()
         except OSError as error:
             raise ConfigStoreError(
                 f"{self.name} cannot be read: {error}; name the server's model_config_file"
             ) from error
-        return self._parsed(text), text
+        return self._parsed(text, text)
 
-    def write(self, config: Any, revision: Any) -> bool:
+    def write(self, entry: Any, stored: StoredConfig) -> bool:
+        text = self._changed(entry, stored)
         with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
-            if self.read()[1] != revision:
+            if self.read().revision != stored.revision:
                 return False
             part = self._path.with_name(f".{self._path.name}.part")
-            part.write_text(text_format.MessageToString(config))
+            part.write_text(text)
             os.replace(part, self._path)
             return True
 
@@ -110,19 +140,19 @@ class ConfigMap(ConfigStore):
         self.name = f"the ConfigMap {name}"
         self._api = api or _core_api()
 
-    def read(self) -> tuple[Any, Any]:
+    def read(self) -> StoredConfig:
         with self._translated():
             found = self._api.read_namespaced_config_map(self._name, self._namespace)
         text = (found.data or {}).get(MODELS_KEY)
         if text is None:
             raise ConfigStoreError(f"{self.name} has no key {MODELS_KEY}; `mim rollout init` writes it")
-        return self._parsed(text), found.metadata.resource_version
+        return self._parsed(text, found.metadata.resource_version)
 
-    def write(self, config: Any, revision: Any) -> bool:
+    def write(self, entry: Any, stored: StoredConfig) -> bool:
         # The API server refuses a patch of another revision: compare-and-set.
         change = {
-            "metadata": {"resourceVersion": revision},
-            "data": {MODELS_KEY: text_format.MessageToString(config)},
+            "metadata": {"resourceVersion": stored.revision},
+            "data": {MODELS_KEY: self._changed(entry, stored)},
         }
         try:
             with self._translated():
@@ -137,7 +167,7 @@ class ConfigMap(ConfigStore):
         Raises:
             ConfigStoreError: it has that key already, or `text` is no ModelServerConfig.
         """
-        self._parsed(text)
+        self._parsed(text, None)
         body = {"metadata": {"name": self._name}, "data": {MODELS_KEY: text}}
         try:
             with self._translated():

@@ -49,11 +49,12 @@ _SCHEMA: dict[str, str] = {
     "Specific": "versions:1:int64*",
     "ServableVersionPolicy": "latest:100:Latest all:101:All specific:102:Specific",
     "LogCollectorConfig": "type:1:string filename_prefix:2:string",
-    "SamplingConfig": "sampling_rate:1:double",
-    "LoggingConfig": "log_collector_config:1:LogCollectorConfig sampling_config:2:SamplingConfig",
+    "SamplingConfig": "sampling_rate:1:double attributes:2:int32",
+    "LoggingConfig": "log_collector_config:1:LogCollectorConfig sampling_config:2:SamplingConfig "
+    "custom_logging_config:3:Any",
     "ModelConfig": (
-        "name:1:string base_path:2:string model_platform:4:string logging_config:6:LoggingConfig "
-        "model_version_policy:7:ServableVersionPolicy version_labels:8:map<int64>"
+        "name:1:string base_path:2:string model_type:3:ModelType model_platform:4:string "
+        "logging_config:6:LoggingConfig model_version_policy:7:ServableVersionPolicy version_labels:8:map<int64>"
     ),
     "ModelConfigList": "config:1:ModelConfig*",
     "ModelServerConfig": "model_config_list:1:ModelConfigList",
@@ -69,6 +70,7 @@ _SCHEMA: dict[str, str] = {
     "MonitoringConfig": "prometheus_config:1:PrometheusConfig",
     "SSLConfig": "server_key:1:string server_cert:2:string custom_ca:3:string client_verify:4:bool",
 }
+_ENUMS = {"ModelType": ("MODEL_TYPE_UNSPECIFIED", "TENSORFLOW", "OTHER")}  # those that text forms name
 _PACKAGE = "mim.wire"
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -80,12 +82,16 @@ def _declare(field: Any, name: str, number: int, kind: str) -> None:
     field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
     if kind in _SCHEMA:
         field.type, field.type_name = _Field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+    elif kind in _ENUMS:
+        field.type, field.type_name = _Field.TYPE_ENUM, f".{_PACKAGE}.{kind}"
     else:
         field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
 
 
 def _build() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="mim_wire.proto", package=_PACKAGE, syntax="proto3")
+    for enum_name, values in _ENUMS.items():
+        file.enum_type.add(name=enum_name, value=[{"name": name, "number": i} for i, name in enumerate(values)])
     for message_name, fields in _SCHEMA.items():
         message = file.message_type.add(name=message_name)
         for declared in fields.split():

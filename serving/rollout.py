@@ -17,10 +17,10 @@ from typing import Any
 
 import grpc
 
-from serving import messages
+from serving import config_text, messages
 from serving.channel import ServerError, Tls, open_channel
 from serving.client import MimClient
-from serving.config_store import ConfigFile, ConfigStore, ConfigStoreError
+from serving.config_store import ConfigFile, ConfigStore, ConfigStoreError, StoredConfig
 from serving.shadow import Comparison, Limits, compare
 
 log = logging.getLogger("mim")
@@ -71,7 +71,7 @@ class Rollout:
         self._model, self._servers = model, list(servers)
         self._store = config if isinstance(config, ConfigStore) else ConfigFile(config)
         self._tls, self._metadata = tls, tuple(metadata)
-        self._config = self._read()[0]
+        self._config = self._read().config
         self._entry(self._config)
 
     def place(self) -> Place:
@@ -229,7 +229,7 @@ class Rollout:
         except ServerError as error:
             log.warning("the file is as it was, but the server did not reload it: %s", error)
 
-    def _read(self) -> tuple[Any, Any]:
+    def _read(self) -> StoredConfig:
         try:
             return self._store.read()
         except ConfigStoreError as error:
@@ -242,7 +242,8 @@ class Rollout:
             RolloutError: somebody changed the model's entry since it was read.
         """
         for _ in range(WRITE_TRIES):
-            now, revision = self._read()
+            stored = self._read()
+            now = stored.config
             if self._entry(now) != self._entry(self._config):
                 raise RolloutError(
                     f"{self._store.name} was changed for {self._model} by somebody else meanwhile; look at `mim "
@@ -250,7 +251,7 @@ class Rollout:
                 )
             now.model_config_list.config[self._index(now)].CopyFrom(entry)
             try:
-                written = self._store.write(now, revision)
+                written = self._store.write(entry, stored)
             except ConfigStoreError as error:
                 raise RolloutError(str(error)) from error
             if written:
@@ -298,6 +299,14 @@ class Rollout:
         return True
 
     def _reload(self) -> None:
+        unknown = config_text.unknown_fields(self._read().text)
+        if unknown:
+            log.warning(
+                "%s has fields that are not known here: %s.  They stay in it, and are not sent to the running servers, "
+                "which have them when they read it again",
+                self._store.name,
+                ", ".join(unknown),
+            )
         request = messages.ReloadConfigRequest(config=self._config)
         for server in self._servers:
             with open_channel(server, self._tls) as channel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import faulthandler
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from tfx_pipeline.location import Location
 if TYPE_CHECKING:
     from upath import UPath
 
+LAST_SECONDS = 4.5
 _M_ARENA_MAX = -8  # <malloc.h>
 _at_exit = contextlib.ExitStack()
 
@@ -55,8 +57,8 @@ def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     """Serve models over TF Serving's gRPC and REST APIs: for development, tests and small loads.
 
-    Production runs TensorFlow Serving itself, on the same folders and with the same flags. Not here: TensorFlow Lite
-    models, the profiler service, other platforms than tensorflow, GPUs.
+    Production runs TensorFlow Serving itself, on the same folders and with the same flags. Not here: other
+    platforms than tensorflow, GPUs.
     """
     _share_memory()
     for name, reason in UNSUPPORTED.items():
@@ -81,9 +83,7 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     from serving.embedded_server.errors import ServingFault
     from serving.embedded_server.server import EmbeddedServer
 
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = _ended_by_signal()
     try:
         server = EmbeddedServer(options=options, tracer_provider=provider).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:
@@ -92,7 +92,8 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
         raise click.ClickException(f"Failed to start server. Error: {error}") from error
     names = ", ".join(server.core.manager.available()) or "no model yet"
     rest = f", REST on {server.rest_address}" if server.rest_address else ""
-    click.echo(f"serving {names} on {server.address}{rest}", err=True)
+    admin = f", reloads on {options.host}:{server.admin_port}" if options.admin_port is not None else ""
+    click.echo(f"serving {names} on {server.address}{rest}{admin}", err=True)
     ended.wait()
     server.stop()
     if provider is not None:
@@ -126,6 +127,25 @@ def _tracer_provider(endpoint: str | None) -> Any | None:
     from serving.tracing import otlp_provider
 
     return otlp_provider("mim-serve", endpoint)
+
+
+def _ended_by_signal() -> threading.Event:
+    """Set by SIGINT or SIGTERM; `LAST_SECONDS` after it the process ends, whatever still runs then."""
+    ended = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # A handler that set the event could wait for the event's own lock, which the code it interrupts may hold.
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        os.read(reader, 1)
+        ended.set()
+        faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return ended
 
 
 def _exit() -> None:

@@ -31,6 +31,7 @@ from serving.embedded_server.session import Runner
 from serving.messages import BatchingParameters
 
 PER_MODEL_FILE = "batching_params.pbtxt"
+STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,14 @@ class BatchingConfig:
             if parameters.HasField(name)
         }
         given.setdefault("max_execution_batch_size", given.get("max_batch_size", 1000))
+        if not given.get("enable_large_batch_splitting") and given.get("max_enqueued_batches") == 0:
+            given["max_enqueued_batches"] = 1  # as there, for old files
         config = BatchingConfig(
             allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
             pad_variable_length_inputs=parameters.pad_variable_length_inputs,
             **given,
         )
+        config._check()
         sizes = config.allowed_batch_sizes
         if sizes and sizes[-1] != config.max_batch_size:
             raise invalid(
@@ -87,6 +91,20 @@ class BatchingConfig:
         if list(sizes) != sorted(set(sizes)):
             raise invalid(f"allowed_batch_sizes entries must be monotonically increasing; received {list(sizes)}")
         return config
+
+    def _check(self) -> None:
+        """As SharedBatchScheduler::AddQueue."""
+        if self.max_batch_size <= 0:
+            raise invalid(f"input_batch_size_limit must be positive; was {self.max_batch_size}")
+        if self.batch_timeout_micros < 0:
+            raise invalid(f"batch_timeout_micros must be non-negative; was {self.batch_timeout_micros}")
+        if self.max_enqueued_batches <= 0:
+            raise invalid(f"max_enqueued_batches must be positive; was {self.max_enqueued_batches}")
+        if self.enable_large_batch_splitting and not 0 < self.max_execution_batch_size <= self.max_batch_size:
+            raise invalid(
+                "When enable_large_batch_splitting is true, input_batch_size_limit must be greater than or equal to "
+                f"max_execution_batch_size.1{self.max_batch_size}{self.max_execution_batch_size}"
+            )
 
     @property
     def rows(self) -> int:
@@ -122,6 +140,12 @@ def model_batching(folder: Path, options: ServerOptions) -> BatchingConfig | Non
         raise invalid(str(error)) from error
 
 
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass
 class _Task:
     arrays: Sequence[np.ndarray]
@@ -129,9 +153,13 @@ class _Task:
     deadline: float | None
     enqueued: float
     # Held until there is a result: a bare lock wakes its waiter faster than an Event.
-    done: threading.Lock = field(default_factory=threading.Lock)
+    done: threading.Lock = field(default_factory=_held)
     result: list[np.ndarray] | None = None
     fault: ServingFault | None = None
+
+    def part(self, start: int, rows: int) -> _Task:
+        """Some of its rows."""
+        return _Task([array[start : start + rows] for array in self.arrays], rows, self.deadline, self.enqueued)
 
 
 @dataclass
@@ -188,7 +216,10 @@ class BatchThreads:
             self.changed.notify_all()
 
     def stop(self) -> None:
-        """Ends the threads; batches that wait are not run, and their calls end with UNAVAILABLE."""
+        """Ends the threads; batches that wait are not run, and their calls end with UNAVAILABLE.
+
+        A batch that still runs after `STOP_SECONDS` is left: nothing can interrupt TensorFlow.
+        """
         with self.changed:
             self._stopped = True
             waiting = list(self._waiting)
@@ -196,8 +227,9 @@ class BatchThreads:
             self.changed.notify_all()
         for batch in waiting:
             batch.end(from_code(14, "the server stops"))
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0, deadline - time.monotonic()))
 
     def add(self, batch: _Batch) -> None:
         """Takes a batch that was just opened; `changed` is held.
@@ -266,35 +298,60 @@ class _Queue:
         if batch is self._open:
             self._open = None
 
-    def schedule(self, task: _Task) -> None:
-        """Puts a task, or its parts, in batches.
+    def schedule(self, task: _Task) -> list[_Task]:
+        """Puts a task in a batch, or its parts in several; returns them in order.
 
         Raises:
-            ServingFault: it is too large, or the queue is full.
+            ServingFault: it is too large, or the queue has no room for all of it.
         """
         config = self.config
         if task.rows > config.max_batch_size:
             raise invalid(f"Task size {task.rows} is larger than maximum input batch size {config.max_batch_size}")
         with self._threads.changed:
-            batch = self._open
-            if batch is None or batch.rows + task.rows > config.rows:
-                if self._enqueued >= config.max_enqueued_batches:
-                    raise from_code(
-                        14,
-                        "The batch scheduling queue to which this task was submitted is full; currently "
-                        f"{self._enqueued} batches enqueued and max_enqueued_batches is "
-                        f"{config.max_enqueued_batches}",
-                    )
-                batch = _Batch(self, task.enqueued + config.batch_timeout_micros / 1e6)
-                batch.tasks.append(task)
-                batch.rows += task.rows
-                self._threads.add(batch)
-                self._open, self._enqueued = batch, self._enqueued + 1
-                return
+            parts = self._split(task) if config.enable_large_batch_splitting else [task]
+            for part in parts:
+                self._add(part)
+        return parts
+
+    def _split(self, task: _Task) -> list[_Task]:
+        """What fills the open batch, then whole batches, then the rest."""
+        config, limit = self.config, self.config.rows
+        free = limit - self._open.rows if self._open is not None else 0
+        capacity = free + (config.max_enqueued_batches - self._enqueued) * limit
+        if task.rows > capacity:
+            raise from_code(
+                14,
+                "The batch scheduling queue to which this task was submitted is full; task size is "
+                f"{task.rows} but scheduling capacity is only {capacity} "
+                f"(num_enqueued_batches={max(1, self._enqueued)}, "
+                f"max_enqueued_batches={config.max_enqueued_batches}, "
+                f"open_batch_size={limit - free if self._open is not None else 0}, max_execution_batch_size={limit})",
+            )
+        if task.rows <= (free or limit):
+            return [task]
+        starts = [*([0] if free else []), *range(free, task.rows, limit)]
+        return [task.part(start, end - start) for start, end in zip(starts, [*starts[1:], task.rows], strict=True)]
+
+    def _add(self, task: _Task) -> None:
+        """To the open batch, or to a new one; `changed` is held."""
+        config, batch = self.config, self._open
+        if batch is None or batch.rows + task.rows > config.rows:
+            if self._enqueued >= config.max_enqueued_batches:
+                raise from_code(
+                    14,
+                    "The batch scheduling queue to which this task was submitted is full; currently "
+                    f"{self._enqueued} batches enqueued and max_enqueued_batches is {config.max_enqueued_batches}",
+                )
+            batch = _Batch(self, task.enqueued + config.batch_timeout_micros / 1e6)
             batch.tasks.append(task)
             batch.rows += task.rows
-            if batch.rows >= config.rows:
-                self._threads.changed.notify()
+            self._threads.add(batch)
+            self._open, self._enqueued = batch, self._enqueued + 1
+            return
+        batch.tasks.append(task)
+        batch.rows += task.rows
+        if batch.rows >= config.rows:
+            self._threads.changed.notify()
 
     def run_batch(self, batch: _Batch) -> None:
         """Runs it and gives each task its rows, or all of them what went wrong."""
@@ -321,6 +378,7 @@ class _Queue:
         arrays = [
             self._merge(name, [task.arrays[i] for task in batch.tasks], padding) for i, name in enumerate(self._feeds)
         ]
+        self._monitoring.wrapped_run_count.add()
         outputs = self._runner.run(self._feeds, arrays, self._fetches, seconds)
         for output in outputs:
             if not np.ndim(output):
@@ -378,32 +436,19 @@ class BatchingRunner:
         now = time.monotonic()
         deadline = None if seconds is None else now + seconds
         queue = self._queue(feeds, fetches)
-        limit = self._config.rows
-        if self._config.enable_large_batch_splitting and rows > limit:
-            if rows > self._config.max_batch_size:
-                raise invalid(f"Task size {rows} is larger than maximum input batch size {self._config.max_batch_size}")
-            starts = range(0, rows, limit)
-            parts = [
-                _Task([array[start : start + limit] for array in arrays], min(limit, rows - start), deadline, now)
-                for start in starts
-            ]
-            results = self._await(queue, parts)
-            return [np.concatenate([part[i] for part in results]) for i in range(len(fetches))]
-        return self._await(queue, [_Task(arrays, rows, deadline, now)])[0]
+        parts = queue.schedule(_Task(arrays, rows, deadline, now))
+        results = [self._await(part) for part in parts]
+        if len(parts) == 1:
+            return results[0]
+        return [np.concatenate(of_parts) for of_parts in zip(*results, strict=True)]
 
     @staticmethod
-    def _await(queue: _Queue, tasks: list[_Task]) -> list[list[np.ndarray]]:
-        for task in tasks:
-            task.done.acquire()
-            queue.schedule(task)
-        results = []
-        for task in tasks:
-            task.done.acquire()
-            if task.fault is not None:
-                raise task.fault
-            assert task.result is not None
-            results.append(task.result)
-        return results
+    def _await(task: _Task) -> list[np.ndarray]:
+        task.done.acquire()
+        if task.fault is not None:
+            raise task.fault
+        assert task.result is not None
+        return task.result
 
     def _queue(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> _Queue:
         queue = self._queues.get((feeds, fetches))

@@ -48,17 +48,20 @@ def single_model(name: str, base_path: str) -> Any:
 def models_below(folder: Path) -> list[Any]:
     """ModelConfigs of the folders below `folder`, a model each.
 
-    Versions that `models.config` there names are served, see `serving.releases`; of other models the newest.
+    Versions that `models.config` there names are served, see `serving.releases`; of other models the newest.  Its
+    `logging_config` holds as well.
     """
     names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
     file = folder / MODELS_CONFIG
     listed = read_model_config(file).model_config_list.config if file.is_file() else ()
-    policies = {model.name: model.model_version_policy for model in listed}
+    entries = {model.name: model for model in listed}
     found = []
     for name in names:
         model = single_model(name, str(folder / name)).model_config_list.config[0]
-        if name in policies:
-            model.model_version_policy.CopyFrom(policies[name])
+        if name in entries:
+            model.model_version_policy.CopyFrom(entries[name].model_version_policy)
+            if entries[name].HasField("logging_config"):
+                model.logging_config.CopyFrom(entries[name].logging_config)
         found.append(model)
     return found
 

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import grpc
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
+from serving.embedded_server import inference
 from serving.embedded_server.errors import ServingFault, invalid
+from serving.embedded_server.loaded_model import LoadedModel
 from serving.embedded_server.server_core import ServerCore
 
 log = logging.getLogger("mim")
@@ -56,6 +58,30 @@ def record_request(core: ServerCore, name: str, api: str, entrypoint: str, work:
     core.monitoring.request_latency.add((time.perf_counter() - started) * 1e6, label, api, entrypoint)
     core.monitoring.request_count.add(label, "OK")
     return answer
+
+
+def infer(core: ServerCore, api: str, model: LoadedModel, request: Any, seconds: float | None) -> Any:
+    """The response to an inference, which the request log may keep.
+
+    Args:
+        core: Whose log.
+        api: Predict, Classify, Regress or MultiInference.
+        model: What answers.
+        request: Of this api.
+        seconds: How long the run may take; None is without bound.
+
+    Raises:
+        ServingFault: with TensorFlow Serving's code and text.
+    """
+    run = {
+        "Predict": inference.predict,
+        "Classify": inference.classify,
+        "Regress": inference.regress,
+        "MultiInference": inference.multi_inference,
+    }[api]
+    response = run(model, request, seconds)
+    core.request_logs.offer(model, api, request, response)
+    return response
 
 
 def model_metadata(core: ServerCore, request: Any) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIGNATURE = "serving_default"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
-_OLD_NAMES = {"float32": "float", "float64": "double"}  # as the runtime writes them
+_OLD_NAMES = {"float32": "float", "float64": "double", "float16": "half"}  # as the runtime writes them
 
 
 # -- Predict -----------------------------------------------------------------------------------------------
@@ -168,6 +168,8 @@ def multi_inference(model: LoadedModel, request: Any, seconds: float | None) -> 
         else:
             raise from_code(12, f"Unsupported signature method_name: {task.method_name}")
     examples = _examples(request.input)
+    model.monitoring.example_counts.add(len(examples), model.name)
+    model.monitoring.example_count_total.add(model.name, count=len(examples))
     feeds = tuple(sorted({signature.inputs["inputs"].name for signature, _, _ in tasks.values()}))
     fetches = tuple(
         sorted({signature.outputs[alias].name for signature, _, aliases in tasks.values() for alias in aliases})

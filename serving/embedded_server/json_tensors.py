@@ -30,7 +30,8 @@ _WHOLE: dict[int, tuple[str, int, int]] = {
     messages.DT_UINT32: ("uint32_val", 0, 2**32 - 1),
     messages.DT_UINT64: ("uint64_val", 0, 2**64 - 1),
 }
-_OLD_NAMES = {"float32": "float", "float64": "double"}
+_WRITTEN = {*_WHOLE, messages.DT_FLOAT, messages.DT_DOUBLE, messages.DT_BOOL, DT_STRING}
+_OLD_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 
 
 # -- requests ----------------------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ def outputs_to_json(outputs: Mapping[str, Any], rows: bool) -> str:
     values = {alias: _values(alias, outputs[alias]) for alias in sorted(outputs)}
     if not rows:
         found = values if len(values) > 1 else next(iter(values.values()))
-        return json.dumps({"outputs": found})
+        return _dumped({"outputs": found})
     size = None
     for alias in values:
         shape = outputs[alias].tensor_shape.dim
@@ -330,8 +331,8 @@ def outputs_to_json(outputs: Mapping[str, Any], rows: bool) -> str:
             raise invalid(f"Tensor name: {alias} has inconsistent batch size: {shape[0].size} expecting: {size}")
         size = shape[0].size
     if len(values) == 1:
-        return json.dumps({"predictions": next(iter(values.values()))})
-    return json.dumps({"predictions": [{alias: own[row] for alias, own in values.items()} for row in range(size or 0)]})
+        return _dumped({"predictions": next(iter(values.values()))})
+    return _dumped({"predictions": [{alias: own[row] for alias, own in values.items()} for row in range(size or 0)]})
 
 
 def classes_to_json(result: Any) -> str:
@@ -339,14 +340,18 @@ def classes_to_json(result: Any) -> str:
     if not result.classifications:
         raise invalid("Cannot convert empty ClassificationResults to JSON")
     found = [[[entry.label, _decimal(entry.score)] for entry in row.classes] for row in result.classifications]
-    return json.dumps({"results": found})
+    return _dumped({"results": found})
 
 
 def regressions_to_json(result: Any) -> str:
     """The body of an answer to Regress."""
     if not result.regressions:
         raise invalid("Cannot convert empty RegressionResults to JSON")
-    return json.dumps({"results": [_decimal(entry.value) for entry in result.regressions]})
+    return _dumped({"results": [_decimal(entry.value) for entry in result.regressions]})
+
+
+def _dumped(document: Any) -> str:
+    return json.dumps(document, ensure_ascii=False)
 
 
 def _decimal(value: float) -> float:
@@ -357,6 +362,8 @@ def _decimal(value: float) -> float:
 
 def _values(alias: str, proto: Any) -> Any:
     array = to_array(proto)
+    if proto.dtype not in _WRITTEN and array.size:
+        raise invalid(f"Failed to write JSON value for tensor type: {_type_name(proto.dtype)}")
     if proto.dtype == DT_STRING:
         change: Callable[[bytes], Any] = _told_bytes if alias.endswith("_bytes") else _told_text
         return _mapped(array.tolist(), change)
@@ -374,7 +381,7 @@ def _told_bytes(value: bytes) -> dict[str, str]:
 
 
 def _told_text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+    return value.decode("utf-8", "surrogateescape")  # bytes that are no text go out as they are
 
 
 # -- small -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from serving.embedded_server.batching import BatchingRunner, BatchThreads, model
 from serving.embedded_server.monitoring import Monitoring
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.session import Runner, Session
+from serving.embedded_server.tflite_session import MODEL_FILE, TfLiteSession
 from serving.embedded_server.warm_up import warm_up
 
 
@@ -52,7 +53,7 @@ class Signature:
 
 
 class LoadedModel:
-    """Loads the SavedModel in `folder`, puts a batching queue before it where asked, and warms it up.
+    """Loads the model in `folder`, puts a batching queue before it where asked, and warms it up.
 
     Args:
         name: Of the model.
@@ -63,7 +64,7 @@ class LoadedModel:
         batch_threads: Shared by all models' queues; None without batching.
 
     Raises:
-        ServingFault: the folder holds no SavedModel, its batching parameters are wrong, or a warm-up request failed.
+        ServingFault: the folder holds no model, its batching parameters are wrong, or a warm-up request failed.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class LoadedModel:
     ) -> None:
         self.name, self.version, self.monitoring = name, version, monitoring
         self.as_content = options.enable_serialization_as_tensor_content
-        session = Session(folder, options)
-        self.definitions = dict(session.meta_graph.signature_def)
+        lite = options.prefer_tflite_model and (folder / MODEL_FILE).is_file()
+        session = TfLiteSession(folder, options) if lite else Session(folder, options)
+        self.definitions = session.definitions
         self.signatures = {key: Signature.of(definition) for key, definition in self.definitions.items()}
         self.runner: Runner = session
         if batch_threads is not None:

@@ -17,10 +17,10 @@ class Counter:
         self._values: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
 
-    def add(self, *labels: str) -> None:
-        """One more."""
+    def add(self, *labels: str, count: int = 1) -> None:
+        """So many more."""
         with self._lock:
-            self._values[labels] = self._values.get(labels, 0) + 1
+            self._values[labels] = self._values.get(labels, 0) + count
 
     def lines(self) -> list[str]:
         """Prometheus' text."""
@@ -69,30 +69,32 @@ class Sampler:
 class Monitoring:
     """The metrics of one server.
 
-    Source: tensorflow_serving/servables/tensorflow/util.cc, tensorflow_serving/util/prometheus_exporter.cc.
+    Source: tensorflow_serving/servables/tensorflow/{util,saved_model_warmup_util}.cc, batching/batching_session.cc,
+    core/request_logger.cc, util/prometheus_exporter.cc.
     """
 
     def __init__(self) -> None:
-        self.request_count = Counter("/tensorflow/serving/request_count", ("model_name", "status"))
-        self.request_latency = Sampler("/tensorflow/serving/request_latency", ("model_name", "API", "entrypoint"))
-        self.runtime_latency = Sampler("/tensorflow/serving/runtime_latency", ("model_name", "API", "runtime"))
-        self.warmup_latency = Sampler("/tensorflow/serving/model_warmup_latency", ("model_path", "status"))
+        prefix, own = "/tensorflow/serving/", ("model_path", "status")
+        self.request_count = Counter(f"{prefix}request_count", ("model_name", "status"))
+        self.request_log_count = Counter(f"{prefix}request_log_count", ("model_name", "status_code"))
+        self.request_latency = Sampler(f"{prefix}request_latency", ("model_name", "API", "entrypoint"))
+        self.runtime_latency = Sampler(f"{prefix}runtime_latency", ("model_name", "API", "runtime"))
+        self.example_counts = Sampler(
+            f"{prefix}request_example_counts", ("model",), [float(2**power) for power in range(15)]
+        )
+        self.example_count_total = Counter(f"{prefix}request_example_count_total", ("model",))
+        self.warmup_latency = Sampler(f"{prefix}model_warmup_latency", own)
+        self.warmup_records_read = Counter(f"{prefix}model_warmup_records_read", own)
         self.queuing_latency = Sampler(
-            "/tensorflow/serving/batching_session/queuing_latency",
+            f"{prefix}batching_session/queuing_latency",
             ("thread_pool_name",),
             [100 * 1.2**power for power in range(52)],
         )
+        self.wrapped_run_count = Counter(f"{prefix}batching_session/wrapped_run_count", ())
 
     def page(self) -> str:
         """All of them, as Prometheus reads them."""
-        metrics = (
-            self.request_count,
-            self.request_latency,
-            self.runtime_latency,
-            self.warmup_latency,
-            self.queuing_latency,
-        )
-        return "\n".join(line for metric in metrics for line in metric.lines()) + "\n"
+        return "\n".join(line for metric in vars(self).values() for line in metric.lines()) + "\n"
 
 
 def _metric(name: str) -> str:

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 UNSUPPORTED = {
-    "prefer_tflite_model": "TensorFlow Lite models are not served here",
-    "num_tflite_pools": "TensorFlow Lite models are not served here",
-    "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served here",
-    "enable_profiler": "the profiler service is TensorFlow Serving's alone",
+    "num_tflite_interpreters_per_pool": "each pool has one interpreter here; use --num_tflite_pools",
     "platform_config_file": "only the tensorflow platform is served here",
     "use_alts_credentials": "ALTS needs Google's network; use --ssl_config_file",
     "thread_pool_factory_config_file": "sessions have their own thread pools here",
@@ -60,6 +57,12 @@ class ServerOptions:
     )
     admin_token_file: Path | None = _flag(None, "A token; HandleReloadConfigRequest needs it as `Bearer` then.")
     models_root: Path | None = _flag(None, "Models that a configuration names must lie below this folder.")
+    admin_port: int | None = _flag(
+        None, "Another port, which alone answers reloads and profiles then; 0 for any free one (TF Serving: none)."
+    )
+    request_log_root: Path | None = _flag(None, "The files of a model's logging_config must lie below this folder.")
+    request_log_file_bytes: int = _flag(64 << 20, "A file of a request log is ended at this size, or after an hour.")
+    request_log_files: int = _flag(16, "Ended files kept of a request log; the oldest beyond are removed.")
     rest_api_enable_cors_support: bool = _flag(False, "CORS headers in REST answers.")
     model_config_file_poll_wait_seconds: float = _flag(0.0, "Between looks at the config file; 0 reads it once.")
     file_system_poll_wait_seconds: float = _flag(1.0, "Between looks at the version folders; 0 looks once.")
@@ -75,11 +78,15 @@ class ServerOptions:
     enforce_session_run_timeout: bool = _flag(True, "A call's deadline bounds the run of the model.")
     enable_serialization_as_tensor_content: bool = _flag(False, "Answer numbers as raw bytes, however few.")
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, comma-separated.")
+    prefer_tflite_model: bool = _flag(False, "Serve model.tflite of a version's folder, where it has one.")
+    num_tflite_pools: int = _flag(0, "Calls of a TensorFlow Lite model that run at a time; 0: one for each CPU.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads of one operation; 0 as TensorFlow likes.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations run at a time; 0 as TensorFlow likes.")
     tensorflow_session_parallelism: int = _flag(0, "Both of these; 0 for each its own.")
     ssl_config_file: Path | None = _flag(None, "SSLConfig in text form: TLS; mTLS with client_verify.")
     monitoring_config_file: Path | None = _flag(None, "MonitoringConfig in text form: Prometheus on the REST port.")
+    enable_profiler: bool = _flag(False, "TensorFlow's profiler service, on the gRPC port or on --admin_port.")
+    profiler_root: Path | None = _flag(None, "Profiles that callers ask for must lie below this folder.")
     enable_grpc_healthcheck_service: bool = _flag(False, "The standard gRPC health service.")
     grpc_channel_arguments: str = _flag("", "key=value, comma-separated.")
     grpc_max_threads: int = _flag(
@@ -103,11 +110,20 @@ class ServerOptions:
                 "--tensorflow_session_parallelism sets --tensorflow_intra_op_parallelism and "
                 "--tensorflow_inter_op_parallelism, and is not given beside them; give one or the others"
             )
-        for name in ("rest_api_max_body_bytes", "grpc_max_message_bytes"):
+        for name in (
+            "rest_api_max_body_bytes",
+            "grpc_max_message_bytes",
+            "request_log_file_bytes",
+            "request_log_files",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1; received {getattr(self, name)}")
         if self.admin_token_file is not None and not self.admin_token_file.is_file():
             raise ValueError(f"--admin_token_file must name a file; {self.admin_token_file} does not exist")
+        if self.enable_profiler and self.models_root and not self.profiler_root:
+            raise ValueError("--models_root confines what callers may name; with --enable_profiler set --profiler_root")
+        if self.admin_port and self.admin_port in (self.port, self.rest_api_port):
+            raise ValueError(f"--admin_port must be a port of its own; received {self.admin_port}, which is in use")
         if self.rest_api_port and self.rest_api_port == self.port:
             raise ValueError(
                 "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API."

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -24,12 +25,13 @@ from tensorflow_serving.apis import (
     predict_pb2,
     regression_pb2,
 )
+from waitress import wasyncore
 from waitress.server import create_server
 
 from serving.embedded_server import inference, json_tensors
 from serving.embedded_server.config_files import read_text_proto
 from serving.embedded_server.errors import ServingFault, failed_precondition, invalid
-from serving.embedded_server.handlers import model_metadata, model_status, record_request
+from serving.embedded_server.handlers import infer, model_metadata, model_status, record_request
 from serving.embedded_server.monitoring import PROMETHEUS_PATH
 from serving.embedded_server.server_core import ServerCore
 from serving.messages import MonitoringConfig
@@ -86,6 +88,7 @@ class RestServer:
                 self._answer,
                 host=options.host,
                 port=options.rest_api_port,
+                ipv6=":" in options.host,  # localhost is one address, not two
                 threads=options.rest_api_num_threads,
                 channel_timeout=_CHANNEL_SECONDS,
                 connection_limit=_CONNECTIONS,
@@ -106,10 +109,27 @@ class RestServer:
         """Opens the port to calls."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Closes the port."""
-        self._server.close()
-        self._server.task_dispatcher.shutdown(timeout=5)
+    def stop(self, seconds: float) -> None:
+        """Closes the port to new connections, lets the requests that came finish, and ends.
+
+        Args:
+            seconds: How long they have.
+        """
+        server, deadline = self._server, time.monotonic() + seconds
+        if self._thread.is_alive():
+            server.trigger.pull_trigger(lambda: wasyncore.dispatcher.close(server))  # in the thread of its loop
+            while self._busy() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            server.task_dispatcher.shutdown(timeout=0.2)
+            server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
+            self._thread.join(0.3)
+        else:
+            server.task_dispatcher.shutdown(timeout=0.2)
+            server.close()
+
+    def _busy(self) -> bool:
+        channels = list(self._server.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in channels)
 
     def _serve(self) -> None:
         try:
@@ -200,19 +220,19 @@ class RestServer:
         if name not in model.signatures:
             raise invalid(f'Serving signature name: "{name}" not found in signature def')
         rows = json_tensors.fill_request(document, model.signatures[name].inputs, request.inputs)
-        response = inference.predict(model, request, self._seconds)
+        response = infer(self._core, "Predict", model, request, self._seconds)
         return json_tensors.outputs_to_json(response.outputs, rows)
 
     def _classify(self, spec: dict[str, Any], body: bytes) -> str:
         request = classification_pb2.ClassificationRequest(model_spec=spec)
         self._examples(body, request)
-        response = inference.classify(self._core.find(request.model_spec), request, self._seconds)
+        response = infer(self._core, "Classify", self._core.find(request.model_spec), request, self._seconds)
         return json_tensors.classes_to_json(response.result)
 
     def _regress(self, spec: dict[str, Any], body: bytes) -> str:
         request = regression_pb2.RegressionRequest(model_spec=spec)
         self._examples(body, request)
-        response = inference.regress(self._core.find(request.model_spec), request, self._seconds)
+        response = infer(self._core, "Regress", self._core.find(request.model_spec), request, self._seconds)
         return json_tensors.regressions_to_json(response.result)
 
     @staticmethod
@@ -271,7 +291,7 @@ def _send(
     content_type: str = "application/json",
     cors: Iterable[tuple[str, str]] = (),
 ) -> list[bytes]:
-    body = text.encode()
+    body = text.encode("utf-8", "surrogateescape")
     phrase = HTTPStatus(status).phrase if status != 499 else "Client Closed Request"
     headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), *cors]
     start_response(f"{int(status)} {phrase}", headers)

@@ -17,6 +17,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving.embedded_server.config_files import server_credentials
 from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.profiler import ProfilerService
 from serving.embedded_server.request_ids import RequestIdInterceptor
 from serving.embedded_server.rest import RestServer
 from serving.embedded_server.server_core import ServerCore
@@ -26,6 +27,7 @@ from serving.tracing import annotate_request, server_interceptor
 log = logging.getLogger("mim")
 
 _CALLS = 1_000  # at a time; one whose message trickles in keeps a thread waiting, and must not keep others out
+_ADMIN_CALLS = 128  # the same, of status, reloads and profiles
 _READY = 16  # threads that wait for them from the start
 _SWITCH_SECONDS = 0.0005  # a thread that loads a model must not hold up those that answer
 GRACE_SECONDS = 3.0
@@ -67,27 +69,25 @@ class EmbeddedServer:
         self.options = options
         credentials = server_credentials(options.ssl_config_file) if options.ssl_config_file else None
         self.core = ServerCore(options)
-        self._server = grpc.server(
-            _threads(),
-            options=[
-                ("grpc.max_receive_message_length", options.grpc_max_message_bytes),
-                *_OPTIONS,
-                *_arguments(options.grpc_channel_arguments),
-            ],
-            interceptors=[*_outer_interceptors(tracer_provider), RequestInterceptor(self.core)],
-        )
+        self._admin_threads, threads = futures.ThreadPoolExecutor(_ADMIN_CALLS, "admin"), _threads()
+        own = options.admin_port is not None
+        outer = _outer_interceptors(tracer_provider)
+        self._server = self._grpc_server(threads, outer, not own)
+        self._admin = self._grpc_server(threads, outer) if own else self._server
         self._checks: health.HealthServicer | None = None
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core), self._server)
+        if options.enable_profiler:
+            self._admin.add_generic_rpc_handlers((ProfilerService(options.profiler_root).handler(),))
         if options.enable_grpc_healthcheck_service:
             self._checks = health.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(self._checks, self._server)
             for service in ("", "ModelService", "PredictionService"):
                 self._checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
-            self.port = self._listen(f"{options.host}:{options.port}", credentials)
+            self.port = self._listen(self._server, f"{options.host}:{options.port}", credentials)
             if options.grpc_socket_path:
-                self._listen(f"unix:{options.grpc_socket_path}", credentials)
+                self._listen(self._server, f"unix:{options.grpc_socket_path}", credentials)
+            if own:
+                self.admin_port = self._listen(self._admin, f"{options.host}:{options.admin_port}", credentials)
             self._rest = RestServer(self.core) if options.rest_api_port is not None else None
         except (OSError, ValueError):
             self.core.stop()
@@ -114,6 +114,8 @@ class EmbeddedServer:
             self.core.stop()
             raise
         self._server.start()
+        if self._admin is not self._server:
+            self._admin.start()
         if self._rest is not None:
             self._rest.start()
         return self
@@ -122,11 +124,13 @@ class EmbeddedServer:
         """Says NOT_SERVING to health checks, lets calls in flight finish within `GRACE_SECONDS`, and ends."""
         if self._checks is not None:
             self._checks.enter_graceful_shutdown()
-        drained = self._server.stop(GRACE_SECONDS)
-        self.core.manager.drain()
+        drained = [server.stop(GRACE_SECONDS) for server in {self._server, self._admin}]
+        self.core.drain()
         if self._rest is not None:
-            self._rest.stop()
-        drained.wait()
+            self._rest.stop(GRACE_SECONDS)
+        for server in drained:
+            server.wait()
+        self._admin_threads.shutdown(wait=False)
         self.core.stop()
 
     def __enter__(self) -> EmbeddedServer:
@@ -135,11 +139,28 @@ class EmbeddedServer:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    def _grpc_server(
+        self, threads: futures.ThreadPoolExecutor, outer: list[grpc.ServerInterceptor], reloads: bool = True
+    ) -> grpc.Server:
+        server = grpc.server(
+            threads,
+            options=[
+                ("grpc.max_receive_message_length", self.options.grpc_max_message_bytes),
+                *_OPTIONS,
+                *_arguments(self.options.grpc_channel_arguments),
+            ],
+            interceptors=[*outer, RequestInterceptor(self.core, self._admin_threads)],
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core, reloads), server)
+        return server
+
+    @staticmethod
+    def _listen(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
         try:
             if credentials is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, credentials)
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, credentials)
         except RuntimeError as error:
             what = "port" if ":" in address and not address.startswith("unix:") else "socket"
             raise OSError(

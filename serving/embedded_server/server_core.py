@@ -17,9 +17,12 @@ from serving.embedded_server.loaded_model import LoadedModel
 from serving.embedded_server.manager import ModelManager, VersionState
 from serving.embedded_server.monitoring import Monitoring
 from serving.embedded_server.options import ServerOptions
+from serving.embedded_server.prediction_logs import PredictionLogs
 from serving.messages import AVAILABLE
 
 log = logging.getLogger("mim")
+
+STOP_SECONDS = 0.5
 
 
 class ServerCore:
@@ -32,6 +35,7 @@ class ServerCore:
     def __init__(self, options: ServerOptions) -> None:
         self.options, self.monitoring = options, Monitoring()
         self.manager = ModelManager(options, self.monitoring)
+        self.request_logs = PredictionLogs(options, self.monitoring)
         self._config: Any = None
         self._labels: Mapping[str, Mapping[str, int]] | None = None
         self._config_lock, self._poll_lock = threading.Lock(), threading.Lock()
@@ -51,6 +55,7 @@ class ServerCore:
         options = self.options
         if options.models is not None:
             self._labels = {}
+            self.request_logs.check(self._models())
             self.poll()
             for name in [model.name for model in self._models()]:
                 self.manager.wait(name, None, once=True, cancelled=cancelled)
@@ -61,12 +66,18 @@ class ServerCore:
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_again)
 
+    def drain(self) -> None:
+        """Ends the watching and the waits for models; runs what waits in batching queues at once."""
+        self._stop.set()
+        self.manager.drain()
+
     def stop(self) -> None:
         """Ends the watching and lets the models go."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(STOP_SECONDS)  # one that a file system holds up must not hold up the end
         self.manager.stop()
+        self.request_logs.stop()
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -130,6 +141,7 @@ class ServerCore:
                 raise invalid("Invalid ServerModelConfig")
             models, old = list(config.model_config_list.config), self._models()
             config_files.validate(models, old, self.options.models_root)
+            self.request_logs.check(models)
             labels = self._checked_labels(models)  # against what is served now: load first, label after
             self._config, self._labels = config, labels
             self.poll()
@@ -137,20 +149,27 @@ class ServerCore:
         new = [model.name for model in models if model.name not in {known.name for known in old}]
 
         def ended() -> bool:
-            return cancelled() or self._config is not config
+            return cancelled() or self._config is not config or self._stop.is_set()
 
         missing = [name for name in new if not self.manager.wait(name, None, cancelled=ended)]
+        if missing and self._stop.is_set():
+            raise from_code(14, "the server stops")
         if missing and ended():
             raise from_code(1, "the configuration was replaced, or nobody waits for it, before its models were loaded")
-        if missing and not self._stop.is_set():
+        if missing:
             subject = "servable" if first else "model"
             raise from_code(2, f"{len(missing)} {subject}(s) did not become available: {self._describe(missing)}")
 
     def poll(self) -> None:
         """Looks at the folders once."""
         with self._poll_lock:
+            models = self._models()
             try:
-                self.manager.aspire({model.name: version_folders.aspired(model) for model in self._models()})
+                self.request_logs.update(models)
+            except ServingFault as fault:  # of models.config in --models, which changed
+                log.warning("request logs are as they were: %s", fault.message)
+            try:
+                self.manager.aspire({model.name: version_folders.aspired(model) for model in models})
             except OSError as error:  # nothing is unloaded because a disk is away
                 log.warning("FileSystemStoragePathSource encountered a filesystem access error: %s", error)
 

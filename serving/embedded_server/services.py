@@ -7,6 +7,7 @@ import hmac
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -16,9 +17,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.embedded_server import inference
 from serving.embedded_server.errors import ServingFault, from_code, invalid
-from serving.embedded_server.handlers import ended, model_metadata, model_status, record_request
+from serving.embedded_server.handlers import ended, infer, model_metadata, model_status, record_request
+from serving.embedded_server.loaded_model import LoadedModel
 from serving.embedded_server.server_core import ServerCore
 
 log = logging.getLogger("mim")
@@ -33,17 +34,19 @@ class RequestInterceptor(grpc.ServerInterceptor):
 
     Args:
         core: Whose metrics.
+        admin_threads: Where calls of other services than PredictionService run: inferences that keep all threads busy
+            do not keep them out, nor the other way round.
     """
 
-    def __init__(self, core: ServerCore) -> None:
-        self._core = core
+    def __init__(self, core: ServerCore, admin_threads: futures.ThreadPoolExecutor) -> None:
+        self._core, self._admin_threads = core, admin_threads
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """See `grpc.ServerInterceptor`."""
         handler = continuation(details)
-        if handler is None or handler.unary_unary is None or not details.method.startswith("/tensorflow.serving."):
+        if handler is None or handler.unary_unary is None or not details.method.startswith("/tensorflow."):
             return handler
-        api = details.method.rsplit("/", 1)[-1]
+        service, api = details.method.rsplit("/", 1)
 
         def behavior(request: Any, context: grpc.ServicerContext) -> Any:
             def work() -> Any:
@@ -56,6 +59,8 @@ class RequestInterceptor(grpc.ServerInterceptor):
             except ServingFault as fault:
                 context.abort(fault.code, fault.message)
 
+        if service != "/tensorflow.serving.PredictionService":
+            behavior.experimental_thread_pool = self._admin_threads  # type: ignore[attr-defined]
         return grpc.unary_unary_rpc_method_handler(behavior, handler.request_deserializer, handler.response_serializer)
 
 
@@ -93,27 +98,27 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         )
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._infer(inference.predict, request, context)
+        return self._infer("Predict", request, context)
 
     def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._infer(inference.classify, request, context)
+        return self._infer("Classify", request, context)
 
     def Regress(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._infer(inference.regress, request, context)
+        return self._infer("Regress", request, context)
 
-    def _infer(self, run: Any, request: Any, context: grpc.ServicerContext) -> Any:
+    def _infer(self, api: str, request: Any, context: grpc.ServicerContext) -> Any:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        model = self._core.find(request.model_spec)
+        return self._run(api, self._core.find(request.model_spec), request, context)
+
+    def _run(self, api: str, model: LoadedModel, request: Any, context: grpc.ServicerContext) -> Any:
         with self._turn(context):
-            return run(model, request, checked_seconds(self._core, seconds_left(context)))
+            return infer(self._core, api, model, request, checked_seconds(self._core, seconds_left(context)))
 
     def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:
         if not request.tasks:
             raise invalid("Inference request must have at least one task.")
-        model = self._core.find(request.tasks[0].model_spec)
-        with self._turn(context):
-            return inference.multi_inference(model, request, checked_seconds(self._core, seconds_left(context)))
+        return self._run("MultiInference", self._core.find(request.tasks[0].model_spec), request, context)
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         return model_metadata(self._core, request)
@@ -133,10 +138,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     A reload waits until the new models are loaded.  At most `MAX_RELOADS` wait at a time, so that they leave threads to
     the other calls; one whose client is gone ends.
+
+    Args:
+        core: What is reloaded.
+        reloads: Whether this port takes reloads.
     """
 
-    def __init__(self, core: ServerCore) -> None:
-        self._core = core
+    def __init__(self, core: ServerCore, reloads: bool = True) -> None:
+        self._core, self._takes_reloads = core, reloads
         self._reloads = threading.BoundedSemaphore(MAX_RELOADS)
         file = core.options.admin_token_file
         self._token = file.read_text().strip() if file is not None else None
@@ -145,6 +154,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return model_status(self._core, request)
 
     def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if not self._takes_reloads:
+            raise ServingFault(
+                grpc.StatusCode.PERMISSION_DENIED, "HandleReloadConfigRequest is answered on --admin_port alone"
+            )
         self._authorize(context)
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(

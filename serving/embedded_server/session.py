@@ -43,6 +43,9 @@ class Session:
 
     It is closed when the last reference goes, so calls in flight outlive an unload.
 
+    Attributes:
+        definitions: Name → SignatureDef.
+
     Raises:
         ServingFault: the folder holds no SavedModel, or none that loads.
     """
@@ -66,10 +69,11 @@ class Session:
         try:
             with graph.as_default():
                 tags = options.saved_model_tags.split(",")
-                self.meta_graph = tf.compat.v1.saved_model.loader.load(self._session, tags, str(folder))
+                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, tags, str(folder))
                 self._session._extend_graph()
         except Exception as error:  # whatever a broken folder can raise: it must not end the server
             raise _fault(error) from error
+        self.definitions = dict(meta_graph.signature_def)
 
     def __del__(self) -> None:
         if hasattr(self, "_session"):

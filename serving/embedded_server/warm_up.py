@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.embedded_server import inference
-from serving.embedded_server.errors import ServingFault, from_code, invalid
+from serving.embedded_server.errors import from_code, invalid
 
 if TYPE_CHECKING:
     from serving.embedded_server.loaded_model import LoadedModel
@@ -32,31 +32,24 @@ def warm_up(model: LoadedModel, folder: Path, iterations: int = 1) -> None:
     path = folder / RECORDS
     if not path.is_file():
         return
-    started, status = time.monotonic(), "OK"
+    started, count, loss = time.monotonic(), 0, None
     try:
-        _replay(model, path, max(1, iterations))
-    except ServingFault as fault:
-        status = fault.code.name
-        raise
-    finally:
-        model.monitoring.warmup_latency.add((time.monotonic() - started) * 1e6, str(folder), status)
-
-
-def _replay(model: LoadedModel, path: Path, iterations: int) -> None:
-    count = 0
-    try:
-        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
-            count += 1
+        for count, record in enumerate(tf.compat.v1.io.tf_record_iterator(str(path)), 1):
             try:
                 entry = prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError as error:
                 raise invalid(f"Failed to parse warmup record: {record!r} from {path}") from error
-            for _ in range(iterations):
+            for _ in range(max(1, iterations)):
                 _run(model, entry)
             if count > MAX_RECORDS:
                 raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
     except tf.errors.DataLossError as error:
-        raise from_code(15, f"{error.message}. Please verify your warmup data is in TFRecord format.") from error
+        loss = error
+    status = "OK" if loss is None else f"DATA_LOSS: {loss.message}"  # a request that fails is not counted, as there
+    model.monitoring.warmup_latency.add((time.monotonic() - started) * 1e6, str(folder), status)
+    model.monitoring.warmup_records_read.add(str(folder), status, count=count)
+    if loss is not None:
+        raise from_code(15, f"{loss.message}. Please verify your warmup data is in TFRecord format.") from loss
     log.info("model %s: version %d warmed up with %d requests", model.name, model.version, count)
 
 

@@ -198,18 +198,64 @@ def test_large_tasks_are_split() -> None:
         run(runner, np.arange(11.0))
 
 
+def test_a_part_fills_the_open_batch() -> None:
+    """Source: tensorflow_serving/batching/batching_session.cc, SplitInputTask; TensorFlow's input_split_metadata.h."""
+    doubler = Doubler()
+    config = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4, "allowed_batch_sizes": (3, 4, 10)}
+    runner = runner_of(doubler, max_batch_size=10, **config)
+    with ThreadPoolExecutor(4) as pool:
+        let_go = held(doubler, runner, pool)
+        small = pool.submit(run, runner, [1.0, 2.0, 3.0])
+        waiting(runner, 3)
+        large = pool.submit(run, runner, np.arange(10.0, 17.0))
+        waiting(runner, 10)
+        last = pool.submit(run, runner, [5.0, 6.0])
+        waiting(runner, 12)
+        let_go()
+        assert small.result(10).tolist() == [2.0, 4.0, 6.0]
+        assert large.result(10).tolist() == (2 * np.arange(10.0, 17.0)).tolist()
+        assert last.result(10).tolist() == [10.0, 12.0]
+    assert doubler.sizes == [3, 4, 4, 4], "3 + 1, 4, 2 + 2; and the first, padded"
+
+
+def test_a_task_that_has_no_room_for_all_its_parts_has_none() -> None:
+    """Source: TensorFlow's shared_batch_scheduler.h, ValidateBatchTaskQueueCapacity and SchedulingCapacityInternal."""
+    doubler = Doubler()
+    config = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4, "max_enqueued_batches": 2}
+    runner = runner_of(doubler, max_batch_size=10, **config)
+    with ThreadPoolExecutor(4) as pool:
+        let_go = held(doubler, runner, pool)
+        small = pool.submit(run, runner, [1.0, 2.0, 3.0])
+        waiting(runner, 3)
+        with pytest.raises(ServingFault) as refused:
+            run(runner, np.arange(6.0))
+        fits = pool.submit(run, runner, np.arange(5.0))
+        waiting(runner, 8)
+        let_go()
+        assert fits.result(10).tolist() == (2 * np.arange(5.0)).tolist()
+        assert small.result(10).tolist() == [2.0, 4.0, 6.0]
+    assert (refused.value.code, refused.value.message) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "The batch scheduling queue to which this task was submitted is full; task size is 6 but scheduling capacity "
+        "is only 5 (num_enqueued_batches=1, max_enqueued_batches=2, open_batch_size=3, max_execution_batch_size=4)",
+    )
+    assert doubler.sizes == [1, 4, 4]
+
+
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=20),
     st.integers(9, 30),
     st.sampled_from([0, 2000]),
     st.booleans(),
+    st.integers(0, 5),
 )
 @settings(max_examples=25, deadline=None)
-def test_everyone_gets_their_own_rows(sizes: list[int], largest: int, wait: int, padded: bool) -> None:
+def test_everyone_gets_their_own_rows(sizes: list[int], largest: int, wait: int, padded: bool, split: int) -> None:
     doubler = Doubler()
     allowed = (largest,) if padded else ()
     runner = runner_of(doubler, 2, max_batch_size=largest, batch_timeout_micros=wait, allowed_batch_sizes=allowed,
-                       max_enqueued_batches=100)  # fmt: skip
+                       max_enqueued_batches=100, enable_large_batch_splitting=split > 0,
+                       max_execution_batch_size=split or 1000)  # fmt: skip
     inputs = [np.random.default_rng(i).normal(size=(size, 2)) for i, size in enumerate(sizes)]
     with ThreadPoolExecutor(8) as pool:
         for sent, got in zip(inputs, pool.map(lambda values: run(runner, values), inputs), strict=True):
@@ -227,9 +273,23 @@ def test_parameters() -> None:
     for wrong, told in (
         ("allowed_batch_sizes: 4 max_batch_size { value: 8 }", "last entry was 4; expected 8"),
         ("allowed_batch_sizes: 4 allowed_batch_sizes: 4 max_batch_size { value: 4 }", "monotonically increasing"),
+        # shared_batch_scheduler.h, AddQueueAfterRewritingOptions
+        ("max_batch_size { value: 0 }", "input_batch_size_limit must be positive; was 0"),
+        ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be non-negative; was -1"),
+        (
+            "enable_large_batch_splitting { value: true } max_enqueued_batches { value: 0 }",
+            "max_enqueued_batches must be positive; was 0",
+        ),
+        (
+            "enable_large_batch_splitting { value: true } max_batch_size { value: 4 } max_execution_batch_size { "
+            "value: 5 }",
+            "input_batch_size_limit must be greater than or equal to max_execution_batch_size.",
+        ),
     ):
         with pytest.raises(ServingFault, match=told):
             BatchingConfig.of(text_format.Parse(wrong, BatchingParameters()))
+    none = BatchingConfig.of(text_format.Parse("max_enqueued_batches { value: 0 }", BatchingParameters()))
+    assert none.max_enqueued_batches == 1, "as AddQueue rewrites it without splitting"
     with pytest.raises(ValueError, match="batching_parameters_file is set without setting"):
         ServerOptions(models=Path("/x"), batching_parameters_file=Path("/y"))
 

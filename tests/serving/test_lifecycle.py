@@ -18,10 +18,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
-from serving.embedded_server import services
+from serving.embedded_server import inference
 from serving.embedded_server.options import ServerOptions
 from serving.embedded_server.server import EmbeddedServer
-from tests.serving.adder import export, predict, request
+from tests.serving.adder import eventually, export, predict, request
+from tests.serving.test_rest import post
 
 
 @pytest.fixture
@@ -125,11 +126,69 @@ def predict_later(server: EmbeddedServer, steps: int) -> Any:
     return ThreadPoolExecutor(1).submit(ask)
 
 
+def test_a_polled_configuration_that_waits_holds_no_stop_up(folder: Path) -> None:
+    path = folder / "models.config"
+    entry = 'config {{ name: "{0}" base_path: "{1}/{0}" model_platform: "tensorflow" }}'
+    path.write_text(f"model_config_list {{ {entry.format('adder', folder)} }}")
+    options = ServerOptions(model_config_file=path, port=0, model_config_file_poll_wait_seconds=0.05)
+    with EmbeddedServer(options=options) as server:
+        path.write_text(f"model_config_list {{ {entry.format('adder', folder)} {entry.format('none', folder)} }}")
+        eventually(lambda: len(server.core._models()) == 2)
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+
+
+def test_a_reload_that_waits_ends_with_the_server(server: EmbeddedServer, folder: Path) -> None:
+    with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor() as pool:
+        missing = {"adder": folder / "adder", "none": folder / "none"}
+        waits = pool.submit(code_of, lambda: reload(channel, missing))
+        eventually(lambda: len(server.core._models()) == 2)
+        started = time.monotonic()
+        server.stop()
+        assert waits.result(timeout=5) == grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - started < 2, "it takes none of the calls' grace"
+
+
+def test_rest_calls_in_flight_are_answered(folder: Path) -> None:
+    options = ServerOptions(model_name="adder", model_base_path=str(folder / "adder"), port=0, rest_api_port=0)
+    with EmbeddedServer(options=options) as server, ThreadPoolExecutor() as pool:
+        calls = [pool.submit(post, server, {"inputs": 300, "signature_name": "slow"}) for _ in range(6)]
+        eventually(lambda: len(server._rest._server.active_channels) == 6)  # type: ignore[union-attr]
+        time.sleep(0.1)
+        server.stop()
+        assert [call.result(timeout=5)[0] for call in calls] == [200] * 6, "two of them waited for a thread"
+        with pytest.raises(OSError, match="refused"):
+            post(server, {"inputs": 1, "signature_name": "slow"})
+
+
+def test_a_batch_that_runs_on_holds_no_stop_up(folder: Path) -> None:
+    options = ServerOptions(model_name="adder", model_base_path=str(folder / "adder"), port=0, enable_batching=True)
+    with EmbeddedServer(options=options) as server:
+        model = server.core.manager.get("adder")
+        feeds, fetches = model.signatures["total"].feeds, model.signatures["total"].fetches
+        held, entered = threading.Event(), threading.Event()
+
+        class Slow:
+            def run(self, *_: Any) -> Any:
+                entered.set()
+                held.wait(20)
+                return [np.zeros(1, np.float32)]
+
+        model.runner._runner = Slow()  # type: ignore[attr-defined]
+        call = ThreadPoolExecutor(1).submit(model.runner.run, feeds, [np.zeros((1, 1), np.float32)], fetches, None)
+        entered.wait(5)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 2
+        held.set()
+        call.result(timeout=5)
+
+
 def test_an_exception_of_ours_is_an_answer(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise KeyError("of ours")
 
-    monkeypatch.setattr(services.inference, "multi_inference", broken)
+    monkeypatch.setattr(inference, "multi_inference", broken)
     with grpc.insecure_channel(server.address) as channel:
         from tensorflow_serving.apis import inference_pb2, prediction_service_pb2_grpc
 
@@ -158,17 +217,3 @@ def test_sigterm_ends_a_server_that_still_waits_for_a_model(tmp_path: Path) -> N
         assert process.stderr is not None
         assert "cannot be loaded" in next(line for line in process.stderr if "cannot" in line)
         assert seconds_to_end(process) < 5
-
-
-def test_sigterm_ends_a_server_whose_batch_waits(folder: Path) -> None:
-    parameters = folder / "batching"
-    parameters.write_text("max_batch_size { value: 64 } batch_timeout_micros { value: 60000000 }")
-    flags = ("--model_name", "adder", "--model_base_path", str(folder / "adder"))
-    with start(*flags, "--enable_batching", "--batching_parameters_file", str(parameters)) as process:
-        assert process.stderr is not None
-        address = next(line for line in process.stderr if line.startswith("serving")).split(" on ")[1].split(",")[0]
-        with grpc.insecure_channel(address.strip()) as channel, ThreadPoolExecutor() as pool:
-            waits = pool.submit(predict, channel, request(outputs=["sum"]), timeout=30)
-            time.sleep(1)
-            assert seconds_to_end(process) < 5
-            assert waits.result(timeout=5).outputs["sum"], "a call that was accepted is answered"

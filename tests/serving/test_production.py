@@ -190,7 +190,7 @@ def test_the_configuration_runs_and_the_dashboard_asks_for_metrics_that_are_ther
         page = connection.getresponse().read().decode()
         connection.close()
     exposed = set(re.findall(r"^# TYPE (\S+) ", page, re.MULTILINE))
-    assert len(exposed) == 5
+    assert len(exposed) == 10
     asked = (PRODUCTION / "grafana/dashboard.json").read_text() + (PRODUCTION / "alerts.yaml").read_text()
     names = set(re.findall(r":tensorflow:serving:[a-z_:]+", asked))
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in names - exposed} <= exposed

@@ -37,7 +37,8 @@ def fresh(tmp_path: Path) -> Iterator[tuple[Path, EmbeddedServer]]:
     config = tmp_path / "models.config"
     config.write_text(
         f'model_config_list {{ config {{ name: "adder" base_path: "{tmp_path}/adder" model_platform: "tensorflow" '
-        "logging_config { sampling_config { sampling_rate: 0.5 } } } }"
+        f'logging_config {{ log_collector_config {{ filename_prefix: "{tmp_path}/log" }} '
+        "sampling_config { sampling_rate: 0.5 } } } }"
     )
     options = ServerOptions(
         model_config_file=config,
@@ -111,6 +112,18 @@ def test_the_whole_way(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> 
     eventually(lambda: server.core.manager.available() == {"adder": [1]})
     with pytest.raises(RolloutError, match="neither a canary nor a previous version"):
         rollout_of(running).rollback()
+
+
+def test_the_file_keeps_its_comments_and_what_is_not_known(
+    fresh: tuple[Path, EmbeddedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = fresh[0]
+    path.write_text("# Ours.\n" + path.read_text().replace("sampling_config {", "sampling_config { future: 3"))
+    text = path.read_text()
+    rollout_of(fresh).hold()
+    asked = ' model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 }'
+    assert path.read_text() == text.replace(" } } }", " } }" + asked + " }")
+    assert "fields that are not known here: future" in caplog.text
 
 
 def test_servers_that_share_a_configuration_go_together(running: tuple[Path, EmbeddedServer], tmp_path: Path) -> None:

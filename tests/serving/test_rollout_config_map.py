@@ -163,9 +163,10 @@ def test_a_version_that_does_not_load_leaves_all_as_it_was(
 def test_two_writers_of_a_config_map(cluster: tuple[Cluster, list[EmbeddedServer]]) -> None:
     found, _ = cluster
     store = ConfigMap("mim/models", found)
-    config, revision = store.read()
-    assert store.write(config, revision)
-    assert not store.write(config, revision), "the revision is another by now"
+    stored = store.read()
+    (entry,) = stored.config.model_config_list.config
+    assert store.write(entry, stored)
+    assert not store.write(entry, stored), "the revision is another by now"
     with pytest.raises(ConfigStoreError, match="has a models.config already"):
         store.create("")
     with pytest.raises(ConfigStoreError, match="NAMESPACE/NAME"):

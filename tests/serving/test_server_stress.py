@@ -1,8 +1,9 @@
-"""The embedded server beside changing versions and malformed requests; `mim bench chaos` and `malformed` in small."""
+"""The embedded server beside changing versions and malformed requests; `mim bench chaos`, `malformed` and
+`terminate` in small."""
 
 from __future__ import annotations
 
-from benchmarks import chaos, malformed
+from benchmarks import chaos, malformed, terminate
 
 
 def test_no_request_fails_or_is_mistaken_while_versions_change() -> None:
@@ -19,3 +20,10 @@ def test_malformed_requests_get_their_codes_and_harm_nobody() -> None:
     assert found["good_requests"]["errors"] == {}
     assert found["good_requests"]["sent"] > 50
     assert len(found["kinds"]) > 35
+
+
+def test_a_signal_loses_no_request() -> None:
+    found = terminate.run(moments=2, seed=1, kinds=("batch", "poll"))
+    assert (found["lost"], found["wrong_exits"]) == ([], [])
+    assert found["seconds_at_most"] < terminate.SECONDS
+    assert found["requests"]["gRPC OK"] > terminate.CLIENTS

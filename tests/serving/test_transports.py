@@ -105,10 +105,11 @@ def test_a_call_without_a_deadline_is_answered(models: Path) -> None:
         (["--model_base_path", "/a", "--batching_parameters_file", "/b"], "without setting server_options.enable_b"),
         (["--model_base_path", "/a", "--rest_api_port", "8500"], "http_port cannot be same as grpc_port"),
         (
-            ["--model_base_path", "/a", "--prefer_tflite_model"],
-            "--prefer_tflite_model is not supported: TensorFlow Lite",
+            ["--model_base_path", "/a", "--num_tflite_interpreters_per_pool", "2"],
+            "--num_tflite_interpreters_per_pool is not supported: each pool has one interpreter here",
         ),
-        (["--model_base_path", "/a", "--enable_profiler=true"], "--enable_profiler is not supported"),
+        (["--model_base_path", "/a", "--use_alts_credentials"], "--use_alts_credentials is not supported"),
+        (["--model_base_path", "/a", "--port", "1", "--admin_port", "1"], "--admin_port must be a port of its own"),
         (
             ["--model_base_path", "/a", "--flush_filesystem_caches=false", "--rest_api_port", "8500"],
             "--flush_filesystem_caches changes nothing here",
