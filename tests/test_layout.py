@@ -15,7 +15,7 @@ OURS = ("mim_keras", "components", "tfx_pipeline", "serving")
 MAY_IMPORT = {
     "mim_keras": set(),
     "serving": set(),
-    "components": {"mim_keras", "serving.representation_center", "serving.releases"},
+    "components": {"mim_keras", "serving.representation_center", "serving.releases", "serving.storage"},
     "tfx_pipeline": {"mim_keras", "components", "serving"},
 }
 FORBIDDEN = {"mim_keras": ("tfx", "apache_beam", "tensorflow_transform"), "serving": ("tfx", "apache_beam", "keras")}

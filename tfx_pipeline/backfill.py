@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mim_keras.config import ConfigError, require, to_mapping
-from tfx_pipeline.location import Location
 from tfx_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,28 +68,11 @@ def check_and_run(
     return local.run(settings, data, root)
 
 
-@click.command()
-@click.option("--config", default="shop", show_default=True, help="A YAML file, or the name of a shipped one.")
-@click.option("--data", required=True, help="Folder of the tables; the log has a folder for each day.")
-@click.option("--root", required=True, type=Location(), help="Folder for everything the runs write.")
-@click.option("--from", "first", required=True, metavar="DATE", help="The first day, e.g. 2026-01-01.")
-@click.option("--to", "last", required=True, metavar="DATE", help="The last day.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated.")
-@click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED)
-def backfill(
-    config: str,
-    data: str,
-    root: UPath,
-    first: str,
-    last: str,
-    overrides: tuple[str, ...],
-    beam_flags: tuple[str, ...],
+def backfill_days(
+    config: str, data: str, root: UPath, dates: tuple[str, str], overrides: Sequence[str], beam_flags: Sequence[str]
 ) -> None:
-    """Run each day from DATE to DATE, in order, as a nightly `mim run` would have: with the folders up to that day.
-
-    Says each day's verdict in a line. A backfill that was interrupted goes on at the first day that is not done.
-    With `--set warm_start=true` each day starts from the release of the days before.
-    """
+    """Runs each day from the first of `dates` to the last; see `mim backfill`."""
+    first, last = dates
     settings = Settings.load(config, overrides)
     rule, fix = "mim backfill sets data.spans.until itself", "Take it out."
     require(not settings.data.spans.until, rule, settings.data.spans.until, fix)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfx_pipeline.backfill import backfill
+from tfx_pipeline.backfill_command import backfill
 from tfx_pipeline.center_commands import center
 from tfx_pipeline.connection import connection_options
 from tfx_pipeline.data_commands import check, init

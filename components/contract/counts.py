@@ -127,23 +127,23 @@ def check_counts(table: str, folder: str, exec_properties: dict[str, Any]) -> di
     if rows_in != rows_out + broken + left_out:
         raise AssertionError(f"table `{table}`: the counts do not add up: {counts}")
     logging.info("table %s: %d rows in, %d used, %d rejected, %d dropped", table, rows_in, rows_out, broken, left_out)
-    for what, reasons in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing), ("used", noted)):
-        for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]):
+    for what, found in (("rejected", rejected), ("dropped", dropped), ("a missing value", missing), ("used", noted)):
+        for reason, count in sorted(found.items(), key=lambda pair: -pair[1]):
             logging.info("table %s: %s: %s: %d rows", table, what, reason, count)
     if rows_in == 0:
         raise ContractError(f"table `{table}` has a header but no rows; export it again")
     allowed = exec_properties["max_rejected_fraction"]
     if broken > allowed * rows_in or rows_out == 0:
         kept = _keep_rejected(table, folder, exec_properties["rejected_folder"])
-        examples = f"Each reason with up to {KEPT_REJECTS:,} rows: {kept}. " if kept else ""
-        if rows_out == 0:
-            why = _commonest(rejected | dropped)
-            raise ContractError(f"table `{table}`: no row is left of {rows_in}: {why}. {examples}".rstrip())
-        raise ContractError(
-            f"table `{table}`: {broken} of {rows_in} rows break the data contract, more than the allowed "
-            f"{allowed:.2%}. Commonest: {_commonest(rejected)}. {examples}Mend the rows, or shop.yaml, or raise "
-            "data.max_rejected_fraction"
-        )
+        examples = f" Each reason with up to {KEPT_REJECTS:,} rows: {kept}." if kept else ""
+        if broken > allowed * rows_in:
+            raise ContractError(
+                f"table `{table}`: {broken} of {rows_in} rows break the data contract, more than the allowed "
+                f"{allowed:.2%}. Commonest: {_commonest(rejected)}.{examples} Mend the rows, or shop.yaml, or raise "
+                "data.max_rejected_fraction"
+            )
+        reasons = _commonest(rejected | dropped)
+        raise ContractError(f"table `{table}`: no row is left of {rows_in}: {reasons}.{examples}")
     return counts
 
 

@@ -24,7 +24,7 @@ from components.stage_trainer.component import StageTrainer
 
 EXAMPLES = channel.Channel(type=standard_artifacts.Examples)
 MODEL = channel.Channel(type=standard_artifacts.Model)
-READER: dict[str, Any] = {"data": "/data", "schema": "{}", "rejected_folder": "/rejected"}
+READER: dict[str, Any] = {"data": "/data", "schema": "{}", "spans": {}, "rejected_folder": "/rejected"}
 READER |= {"max_rejected_fraction": 0.5, "input_fingerprint": "i", "code_fingerprint": "c"}
 
 
