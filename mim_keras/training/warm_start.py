@@ -25,6 +25,10 @@ class HasVocabularyTables(Protocol):
         """Vocabulary → variables [rows, ...]."""
         ...
 
+    def shared_row_tables(self) -> list[Any]:
+        """Variables in whose rows several keys share."""
+        ...
+
 
 def save_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Writes the trainable weights by path, and the key of each row of the vocabulary tables.
@@ -58,6 +62,12 @@ def load_weights(model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], 
         ValueError: a vocabulary has not one key a row.
     """
     _check_keys(model, keys)
+    if model.shared_row_tables():
+        raise ConfigError(
+            "a warm start needs a row for each id, since other ids share the rows of small tables after each training; "
+            "received ciubm.item_id_table or ciubm.user_id_table quotient_remainder or two_hash. Set both to full, or "
+            "train without a warm start."
+        )
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(

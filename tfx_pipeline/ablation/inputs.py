@@ -109,8 +109,8 @@ class Inputs:
 def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
     """Reads what the data components of a run below `root` made.
 
-    Which users and items are learned is decided as tf.Transform does it: those seen `vocabulary_min_count` times in
-    the training part.
+    Which users and items are learned is decided as tf.Transform does it: those seen `data.min_count` times in the
+    training part.
 
     Raises:
         FileNotFoundError: they did not run there.
@@ -126,9 +126,9 @@ def read_inputs(root: Path, data: DataConfig, history_length: int) -> Inputs:
     columns = {split: _read(folders["HistoryGen"], split) for split in SPLITS}
     items = pa.array(list(catalogue.item_id), pa.binary())
     train = columns["train"]
-    learned = _index_of(items, _learned(train["item_id"], data.vocabulary_min_count)) + 1
+    learned = _index_of(items, _learned(train["item_id"], data.min_count("item_id"))) + 1
     people = pc.unique(pa.concat_arrays([columns[split]["user_id"].cast(pa.binary()) for split in SPLITS]))
-    known_users = _learned(train["user_id"], data.vocabulary_min_count)
+    known_users = _learned(train["user_id"], data.min_count("user_id"))
 
     def rows(part: Columns) -> Rows:
         history = part["history_item_ids"]
