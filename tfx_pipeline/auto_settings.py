@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tfx_pipeline.settings import Settings
 
 SAMPLE_BYTES = 4 << 20
+# From so many items, or impressions, on the id tables have so many rows that to update all of them in every step takes
+# longer than the rest of the step.
+ROWWISE_ITEMS, ROWWISE_IMPRESSIONS = 100_000, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
     small, large = rows < 100_000, rows >= 3_000_000
     clusters = min(64, max(8, round(items**0.5 / 2)))
     epochs = 8 if rows < 1_000_000 else 6 if rows < 3_000_000 else 2
+    rowwise = items >= ROWWISE_ITEMS or rows >= ROWWISE_IMPRESSIONS
     interests = ["mean_pooling", "target_attention", "modal_attention", "semantic_target_attention", "sim_tier"]
     interests += ["attribute_match", *([] if small else ["learned_similarity"])]
     return {
@@ -74,6 +78,7 @@ def auto_values(counts: DataCounts) -> dict[str, Any]:
                 "ensemble_size": 3 if small else 1,
                 "multi_label": "esmm" if counts.labels_follow_clicks else "independent",
                 "id_embedding_l2": 2e-3 if small else 2e-4,
+                "id_embedding_update": "rowwise_adagrad" if rowwise else "dense",
                 "training": {
                     "jit_compile": True,
                     "steps_per_execution": 10,
@@ -116,7 +121,9 @@ def describe(counts: DataCounts, settings: Settings) -> str:
         f"{ciubm.training.epochs} epochs (the fewer the more impressions), best epoch by {ciubm.training.monitor}",
         f"interests: {interests} (learned_similarity from 100,000 impressions on)",
         f"rankers whose logits are averaged: {ciubm.ensemble_size} (3 below 100,000 impressions)",
-        f"id embeddings: width {ciubm.id_dim}, L2 {ciubm.id_embedding_l2:g} (stronger below 100,000 impressions)",
+        f"id embeddings: width {ciubm.id_dim}, L2 {ciubm.id_embedding_l2:g} (stronger below 100,000 impressions), "
+        f"updates {ciubm.id_embedding_update} (rowwise_adagrad from {ROWWISE_ITEMS:,} items or "
+        f"{ROWWISE_IMPRESSIONS:,} impressions on)",
     ]
     return "\n".join(f"auto: {line}" for line in lines)
 

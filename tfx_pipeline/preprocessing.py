@@ -27,15 +27,16 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     Args:
         inputs: Raw features.
         custom_config: `labels`; `categorical_features`; of these `bucketed_features`, which are numbers, cut into
-            `buckets` of as many rows each; `vocabulary_min_count`; `oov_buckets`, how many rows share out the values
-            not learned; `statistics`, the names of what the feature `statistics` counts, `dates`, how many ages follow
-            these counts, and `smoothing` of its click rates.
+            `buckets` of as many rows each; `vocabulary_min_count`, and `min_counts` of user and item ids;
+            `oov_buckets`, how many rows share out the values not learned; `statistics`, the names of what the feature
+            `statistics` counts, `dates`, how many ages follow these counts, and `smoothing` of its click rates.
     """
     floor, others = custom_config["vocabulary_min_count"], custom_config["oov_buckets"]
+    floors = custom_config["min_counts"]
     outputs = {name: inputs[name] for name in (*PASSED_ON, *custom_config["labels"]) if name in inputs}
     if "item_id" in inputs:
-        tft.vocabulary(inputs["item_id"], frequency_threshold=floor, vocab_filename=ITEM_VOCABULARY)
-    outputs["user_index"] = _index(inputs["user_id"], USER_VOCABULARY, floor, others)
+        tft.vocabulary(inputs["item_id"], frequency_threshold=floors[ITEM_VOCABULARY], vocab_filename=ITEM_VOCABULARY)
+    outputs["user_index"] = _index(inputs["user_id"], USER_VOCABULARY, floors[USER_VOCABULARY], others)
     for name in custom_config["categorical_features"]:
         if name in custom_config["bucketed_features"]:
             outputs[f"{name}_index"] = _bucket(inputs[name], name, custom_config["buckets"])

@@ -29,6 +29,7 @@ from tfx_pipeline.auto_settings import ASSUMED, DataCounts, auto_values
 
 CONFIGS = Path(__file__).parent / "configs"
 SCHEMAS = Path(__file__).parent / "schemas"
+ID_COLUMNS = ("user_id", "item_id")
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class DataConfig:
     stop_on_anomalies: bool = True  # if false, anomalies are logged and the run continues
     cold_max_clicks: int = 5  # an item with at most so many training clicks is cold
     vocabulary_min_count: int = 2  # an id seen less often in training shares an out-of-vocabulary row
+    # the same for single columns, user_id and item_id: {user_id: 5}
+    min_counts: dict[str, int] = field(default_factory=dict)
     oov_buckets: int = 1  # out-of-vocabulary rows; with several, ids share them by hash
     buckets: int = 10  # quantile buckets of a feature of type number
     content_clusters: int = 0  # clusters of pictures, and of texts, at most, that are attributes of items; 0: none
@@ -148,6 +151,10 @@ class DataConfig:
         ok = 0 <= self.max_rejected_fraction <= 1
         require(ok, "data.max_rejected_fraction is in [0, 1]", self.max_rejected_fraction, "0.01 is usual.")
         require(self.oov_buckets >= 1, "data.oov_buckets is 1 or more", self.oov_buckets, "1 is usual.")
+        unknown = sorted(set(self.min_counts) - set(ID_COLUMNS))
+        require(not unknown, f"data.min_counts are of {' and '.join(ID_COLUMNS)}", unknown, "e.g. {user_id: 5}")
+        ok = all(type(count) is int and count >= 0 for count in self.min_counts.values())
+        require(ok, "data.min_counts are whole numbers, 0 or more", self.min_counts, "e.g. {user_id: 5}")
         require(self.buckets >= 2, "data.buckets is 2 or more", self.buckets, "10 is usual.")
         clusters = self.content_clusters
         require(clusters == 0 or clusters >= 2, "data.content_clusters is 0, or 2 or more", clusters, "16 is usual.")
@@ -172,6 +179,10 @@ class DataConfig:
         require(not clash, rule, clash, fix)
         columns = {**schema.items.columns, **{name: Column(type=kind) for name, kind in LEARNED.items()}}
         return replace(schema, items=replace(schema.items, columns=ColumnMapping(columns)))
+
+    def min_count(self, column: str) -> int:
+        """How often a value of `column` must be seen in training to have a row of its own."""
+        return self.min_counts.get(column, self.vocabulary_min_count)
 
     def kept_schema(self, table: str) -> str:
         """Text of the schema that is kept of `items` or `examples`; empty where none is.
@@ -215,6 +226,7 @@ class DataConfig:
             "buckets": self.buckets,
             "oov_buckets": self.oov_buckets,
             "vocabulary_min_count": self.vocabulary_min_count,
+            "min_counts": {name: self.min_count(name) for name in ID_COLUMNS},
             "statistics": list(entity_names(self.statistics.kinds(schema))) if self.statistics.enabled else [],
             "dates": len(dates_of(schema)),
             "smoothing": self.statistics.smoothing,

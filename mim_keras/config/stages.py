@@ -238,6 +238,17 @@ class CiubmConfig:
     dropout: float = 0.0  # of the deep network; under XLA on a CPU any dropout halves the speed
     id_dropout: float = 0.1  # probability that the target's id is masked in training, so that content ranks it
     id_embedding_l2: float = 2e-4  # L2 regularisation of the id embeddings
+    # How id embeddings are updated.  dense: by Adam, every row in every step, so that a step costs more the more users
+    # and items there are; rowwise_adagrad, lazy_adam: only the rows that a batch uses, see `RowwiseAdam`
+    id_embedding_update: Literal["dense", "rowwise_adagrad", "lazy_adam"] = "dense"
+    # learning rate of such rows, times training.learning_rate; 0: 10 of rowwise_adagrad, 1 of lazy_adam
+    id_embedding_learning_rate: float = 0.0
+    # Tables of the id embeddings.  full: a row for each id; quotient_remainder, two_hash: the sum of two rows of small
+    # tables, see `CompositionalEmbedding`, which a warm start cannot load
+    item_id_table: Literal["full", "quotient_remainder", "two_hash"] = "full"
+    user_id_table: Literal["full", "quotient_remainder", "two_hash"] = "full"
+    item_id_table_rows: int = 0  # of a small table; 0: a tenth of the ids
+    user_id_table_rows: int = 0
     content_projection_l2: float = 0.0  # of the content projection, divided by the width of the content embedding
     content_loss_weight: float = 0.1  # weight of the loss of the content head
     content_warmup_epochs: int = 0  # first epochs that train the content head alone (MAKE)
@@ -269,6 +280,11 @@ class CiubmConfig:
     def interest(self, name: str) -> Interest | None:
         """The settings of an interest; None where it is not among `interests`."""
         return next((interest for interest in self.interests if interest.name == name), None)
+
+    @property
+    def table_learning_rate(self) -> float:
+        """Factor of the learning rate for id embeddings that are updated by rows."""
+        return self.id_embedding_learning_rate or (10.0 if self.id_embedding_update == "rowwise_adagrad" else 1.0)
 
     @property
     def num_attention_heads(self) -> int:
@@ -324,9 +340,19 @@ class CiubmConfig:
         check_interests(self.interests, self.id_dim)
         require(all(units >= 1 for units in self.hidden), "ciubm.hidden are positive", self.hidden, "e.g. [128, 64]")
         losses = ("id_embedding_l2", "content_projection_l2", "content_loss_weight")
+        for name in ("item_id_table_rows", "user_id_table_rows"):
+            value, kind = getattr(self, name), getattr(self, name.removesuffix("_rows"))
+            require(value >= 0, f"ciubm.{name} must be 0 or more", value, "0 is a tenth of the ids.")
+            rule = f"ciubm.{name} needs ciubm.{name.removesuffix('_rows')} quotient_remainder or two_hash"
+            require(not value or kind != "full", rule, (value, kind), "Set it to 0.")
         for name in ("max_rows_in_memory", "cross_layers", "search_top_k", "ensemble_split_dim", *losses):
             value = getattr(self, name)
             require(value >= 0, f"ciubm.{name} must be 0 or more", value, "0 switches it off.")
+        rate = self.id_embedding_learning_rate
+        require(rate >= 0, "ciubm.id_embedding_learning_rate must be 0 or more", rate, "1 is training.learning_rate.")
+        ok = rate == 0 or self.id_embedding_update != "dense"
+        rule = "ciubm.id_embedding_learning_rate needs ciubm.id_embedding_update rowwise_adagrad or lazy_adam"
+        require(ok, rule, (rate, self.id_embedding_update), "Set it to 0.")
         require(self.ensemble_size >= 1, "ciubm.ensemble_size must be at least 1", self.ensemble_size, "1 is usual.")
         sizes = (self.ensemble_split_dim, self.ensemble_size)
         ok = not sizes[0] or sizes[1] == 1

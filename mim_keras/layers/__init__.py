@@ -3,6 +3,7 @@
 from mim_keras.layers.attribute_embedding import AttributeEmbedding
 from mim_keras.layers.attribute_match import AttributeMatch
 from mim_keras.layers.auxiliary_data import AuxiliaryData
+from mim_keras.layers.compositional_embedding import CompositionalEmbedding
 from mim_keras.layers.content_similarity import Similarity, content_similarity
 from mim_keras.layers.cross_deep_head import CrossDeepHead
 from mim_keras.layers.din_attention import DINAttention
@@ -28,6 +29,7 @@ __all__ = [
     "AttributeEmbedding",
     "AttributeMatch",
     "AuxiliaryData",
+    "CompositionalEmbedding",
     "CrossDeepHead",
     "DINAttention",
     "EncodedHistory",

@@ -65,6 +65,10 @@ class StageModel(TracedSpec, ConfigurableModel, keras.Model):
         self.compile(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
         self.optimizer.build(self.trainable_variables)
 
+    def rowwise_options(self) -> dict[str, Any]:
+        """Arguments of `RowwiseAdam` for embedding tables that are updated by rows; {} where there are none."""
+        return {}
+
     def labels_by_output(self, y: Any, y_pred: Mapping[str, Any]) -> Any:
         """One array of labels, given to every output."""
         return y if y is None or isinstance(y, Mapping) else dict.fromkeys(y_pred, y)

@@ -35,13 +35,14 @@ from mim_keras.layers import (
     content_similarity,
 )
 from mim_keras.layers.base import check_rank, check_same_length, default_dtype
-from mim_keras.layers.embedding import DotL2, float32_embedding
+from mim_keras.layers.embedding import DotL2, float32_compositional, float32_embedding
 from mim_keras.layers.top_k_search import gather_behaviours
 from mim_keras.models.base import StageModel
 
 ATTRIBUTE_DIM = 8
 CONTEXT_DIM = 8
 CONTENT_HEAD_DIM = 32
+ID_TABLES = (r"\b(user|item|history_item)_embedding/",)  # paths of the id embeddings
 # Name in `config.interests` → the layer that reads it from a history.
 INTEREST_LAYERS: dict[str, Callable[[CiubmConfig, Interest, ItemTable], Any]] = {
     "mean_pooling": lambda config, interest, table: MeanPooling(),
@@ -225,6 +226,17 @@ class Ranker(StageModel):
             )
         return super().fit(x, y, *arguments, **options)
 
+    def rowwise_options(self) -> dict[str, Any]:
+        config = self.config
+        if config.id_embedding_update == "dense" or not config.use_ids:
+            return {}
+        return {
+            "tables": ID_TABLES,
+            "table_update": config.id_embedding_update,
+            "table_learning_rate": config.table_learning_rate,
+            "table_l2": config.id_embedding_l2,
+        }
+
     def _predicts(self, name: str) -> str:
         """The output of a label that output `name`, a content head's or a member's, predicts too."""
         name = re.sub(r"_\d+$", "", name) if name not in self.config.label_outputs.values() else name
@@ -352,10 +364,18 @@ class CiUBM(Ranker):
             self.content_head = keras.Sequential(layers, name="content_head")
 
     def _ids(self, name: str, rows: int | None = None) -> Any:
-        if not self.config.use_ids:
+        """The embedding of item ids, or of `rows` user ids."""
+        config, column = self.config, "item" if rows is None else "user"
+        if not config.use_ids:
             return None
         rows = self.item_table.num_ids if rows is None else rows
-        return float32_embedding(rows, self.config.id_dim, name, l2=self.config.id_embedding_l2)
+        # Of rows that are updated singly the optimizer regularises those of a batch.
+        l2 = config.id_embedding_l2 if config.id_embedding_update == "dense" else 0.0
+        kind = getattr(config, f"{column}_id_table")
+        if kind == "full":
+            return float32_embedding(rows, config.id_dim, name, l2=l2)
+        small = getattr(config, f"{column}_id_table_rows") or max(1, round(rows / 10))
+        return float32_compositional(rows, config.id_dim, name, (kind, small), l2)
 
     def _make_interests(self) -> None:
         made = {one.name: INTEREST_LAYERS[one.name](self.config, one, self.item_table) for one in self.config.interests}
@@ -549,11 +569,21 @@ class CiUBM(Ranker):
         layers += [attention for attention in attentions if not attention.query_is_content]
         return [layer for layer in (*layers, *self.context_embeddings) if layer is not None]
 
+    def shared_row_tables(self) -> list[Any]:
+        """Variables in whose rows several ids share; which ones follows from the vocabulary."""
+        if not self.config.use_ids:
+            return []
+        found = (self.target_encoder.id_embedding, self.history_encoder.id_embedding, self.user_embedding)
+        return [table for one in found for table in getattr(one, "tables", ())]
+
     def vocabulary_tables(self) -> dict[str, list[Any]]:
         """Variables with one row for each value of a vocabulary: attribute, item, user, context 0, …"""
         tables = {"attribute": [self.target_encoder.attribute_embedding.embeddings]}
         if self.config.use_ids:
-            encoders = (self.target_encoder, self.history_encoder)
-            tables["item"] = [encoder.id_embedding.embeddings for encoder in encoders]
-            tables["user"] = [self.user_embedding.embeddings]
+            found: dict[str, tuple[Any, ...]] = {
+                "item": (self.target_encoder.id_embedding, self.history_encoder.id_embedding)
+            }
+            found["user"] = (self.user_embedding,)
+            full = {n: [one.embeddings for one in made if hasattr(one, "embeddings")] for n, made in found.items()}
+            tables |= {name: variables for name, variables in full.items() if variables}
         return tables | {f"context {i}": [one.embeddings] for i, one in enumerate(self.context_embeddings)}

@@ -77,5 +77,8 @@ class ContentBranch(StageModel):
         losses = self.ranker.default_losses()
         return {name: losses[name] for name in self.outputs_of_content}
 
+    def rowwise_options(self) -> dict[str, Any]:
+        return self.ranker.rowwise_options()
+
     def input_signature(self) -> Any:
         return self.ranker.input_signature()

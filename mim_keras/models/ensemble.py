@@ -151,6 +151,10 @@ class RankerEnsemble(Ranker):
         """See `CiUBM.layers_outside_content_head`."""
         return [layer for member in self.members for layer in member.layers_outside_content_head()]
 
+    def shared_row_tables(self) -> list[Any]:
+        """See `CiUBM.shared_row_tables`."""
+        return [table for member in self.members for table in member.shared_row_tables()]
+
     def vocabulary_tables(self) -> dict[str, list[Any]]:
         """See `CiUBM.vocabulary_tables`; the tables of all members."""
         tables: dict[str, list[Any]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import keras
 import tensorflow as tf
 
 from mim_keras.config import TrainingConfig
+from mim_keras.models.base import StageModel
+from mim_keras.optimizers import RowwiseAdam
 from mim_keras.training.callbacks import Checkpoint, CheckpointFiles, Progress, ValidationMetrics
 from mim_keras.training.compiled_steps import group_batches, steps_per_element
 from mim_keras.training.epoch_dataset import EpochDataset
@@ -22,12 +24,15 @@ History = dict[str, list[float]]
 NOT_DECAYED = ["bias", "embeddings", "gamma", "beta", "temperature"]  # names of variables
 
 
-def make_optimizer(config: TrainingConfig, steps: int | None = None) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    config: TrainingConfig, steps: int | None = None, rowwise: Mapping[str, Any] | None = None
+) -> keras.optimizers.Optimizer:
     """Adam with the learning rate, schedule and gradient clipping of the settings.
 
     Args:
         config: Of the stage.
         steps: Of the whole training, for a schedule that falls to zero.
+        rowwise: Arguments of `RowwiseAdam`, for a model with tables that are updated by rows.
     """
     rate: Any = config.learning_rate
     if config.schedule == "cosine" and steps:
@@ -41,7 +46,8 @@ def make_optimizer(config: TrainingConfig, steps: int | None = None) -> keras.op
     elif config.warmup_steps:
         rate = keras.optimizers.schedules.PolynomialDecay(1e-9, config.warmup_steps, end_learning_rate=rate)
     decay = config.weight_decay or None
-    optimizer = keras.optimizers.Adam(rate, weight_decay=decay, global_clipnorm=config.clip_norm or None)
+    options: dict[str, Any] = {"weight_decay": decay, "global_clipnorm": config.clip_norm or None}
+    optimizer = RowwiseAdam(rate, **rowwise, **options) if rowwise else keras.optimizers.Adam(rate, **options)
     if decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer
@@ -55,7 +61,7 @@ def set_seed_and_precision(config: TrainingConfig) -> None:
     keras.config.set_dtype_policy(config.mixed_precision)
 
 
-def compile_model(model: keras.Model, config: TrainingConfig, steps: int, **options: Any) -> None:
+def compile_model(model: StageModel, config: TrainingConfig, steps: int, **options: Any) -> None:
     """Compiles a model with the settings, for a training of `steps` steps; call in the strategy's scope.
 
     Several replicas train without XLA and one step an execution, since TensorFlow can do neither across replicas.
@@ -70,7 +76,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, steps: int, **opti
     if not single_replica and (config.jit_compile or config.steps_per_execution > 1):
         log.info("several replicas: jit_compile and steps_per_execution are ignored")
     model.compile(
-        optimizer=make_optimizer(config, steps),
+        optimizer=make_optimizer(config, steps, model.rowwise_options()),
         jit_compile=config.jit_compile and single_replica,
         steps_per_execution=config.steps_per_execution if single_replica else 1,
         **options,

@@ -26,6 +26,10 @@ class HasVocabularyTables(Protocol):
         """Vocabulary → variables [rows, ...]."""
         ...
 
+    def shared_row_tables(self) -> list[Any]:
+        """Variables in whose rows several keys share."""
+        ...
+
 
 def save_weights(
     model: HasVocabularyTables, keys: Mapping[str, Sequence[str]], folder: Path, inputs: Sequence[str] = ()
@@ -68,10 +72,16 @@ def load_weights(
         ValueError: a vocabulary has not one key a row.
     """
     _check_keys(model, keys)
-    folder = Path(folder)
-    if not (folder / WEIGHTS).is_file():
+    if model.shared_row_tables():
         raise ConfigError(
-            f"a warm start needs {WEIGHTS} of an earlier training; {folder} holds none. Train once without."
+            "a warm start needs a row for each id, since other ids share the rows of small tables after each training; "
+            "received ciubm.item_id_table or ciubm.user_id_table quotient_remainder or two_hash. Set both to full, or "
+            "train without a warm start."
+        )
+    folder = Path(folder)
+    if missing := [name for name in (WEIGHTS, KEYS, INPUTS) if not (folder / name).is_file()]:
+        raise ConfigError(
+            f"a warm start needs {', '.join(missing)} of an earlier training; {folder} holds none. Train once without."
         )
     before, now = json.loads((folder / INPUTS).read_text()), list(inputs)
     if before != now:

@@ -54,13 +54,13 @@ def test_beam_executors_get_the_flags_of_beam() -> None:
 
 
 def test_readers_share_their_parameters() -> None:
-    assert CatalogueGen(**READER).exec_properties == READER
+    assert CatalogueGen(**READER).exec_properties == {**READER, "spans": "{}"}
     assert set(CatalogueGen.SPEC_CLASS.PARAMETERS) == set(READER)
 
 
 def test_truths_are_numbers_and_mappings_are_json() -> None:
     split = {"by": "time", "fractions": (0.8, 0.1, 0.1), "new_items": 0}
-    made = ImpressionGen(items=EXAMPLES, split=split, spans={}, **READER)
+    made = ImpressionGen(items=EXAMPLES, split=split, **READER)
     assert json.loads(made.exec_properties["split"]) == {**split, "fractions": [0.8, 0.1, 0.1]}
     assert made.exec_properties["spans"] == "{}"
     given = {"statistics": channel.Channel(type=standard_artifacts.ExampleStatistics)}

@@ -149,6 +149,7 @@ LAYERS = {
         ("features", uniform(B, LENGTH, D)),
     ),
     "AttributeEmbedding": Case(lambda **k: layers.AttributeEmbedding(4, 5, **k), {"codes": ROWS}),
+    "CompositionalEmbedding": Case(lambda **k: layers.CompositionalEmbedding(10, 4, 3, "two_hash", **k), {"ids": ROWS}),
     "AttributeMatch": Case(
         lambda **k: layers.AttributeMatch((1, 2), **k),
         {"target": CODES[:, 0], "history": CODES, "history_mask": MASK},

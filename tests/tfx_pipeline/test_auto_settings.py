@@ -17,6 +17,7 @@ from tfx_pipeline.settings import Settings
 def test_sizes_follow_the_data() -> None:
     small = Settings.load("shop", (), DataCounts(1_000, 20_000)).stages
     large = Settings.load("shop", (), DataCounts(200_000, 5_000_000)).stages
+    assert (small.ciubm.id_embedding_update, large.ciubm.id_embedding_update) == ("dense", "rowwise_adagrad")
     assert small.ciubm.training.batch_size < large.ciubm.training.batch_size
     assert small.ciubm.training.epochs > large.ciubm.training.epochs
     assert small.pretrain.training.epochs > large.pretrain.training.epochs

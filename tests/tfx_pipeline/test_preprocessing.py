@@ -20,6 +20,7 @@ TOLD = {
     "buckets": 4,
     "oov_buckets": 3,
     "vocabulary_min_count": 2,
+    "min_counts": {"user_id": 3, "item_id": 2},
     "statistics": ["overall", "item"],
     "dates": 1,
     "smoothing": 20.0,
@@ -38,6 +39,8 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The transform that is learned, as the ranker serves it."""
     pages = ["search", "home", "home"]
     rows = [{"user_id": [f"u{n % 5}"], "page": [pages[n % 3]], "price": [f"{n / 10:.1f}"]} for n in range(400)]
+    for row in rows[:2]:  # as often as vocabulary_min_count, less often than min_counts says of users
+        row |= {"user_id": ["twice"], "page": ["rare, twice"]}
     for bad in ("", "cheap", "1.2.3"):
         rows.append({"user_id": [f"once, {bad}"], "page": [f"rare, {bad}"], "price": [bad]})
     rows = [{**row, "statistics": counts_of(number)} for number, row in enumerate(rows)]
@@ -68,6 +71,8 @@ def test_values_not_learned_share_rows_by_hash(layer: Any) -> None:
     assert found == indices(layer, "user_id", strangers)
     assert indices(layer, "user_id", ["once, cheap"])[0] < 3, "seen less often than vocabulary_min_count"
     assert indices(layer, "page", ["rare, cheap"])[0] < 3
+    assert indices(layer, "user_id", ["twice"])[0] < 3, "seen less often than min_counts"
+    assert indices(layer, "page", ["rare, twice"])[0] == 5
 
 
 def test_numbers_fall_in_buckets_of_as_many_rows(layer: Any) -> None:

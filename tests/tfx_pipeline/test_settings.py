@@ -26,6 +26,11 @@ def test_overrides_reach_any_depth() -> None:
     assert settings.stages.pretrain == Settings.load("sample").stages.pretrain
 
 
+def test_columns_of_ids_may_have_their_own_least_counts() -> None:
+    data = Settings.load("sample", ["data.min_counts={user_id: 5}", "data.vocabulary_min_count=3"]).data
+    assert (data.min_count("user_id"), data.min_count("item_id")) == (5, 3)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -33,6 +38,8 @@ def test_overrides_reach_any_depth() -> None:
         ("data.split.by=week", "data.split.by is time or user; received 'week'"),
         ("data.split.fractions=[1, 1, 1]", "three positive numbers that add to 1"),
         ("data.max_rejected_fraction=2", r"in \[0, 1\]"),
+        ("data.min_counts={page: 3}", r"data.min_counts are of user_id and item_id; received \['page'\]"),
+        ("data.min_counts={user_id: -1}", "data.min_counts are whole numbers, 0 or more"),
         ("nonsense", "--set takes key=value"),
         ("name.deeper=1", "holds no further keys"),
     ],

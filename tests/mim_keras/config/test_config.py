@@ -56,6 +56,10 @@ def test_presets_survive_the_round_trip(name: str) -> None:
         ({"use_ids": False}, "target_attention in ciubm.interests need ciubm.use_ids; received False"),
         ({"interests": ["mean_pooling"], "search_top_k": 5}, "needs an attention among ciubm.interests; received 5"),
         ({"training": 3}, "training must be a mapping; received 3"),
+        ({"id_embedding_update": "adagrad"}, "ciubm.id_embedding_update is one of .*received 'adagrad'"),
+        ({"id_embedding_learning_rate": 2.0}, r"needs ciubm.id_embedding_update .* received \(2.0, 'dense'\)"),
+        ({"user_id_table_rows": 5}, r"user_id_table_rows needs ciubm.user_id_table .* received \(5, 'full'\)"),
+        ({"item_id_table": "two_hash", "item_id_table_rows": -1}, "item_id_table_rows must be 0 or more; received -1"),
     ],
 )
 def test_bad_ranker_settings(values: dict, message: str) -> None:

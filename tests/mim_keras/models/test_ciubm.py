@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +211,33 @@ def test_the_loss_is_of_the_click_of_content_and_of_the_tables() -> None:
     kernel = numbers(projected.target_encoder.content_projection.kernel)
     lengths = np.linalg.norm(np.eye(len(kernel)) @ kernel, axis=1)  # of unit vectors in all directions
     assert loss_of(projected, x, y) == pytest.approx(base + 0.05 * float(np.mean(np.square(lengths))), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["quotient_remainder", "two_hash"])
+def test_small_tables_of_ids(kind: str) -> None:
+    model = ranker(item_id_table=kind, user_id_table=kind, user_id_table_rows=2, id_embedding_l2=0.05)
+    second = {"quotient_remainder": 3, "two_hash": 2}[kind]  # of five users
+    assert [tuple(table.shape) for table in model.user_embedding.tables] == [(2, 8), (second, 8)]
+    assert len(model.shared_row_tables()) == 6
+    assert "item" not in model.vocabulary_tables()
+    plain = ranker(item_id_table=kind, user_id_table=kind, user_id_table_rows=2, id_embedding_l2=0.0)
+    x = ranker_inputs(8)
+    squares = sum(float(np.square(numbers(table)).sum()) for table in model.shared_row_tables())
+    loss = loss_of(plain, x, x["item_row"] % 2)
+    assert loss_of(model, x, x["item_row"] % 2) == pytest.approx(loss + 0.05 * squares, rel=1e-4)
+
+
+def test_tables_that_are_updated_by_rows_are_regularised_by_the_optimizer() -> None:
+    assert ranker().rowwise_options() == {}
+    model = ranker(id_embedding_update="lazy_adam", id_embedding_l2=0.05, id_embedding_learning_rate=2.0)
+    options = model.rowwise_options()
+    (pattern,) = options.pop("tables")
+    paths = [one.path for one in model.trainable_variables if re.search(pattern, one.path)]
+    expected = {"user_embedding", "item_embedding", "history_item_embedding"}
+    assert {path.split("/")[-2] for path in paths} == expected
+    assert options == {"table_update": "lazy_adam", "table_learning_rate": 2.0, "table_l2": 0.05}
+    assert not model.losses
+    assert ranker(id_embedding_update="rowwise_adagrad").rowwise_options()["table_learning_rate"] == 10
 
 
 def test_the_loss_of_a_confident_mistake_has_a_gradient() -> None:

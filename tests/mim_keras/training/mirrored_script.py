@@ -21,6 +21,7 @@ import tensorflow as tf
 from mim_keras.config import ConfigError, CsftConfig, InfoNCETerm, TrainingConfig, preset
 from mim_keras.layers import KnownPositives
 from mim_keras.models import Csft, ImageTextAlignment
+from mim_keras.optimizers import RowwiseAdam
 from mim_keras.training.ranking_dataset import ranking_dataset
 from mim_keras.training.run_training import TrainingRun, compile_model, run_training, set_seed_and_precision
 from mim_keras.training.strategy import global_batch_size, make_strategy
@@ -33,8 +34,8 @@ BATCH = 32
 Trained = tuple[list[np.ndarray], list[float]]
 
 
-def fit(stage: str, model: keras.Model, examples: Any, rate: float) -> Trained:
-    model.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=False)
+def fit(stage: str, model: keras.Model, examples: Any, rate: float = 1.0, optimizer: Any = None) -> Trained:
+    model.compile(optimizer=optimizer or keras.optimizers.SGD(rate), jit_compile=False)
     rows = tf.data.Dataset.from_tensor_slices(examples).batch(BATCH)
     loss = run_training(model, rows, TrainingRun(stage, epochs=3))["loss"]
     return [variable.numpy() for variable in model.trainable_variables], loss
@@ -55,6 +56,15 @@ def stage_3(strategy: tf.distribute.Strategy, ensemble_split_dim: int) -> Traine
     with strategy.scope():
         model = tiny.any_ranker(replace(preset("tiny").ciubm, ensemble_split_dim=ensemble_split_dim))
         return fit("ciubm", model, ranker_examples(BATCH), rate=0.1)
+
+
+def stage_3_by_rows(strategy: tf.distribute.Strategy, update: str) -> Trained:
+    """With a large epsilon, since a quotient of two numbers near zero would magnify rounding errors."""
+    with strategy.scope():
+        changes = {"id_embedding_update": update, "id_embedding_l2": 0.01}
+        model = tiny.any_ranker(replace(preset("tiny").ciubm, **changes))
+        optimizer = RowwiseAdam(0.05, epsilon=1e-2, **model.rowwise_options())
+        return fit("ciubm", model, ranker_examples(BATCH), optimizer=optimizer)
 
 
 def stage_1(strategy: tf.distribute.Strategy, loss: str) -> Trained:
@@ -138,6 +148,8 @@ for training, rows in ((replace(shared, batch_size=33), 1000), (shared, 1)):
         global_batch_size(training, rows)
 for split_dim in (0, 3):
     same(stage_3, split_dim)
+for update in ("rowwise_adagrad", "lazy_adam"):
+    same(stage_3_by_rows, update)
 for kind in ("softmax", "sigmoid"):
     same(stage_1, kind)
 for momentum, known in ((0.0, False), (0.0, True), (0.5, True)):

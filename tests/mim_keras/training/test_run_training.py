@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -11,10 +12,13 @@ import pytest
 import tensorflow as tf
 
 from mim_keras.config import ConfigError, TrainingConfig
+from mim_keras.models import ContentBranch, VocabularySizes
+from mim_keras.optimizers import RowwiseAdam
 from mim_keras.training.callbacks import Progress
 from mim_keras.training.epoch_dataset import EpochDataset
-from mim_keras.training.run_training import EarlyStopping, TrainingRun, make_optimizer, run_training
+from mim_keras.training.run_training import EarlyStopping, TrainingRun, compile_model, make_optimizer, run_training
 from mim_keras.training.strategy import make_strategy
+from tests.mim_keras import tiny
 
 
 def rates(config: TrainingConfig, steps: int) -> list[float]:
@@ -44,6 +48,34 @@ def test_gradients_are_clipped_together() -> None:
     optimizer.apply([tf.constant([3e6, 4e6])], [variable])
     momentum = next(one for one in optimizer.variables if "momentum" in one.name)
     np.testing.assert_allclose(np.asarray(momentum), [0.1 * 1.2, 0.1 * 1.6], rtol=1e-4)
+
+
+@pytest.mark.parametrize("update", ["rowwise_adagrad", "lazy_adam"])
+def test_a_step_reads_no_table_as_a_whole(update: str) -> None:
+    users = 50_021  # in no other shape
+    model = tiny.any_ranker(tiny.ranker_config(id_embedding_update=update), sizes=VocabularySizes(users))
+    compile_model(model, replace(tiny.ranker_config().training, jit_compile=False), 10)
+    assert isinstance(model.optimizer, RowwiseAdam)
+    model.optimizer.build(model.trainable_variables)
+    inputs = {name: tf.constant(values) for name, values in tiny.ranker_inputs().items()}
+    step = tf.function(model.train_step).get_concrete_function((inputs, tf.ones(6)))
+    operations = {
+        operation.type
+        for operation in step.graph.get_operations()
+        for output in operation.outputs
+        if output.shape.rank and output.shape[0] == users
+    }
+    assert operations == {"ReadVariableOp"}  # of the lookup, which copies nothing
+    before = np.asarray(model.user_embedding.embeddings)
+    step((inputs, tf.ones(6)))
+    changed = np.any(np.asarray(model.user_embedding.embeddings) != before, axis=1)
+    assert set(np.flatnonzero(changed)) == set(inputs["user_index"].numpy())
+
+
+def test_the_content_head_is_warmed_up_with_the_tables_updated_by_rows() -> None:
+    ranker = tiny.ranker(id_embedding_update="rowwise_adagrad")
+    compile_model(ContentBranch(ranker), tiny.ranker_config().training, 10)
+    assert ContentBranch(ranker).rowwise_options() == ranker.rowwise_options() != {}
 
 
 def test_early_stopping_restores_the_best_weights() -> None:

@@ -140,3 +140,19 @@ def test_inputs_must_stand_in_the_same_order(tmp_path: Path) -> None:
         load_weights(old, keys, tmp_path, ["feature country", "feature device"])
     with pytest.raises(ConfigError, match="received none where it has feature country"):
         load_weights(old, keys, tmp_path, ["feature device"])
+
+
+def test_small_tables_cannot_be_carried_over(tmp_path: Path) -> None:
+    model, keys = ranker(["a"], ["x"], ["mug"], seed=1, user_id_table="two_hash")
+    save_weights(model, keys, tmp_path)
+    with pytest.raises(ConfigError, match="needs a row for each id.*Set both to full"):
+        load_weights(model, keys, tmp_path)
+
+
+def test_tables_that_are_updated_by_rows_are_carried_over(tmp_path: Path) -> None:
+    dense, keys = ranker(["a", "b"], ["x"], ["mug"], seed=1)
+    by_rows, _ = ranker(["a", "b"], ["x"], ["mug"], seed=2, id_embedding_update="rowwise_adagrad")
+    save_weights(dense, keys, tmp_path)
+    load_weights(by_rows, keys, tmp_path)
+    before, after = (numbers(model.user_embedding.embeddings) for model in (dense, by_rows))
+    np.testing.assert_array_equal(after, before)

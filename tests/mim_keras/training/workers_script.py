@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import tensorflow as tf
 from mim_keras.config import CsftConfig, InfoNCETerm, TrainingConfig, preset
 from mim_keras.layers import KnownPositives
 from mim_keras.models import Csft, ImageTextAlignment
+from mim_keras.optimizers import RowwiseAdam
 from mim_keras.training.callbacks.checkpoint import delete_checkpoint
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch
 from mim_keras.training.run_training import TrainingRun, run_training
@@ -88,8 +90,10 @@ with strategy.scope():
 train("csft", csft, pairs)
 
 with strategy.scope():
-    ranker = tiny.any_ranker(preset("tiny").ciubm)
-    ranker.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    ranker = tiny.any_ranker(replace(preset("tiny").ciubm, id_embedding_update="rowwise_adagrad"))
+    # A large epsilon, since a quotient of two numbers near zero would magnify rounding errors.
+    optimizer = RowwiseAdam(0.05, epsilon=1e-2, **ranker.rowwise_options())
+    ranker.compile(optimizer=optimizer, jit_compile=False)
 train("ciubm", ranker, (tiny.ranker_inputs(ROWS), rng.integers(0, 2, ROWS).astype("float32")))
 
 queue = csft.queues["joint"]
