@@ -1,6 +1,6 @@
 # make run       everything on a new machine: set-up, sample data, pipeline, embedded server, one ranked answer
 # make test      set-up, lint, types, the whole test suite
-# make test-jax  the layers' and models' tests alone, under Keras' JAX backend
+# make test-jax  all tests of layers and models under Keras' JAX backend; `make test` runs those of the layers and of the contract
 # make setup     the environment alone; a no-op when nothing changed
 # make flink     Apache Flink and Beam's job server, which some tests and benchmarks start
 # make peer      PyTorch and FuxiCTR in .venv/peer, for `mim bench train` alone (about 5 GB)
@@ -14,6 +14,8 @@ BIN := .venv/bin
 # pytest in two processes; tests that look at one run of the pipeline are a group (pytest-xdist 3.8 does not see groups
 # under pytest 9.2: each process makes that run)
 BESIDE := -n 2 --dist loadgroup
+
+JAX_TESTS ?= tests/mim_keras
 
 .DEFAULT_GOAL := setup
 .PHONY: setup redis flink minilm peer run test test-jax lint lock bench clean
@@ -41,11 +43,11 @@ redis: setup
 
 test: setup lint redis flink minilm
 	@$(BIN)/python -m pytest $(BESIDE)
-	@$(MAKE) --no-print-directory test-jax
+	@$(MAKE) --no-print-directory test-jax JAX_TESTS="$(addprefix tests/mim_keras/,test_contract.py layers losses ops optimizers)"
 
 test-jax: setup
 	@JAX_COMPILATION_CACHE_DIR=$$(mktemp -d) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0 \
-		KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -m "any_backend and not learns" tests/mim_keras
+		KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -m "any_backend and not learns" $(JAX_TESTS)
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy

@@ -246,9 +246,9 @@ class CiubmConfig:
     # Tables of the id embeddings.  full: a row for each id; quotient_remainder, two_hash: the sum of two rows of small
     # tables, see `CompositionalEmbedding`, which a warm start cannot load
     item_id_table: Literal["full", "quotient_remainder", "two_hash"] = "full"
-    user_id_table: Literal["full", "quotient_remainder", "two_hash"] = "full"
+    user_id_table: Literal["full", "quotient_remainder", "two_hash"] = "full"  # the same of users
     item_id_table_rows: int = 0  # of a small table; 0: a tenth of the ids
-    user_id_table_rows: int = 0
+    user_id_table_rows: int = 0  # the same of users
     content_projection_l2: float = 0.0  # of the content projection, divided by the width of the content embedding
     content_loss_weight: float = 0.1  # weight of the loss of the content head
     content_warmup_epochs: int = 0  # first epochs that train the content head alone (MAKE)
