@@ -16,7 +16,7 @@ from tfx.types import Artifact, artifact_utils
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder, RecordBatchToExamplesEncoder
 
 from components.columns import Columns, hash_buckets, take
-from components.records import ReadRecords, WriteRecords
+from components.records import ReadRecords, WriteRecords, read_file
 
 SPLITS = ("train", "valid", "test")
 DECODE_ROWS = 4_096
@@ -102,6 +102,43 @@ class ReadExamples(beam.PTransform):
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Columns]:
         return pipeline | "Read" >> ReadRecords(self._pattern) | "Decode" >> beam.ParDo(self._fn)
+
+
+class ReadSplits(beam.PTransform):
+    """Several splits of an Examples artifact → columns, with the place of the split among them as a further one.
+
+    It is one read, so that equal runs see the rows in equal order, which those that Beam flattens do not.
+
+    Args:
+        artifact: The artifact.
+        splits: Names.
+        mark: Name of the further column, int64.
+    """
+
+    def __init__(self, artifact: Artifact, splits: tuple[str, ...], mark: str) -> None:
+        super().__init__()
+        patterns = [f"{artifact_utils.get_split_uri([artifact], split)}/*" for split in splits]
+        matches = enumerate(FileSystems.match(patterns))
+        self._files = [(code, meta) for code, match in matches for meta in match.metadata_list]
+        self._mark = mark
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Columns]:
+        files = pipeline | "Files" >> beam.Create(self._files, reshuffle=False)
+        return files | "Spread" >> beam.Reshuffle() | "Read" >> beam.ParDo(_ReadMarked(self._mark))
+
+
+class _ReadMarked(FromExamples):
+    """(code, file) → columns."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self._mark = mark
+
+    def process(self, file: tuple[int, FileMetadata]) -> Iterator[Columns]:  # type: ignore[override]
+        for records in read_file(file[1]):
+            for columns in super().process(records):
+                code = pa.array(np.full(len(records), file[0], np.int64))
+                yield {**columns, self._mark: code}
 
 
 def example_files(artifact: Artifact) -> list[FileMetadata]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
@@ -26,6 +25,7 @@ from components.examples import (
     SPLITS,
     KeyByBucket,
     ReadExamples,
+    ReadSplits,
     WriteExamples,
     close_splits,
     declare_splits,
@@ -64,10 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         profile = tuple(schema.users.features("users"))
 
         pipeline = self._make_beam_pipeline()
-        impressions = [
-            pipeline | f"Read[{name}]" >> ReadExamples(source, name) | f"Mark[{name}]" >> beam.Map(_mark_split, code)
-            for code, name in enumerate(SPLITS)
-        ] | beam.Flatten()
+        impressions = pipeline | "Impressions" >> ReadSplits(source, SPLITS, SPLIT)
         clicks = (
             impressions
             | "TrainingClicks" >> beam.FlatMap(_training_clicks)
@@ -161,11 +158,6 @@ def _count_catalogue(
     counted: beam.PCollection[CatalogueStatistics] = (impressions, items) | "Statistics" >> CountCatalogue(spec)
     counted | "WriteStatistics" >> WriteCatalogueStatistics(table)
     return counted
-
-
-def _mark_split(columns: Columns, code: int) -> Columns:
-    rows = len(columns["user_id"])
-    return {**columns, SPLIT: pa.array(np.full(rows, code, np.int64))}
 
 
 def _training_clicks(columns: Columns) -> Iterator[tuple[bytes, int]]:

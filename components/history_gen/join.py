@@ -133,14 +133,15 @@ class Join(beam.DoFn):
         columns["segment"] = self._segments(columns["item_id"], clicks)
         columns |= self._profiles(encoded_user, list(sides.get("users", ())))
 
-        busy = (np.bincount(user) > BUSY_ROWS)[user]
-        in_order = histories.order[busy[histories.order]]  # neighbours have nearly the same clicks
+        # By user, then by time, in whatever order the rows arrived: equal runs write equal files.
+        order = histories.order[np.argsort(ranks(encoded_user.dictionary)[user[histories.order]], kind="stable")]
+        is_busy = (np.bincount(user) > BUSY_ROWS)[user[order]]
+        in_order = order[is_busy]  # neighbours have nearly the same clicks
         for begin in range(0, len(in_order), PIECE_ROWS):
             piece = _piece(columns, histories, times_of_clicks, in_order[begin : begin + PIECE_ROWS])
             yield beam.pvalue.TaggedOutput(BUSY, piece)
-        # Mixed, since a Trainer that shuffles only so many rows should not meet one user's all at once.  The rows'
-        # own order decides nothing, so that it may be the order of arrival.
-        others = np.random.default_rng(bucket).permutation(np.flatnonzero(~busy))
+        # Mixed, since a Trainer that shuffles only so many rows should not meet one user's all at once.
+        others = np.random.default_rng(bucket).permutation(order[~is_busy])
         item_ids, times = columns["item_id"].take(pa.array(histories.clicks)), times_of_clicks[histories.clicks]
         for begin in range(0, len(others), PIECE_ROWS):
             rows = others[begin : begin + PIECE_ROWS]
