@@ -43,7 +43,7 @@ class CompositionalEmbedding(Configurable, keras.layers.Layer):
         >>> import numpy as np
         >>> from mim_keras.layers import CompositionalEmbedding
         >>> embedding = CompositionalEmbedding(1_000_000, 16, rows=1_000)
-        >>> embedding(np.array([[7, 999_999]])).shape, sum(len(table) for table in embedding.weights)
+        >>> embedding(np.array([[7, 999_999]])).shape, sum(table.shape[0] for table in embedding.tables)
         (TensorShape([1, 2, 16]), 2000)
 
     Source: Compositional Embeddings Using Complementary Partitions (1909.02107); hash embeddings (1709.03933) without
