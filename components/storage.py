@@ -25,9 +25,8 @@ from tfx.dsl.io import filesystem, filesystem_registry
 from upath import UPath
 
 from components.engine import runs_here
-from serving.storage import as_path, changing, download, find, is_local, remove_tree, upload
+from serving.storage import SCHEMES, as_path, changing, download, find, is_local, remove_tree, upload
 
-REMOTE_SCHEMES = ("gs://", "s3://", "abfs://", "az://", "memory://")
 Artifacts = dict[str, list[types.Artifact]]
 
 
@@ -47,15 +46,16 @@ class StagingArea:
         """The local copy of a remote folder."""
         state = _state(as_path(uri))
         local = self._local(uri)
-        if self._seen.get(uri) != state:
+        if self._seen.pop(uri, None) != state:
             shutil.rmtree(local, ignore_errors=True)
             download(as_path(uri), local)
-            self._seen[uri] = state
+        self._seen[uri] = state
         return str(local)
 
     def new(self, uri: str) -> str:
         """An empty local folder, for what `publish` copies to `uri`."""
         local = self._local(uri)
+        self._seen.pop(uri, None)
         shutil.rmtree(local, ignore_errors=True)
         local.mkdir(parents=True)
         return str(local)
@@ -65,7 +65,7 @@ class StagingArea:
         target, local = as_path(uri), self._local(uri)
         upload(local, target)
         for name in set(find(target)) - set(find(UPath(local))):
-            (target / name).unlink()
+            (target / name).unlink(missing_ok=True)
         self._seen[uri] = _state(target)
 
     def origin(self, path: str) -> str:
@@ -174,7 +174,7 @@ def _restore_properties(artifact: types.Artifact, area: StagingArea) -> None:
 class FsspecFilesystem(filesystem.Filesystem):
     """TFX's own access to object stores, by fsspec: TensorFlow's cannot write to all of them."""
 
-    SUPPORTED_SCHEMES = list(REMOTE_SCHEMES)
+    SUPPORTED_SCHEMES = [f"{scheme}://" for scheme in SCHEMES]
 
     @staticmethod
     def open(name: str, mode: str = "r") -> Any:

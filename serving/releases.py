@@ -25,8 +25,9 @@ from pathlib import Path
 
 from upath import UPath
 
+from serving.locks import Check, locked
 from serving.representation_center.snapshot import MANIFEST
-from serving.storage import as_path, copy_tree, locked, remove_tree, write_text
+from serving.storage import as_path, copy_tree, find, kind, remove_tree, write_text
 
 MODELS_CONFIG = "models.config"
 RECORD_FORMAT = 1
@@ -132,7 +133,7 @@ class ReleaseStore:
             ReleaseError: a record cannot be read.
         """
         found = []
-        for file in self._records.glob("*.json") if self._records.is_dir() else ():
+        for file in (self._records / name for name in find(self._records) if name.endswith(".json")):
             if not file.stem.isdigit():
                 continue
             try:
@@ -176,13 +177,13 @@ class ReleaseStore:
         Raises:
             ReleaseError: it was rolled back; `promote` takes it back.
         """
-        with self._locked():
+        with self._locked() as check:
             if release.id in self._withdrawn():
                 raise ReleaseError(
                     f"release {release.id} was rolled back and is not published again; `mim releases promote VERSION` "
                     "takes it back"
                 )
-            return self._publish(release, models)
+            return self._publish(release, models, check)
 
     def promote(self, version: int) -> Release:
         """Releases the files of an earlier version again, under a new version.
@@ -190,8 +191,8 @@ class ReleaseStore:
         Raises:
             ReleaseError: there is no such release, or its files are gone.
         """
-        with self._locked():
-            return self._restore(self.get(version))
+        with self._locked() as check:
+            return self._restore(self.get(version), check)
 
     def rollback(self) -> Release:
         """Promotes the release before the current one, and withdraws the current one: a run does not publish it again.
@@ -199,7 +200,7 @@ class ReleaseStore:
         Raises:
             ReleaseError: there is none.
         """
-        with self._locked():
+        with self._locked() as check:
             current, withdrawn = self.current(), self._withdrawn()
             first = 0 if current is None else current.restored_from or current.version
             skipped = withdrawn | {"" if current is None else current.id}
@@ -207,7 +208,7 @@ class ReleaseStore:
             earlier = [one for one in originals if one.id not in skipped]
             if current is None or not earlier:
                 raise ReleaseError(f"{self.root} has no earlier release to go back to")
-            restored = self._restore(earlier[0])
+            restored = self._restore(earlier[0], check)
             self._withdraw(withdrawn | {current.id})
             return restored
 
@@ -216,9 +217,9 @@ class ReleaseStore:
         with self._locked():
             pass
 
-    def _restore(self, release: Release) -> Release:
+    def _restore(self, release: Release, check: Check) -> Release:
         models = {name: self.models / name / str(release.version) for name in release.models}
-        missing = [str(folder) for folder in models.values() if not folder.is_dir()]
+        missing = [str(folder) for folder in models.values() if kind(folder) != "directory"]
         if missing or not models:
             raise ReleaseError(
                 f"release {release.version} cannot be served again: {', '.join(missing) or 'the list of its models'} "
@@ -226,15 +227,15 @@ class ReleaseStore:
             )
         self._withdraw(self._withdrawn() - {release.id})
         origin = release.restored_from or release.version
-        return self._publish(dataclasses.replace(release, restored_from=origin), models)
+        return self._publish(dataclasses.replace(release, restored_from=origin), models, check)
 
-    def _publish(self, release: Release, models: Mapping[str, UPath | Path]) -> Release:
+    def _publish(self, release: Release, models: Mapping[str, UPath | Path], check: Check) -> Release:
         current = self.current()
         if current is not None and current.id == release.id and self._is_whole(current):
             return current
         version = max(int(time.time()), 1 + (current.version if current else 0))
         folders = {name: self.models / name / str(version) for name in models}
-        while any(folder.exists() for folder in folders.values()):  # put there by hand
+        while any(kind(folder) for folder in folders.values()):  # put there by hand
             version += 1
             folders = {name: self.models / name / str(version) for name in models}
         write_text(self._records / _INTENT, json.dumps({"version": version, "models": sorted(models)}))
@@ -244,29 +245,30 @@ class ReleaseStore:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             names = tuple(sorted(models))
             published = dataclasses.replace(release, version=version, published_at=now, models=names)
+            check()
             write_text(self._records / f"{version}.json", published.to_json())
         finally:
             self._recover()
         return published
 
     def _is_whole(self, release: Release) -> bool:
-        return all((self.models / name / str(release.version)).is_dir() for name in release.models)
+        return all(kind(self.models / name / str(release.version)) == "directory" for name in release.models)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with locked(self._records):
+    def _locked(self) -> Iterator[Check]:
+        with locked(self._records) as check:
             self._recover()
-            yield
+            yield check
 
     def _recover(self) -> None:
         """Removes the models of a version that was begun and has no record; then `models.config` names the current."""
         intent = self._records / _INTENT
-        if intent.is_file():
+        if kind(intent) == "file":
             begun = json.loads(intent.read_text())
             version = begun["version"]
             for name in begun["models"]:
                 remove_tree(self.models / name / f".part-{version}")
-                if not (self._records / f"{version}.json").is_file():
+                if kind(self._records / f"{version}.json") is None:
                     remove_tree(self.models / name / str(version))
         current = self.current()
         if current is not None and current.models:
@@ -274,21 +276,20 @@ class ReleaseStore:
         intent.unlink(missing_ok=True)
 
     def _write_config(self, release: Release) -> None:
+        # JSON's quotes and escapes are those of protobuf's text form.
+        paths = {name: json.dumps(str(self.models / name), ensure_ascii=False) for name in release.models}
         entries = [
-            # JSON's quotes and escapes are those of protobuf's text form.
-            _CONFIG_ENTRY.format(
-                name=json.dumps(name), path=json.dumps(str(self.models / name)), version=release.version
-            )
-            for name in release.models
+            _CONFIG_ENTRY.format(name=json.dumps(name), path=path, version=release.version)
+            for name, path in paths.items()
         ]
         text = "model_config_list {\n" + "".join(entries) + "}\n"
         file = self.models / MODELS_CONFIG
-        if not file.is_file() or file.read_text() != text:
+        if kind(file) is None or file.read_text() != text:
             write_text(file, text)
 
     def _withdrawn(self) -> set[str]:
         file = self._records / _WITHDRAWN
-        return set(json.loads(file.read_text())) if file.is_file() else set()
+        return set(json.loads(file.read_text())) if kind(file) == "file" else set()
 
     def _withdraw(self, ids: set[str]) -> None:
         write_text(self._records / _WITHDRAWN, json.dumps(sorted(ids)))
@@ -301,7 +302,7 @@ def find_snapshot(folder: str | Path | UPath) -> UPath:
         ReleaseError: neither.
     """
     folder = as_path(folder)
-    if (folder / MANIFEST).is_file():
+    if kind(folder / MANIFEST) == "file":
         return folder
     current = ReleaseStore(folder).current()
     if current is None:
@@ -310,7 +311,7 @@ def find_snapshot(folder: str | Path | UPath) -> UPath:
             "folder of a snapshot, or what was given to `mim run` as --root"
         )
     snapshot = as_path(current.sources.get("embeddings", ""))
-    if not (snapshot / MANIFEST).is_file():
+    if kind(snapshot / MANIFEST) is None:
         raise ReleaseError(
             f"the snapshot of release {current.version}, {snapshot}, is gone: was {folder} moved? Give the folder of "
             "the snapshot, or run the pipeline again"

@@ -1,39 +1,34 @@
 """Files on a local disk or on an object store: whatever fsspec has a file system for, such as `gs://` and `s3://`.
 
 A path is a `UPath`: `pathlib.Path` itself for local files, and the same methods for the others.  Object stores have no
-folders, no rename and no lock; the functions here do what the project needs of these on both.
+folders and no rename; the functions here do what the project needs of these on both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
+import re
 import shutil
-import socket
 import tempfile
-import threading
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
-LEASE_SECONDS = 120.0
+SCHEMES = ("gs", "s3", "abfs", "az", "memory")
 _CHANGING = ("size", "ETag", "etag", "generation", "created", "mtime")
+_GLOB = "*?["  # which fsspec takes as patterns
 _LAST = "saved_model.pb"  # a server takes a folder for a model once this file is there
-
-
-class LockedError(RuntimeError):
-    """Another process holds the lock; the message says which, and since when."""
 
 
 def as_path(location: str | Path | UPath) -> UPath:
     """A location as a path; local ones become absolute.
+
+    Raises:
+        ValueError: it is neither a local path nor an address of an object store.
 
     Example:
         >>> from serving.storage import as_path
@@ -41,11 +36,20 @@ def as_path(location: str | Path | UPath) -> UPath:
         MemoryPath('/bucket/run/report.html', protocol='memory')
     """
     text = str(location)
-    if "://" not in text:
-        return UPath(Path(text).absolute())
     if text.startswith("file://"):
-        return UPath(Path(text.removeprefix("file://")).absolute())
-    return UPath(text, use_listings_cache=False)
+        text = text.removeprefix("file://")
+        if not text.startswith("/"):
+            raise ValueError(f"an address of a local file is file:///PATH; received {location}. Give the path alone")
+    if "://" not in text:
+        if re.match(r"[a-z0-9]+:/[^/]", text):
+            raise ValueError(f"an address has two slashes, as in s3://bucket/run; received {location}")
+        return UPath(Path(text).absolute())
+    scheme, key = text.split("://", 1)
+    if set(key) & set(_GLOB):
+        raise ValueError(f"a location on an object store has none of {_GLOB}; received {location}. Give another name")
+    options = location.storage_options if isinstance(location, UPath) else {}
+    known = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
+    return UPath(f"{known}://{key.rstrip('/')}", **{**options, "use_listings_cache": False})
 
 
 def is_local(location: str | Path | UPath) -> bool:
@@ -90,6 +94,17 @@ def create_text(path: UPath, text: str) -> bool:
     return True
 
 
+def kind(path: UPath) -> str | None:
+    """`file`, `directory`, or None where there is nothing.  A store that cannot be asked is an error, unlike with
+    `path.is_file()`, which takes it as nothing."""
+    if is_local(path):
+        return "file" if path.is_file() else "directory" if path.is_dir() else None
+    try:
+        return str(path.fs.info(path.path)["type"])
+    except FileNotFoundError:
+        return None
+
+
 def find(folder: UPath) -> dict[str, dict[str, Any]]:
     """All files below a folder, in the order of their names: name relative to it → what the file system says of it."""
     if is_local(folder):
@@ -98,7 +113,8 @@ def find(folder: UPath) -> dict[str, dict[str, Any]]:
         return {str(file.relative_to(top)): {"size": file.stat().st_size} for file in sorted(files)}
     start = folder.path.rstrip("/") + "/"
     found: dict[str, dict[str, Any]] = folder.fs.find(folder.path, detail=True)
-    return {name.removeprefix(start): facts for name, facts in sorted(found.items()) if name.startswith(start)}
+    own = (pair for pair in sorted(found.items()) if pair[0].startswith(start) and not pair[0].endswith("/"))
+    return {name.removeprefix(start): facts for name, facts in own}
 
 
 def facts(file: UPath) -> dict[str, str]:
@@ -142,7 +158,7 @@ def copy_tree(source: UPath, target: UPath) -> None:
         upload(to_local(source), target)
     elif source.fs is target.fs:
         for name in _saved_model_last(find(source)):
-            source.fs.copy(f"{source.path}/{name}", f"{target.path}/{name}")
+            source.fs.cp_file(f"{source.path}/{name}", f"{target.path}/{name}")
     else:
         for name in _saved_model_last(find(source)):
             (target / name).write_bytes((source / name).read_bytes())
@@ -157,7 +173,7 @@ def _new_part(target: UPath) -> Path:
 def download(source: UPath, folder: Path) -> None:
     """Copies a folder of an object store into a local one."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for name in find(source) if name and not name.endswith("/")]
+    names = list(find(source))
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if names:
@@ -190,135 +206,7 @@ def _saved_model_last(names: Any) -> list[str]:
 
 def _link_or_copy(source: Any, target: Any) -> Any:
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:  # the file system has no links, or the file is on another
         shutil.copy2(source, target)
     return target
-
-
-@contextlib.contextmanager
-def locked(folder: UPath, name: str = ".lock", wait: float = 600.0) -> Iterator[None]:
-    """Holds a lock of a folder that one process has at a time, on whatever machine.
-
-    On a local disk it ends with the process.  On an object store it is a lease that the holder renews: it ends
-    `LEASE_SECONDS` after a process was killed, at once where the next process on the same machine sees that it is gone.
-
-    Args:
-        folder: Made where it is not there.
-        name: Of the lock.
-        wait: Seconds to wait for it.
-
-    Raises:
-        LockedError: another process held it all the time.
-    """
-    held = _flock(to_local(folder), name, wait) if is_local(folder) else _lease(folder, name, wait)
-    with held:
-        yield
-
-
-def _me() -> str:
-    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": int(time.time())})
-
-
-@contextlib.contextmanager
-def _flock(folder: Path, name: str, wait: float) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait
-    with (folder / name).open("a+") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    handle.seek(0)
-                    raise _locked_error(str(folder), handle.read()) from None
-                time.sleep(0.02)
-        handle.truncate(0)
-        handle.write(_me())
-        handle.flush()
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile has the handle, too
-
-
-def _locked_error(folder: str, text: str) -> LockedError:
-    try:
-        holder = json.loads(text)
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(holder["since"]))
-        who = f"process {holder['process']} on {holder['host']}, since {since}"
-    except (ValueError, KeyError, TypeError):
-        who = "just started"
-    return LockedError(f"another process writes to {folder} ({who})")
-
-
-@contextlib.contextmanager
-def _lease(folder: UPath, name: str, wait: float) -> Iterator[None]:
-    """The holder is who created the lease of the largest number; the next one is created when this has ended."""
-    token, deadline = uuid.uuid4().hex, time.monotonic() + wait
-    while True:
-        leases = {int(file.rsplit("-", 1)[1]): file for file in find(folder) if _is_lease(file, name)}
-        newest = max(leases, default=0)
-        if newest and not _has_ended(folder / leases[newest]):
-            if time.monotonic() >= deadline:
-                raise _locked_error(str(folder), _read(folder / leases[newest]))
-            time.sleep(0.5)
-            continue
-        mine = folder / f"{name}-{newest + 1}"
-        if create_text(mine, _lease_text(token)):
-            for old in leases.values():
-                with contextlib.suppress(OSError):
-                    (folder / old).unlink()
-            break
-    ended = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(mine, token, ended), daemon=True)
-    renewal.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        renewal.join()
-        with contextlib.suppress(OSError):
-            mine.unlink()
-
-
-def _is_lease(file: str, name: str) -> bool:
-    return file.startswith(f"{name}-") and file.removeprefix(f"{name}-").isdigit()
-
-
-def _lease_text(token: str) -> str:
-    return json.dumps({**json.loads(_me()), "token": token, "until": time.time() + LEASE_SECONDS})
-
-
-def _read(path: UPath) -> str:
-    try:
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _has_ended(lease: UPath) -> bool:
-    try:
-        holder = json.loads(_read(lease))
-        return holder["until"] < time.time() or (
-            holder["host"] == socket.gethostname() and not _is_running(holder["process"])
-        )
-    except (ValueError, KeyError, TypeError):
-        return not lease.exists()
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _renew(lease: UPath, token: str, ended: threading.Event) -> None:
-    while not ended.wait(LEASE_SECONDS / 4):
-        with contextlib.suppress(OSError):
-            lease.write_bytes(_lease_text(token).encode())

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -73,11 +72,13 @@ def backfill_days(
 ) -> None:
     """Runs each day from the first of `dates` to the last; see `mim backfill`."""
     first, last = dates
+    from serving.storage import as_path
+
     settings = Settings.load(config, overrides)
     rule, fix = "mim backfill sets data.spans.until itself", "Take it out."
     require(not settings.data.spans.until, rule, settings.data.spans.until, fix)
     days = days_to_run(data, settings, _day("--from", first), _day("--to", last))
-    digest = hashlib.sha256(json.dumps([to_mapping(settings), str(Path(data).resolve())]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([to_mapping(settings), str(as_path(data))]).encode()).hexdigest()[:16]
     _require_order(root, days)
     for day in days:
         files = _files(data, settings, day)
@@ -183,7 +184,9 @@ def _run_day(config: str, overrides: Sequence[str], data: str, root: UPath, beam
 
 
 def _read(note: UPath) -> DoneDay | None:
-    return DoneDay(**json.loads(note.read_text())) if note.is_file() else None
+    from serving.storage import kind
+
+    return DoneDay(**json.loads(note.read_text())) if kind(note) == "file" else None
 
 
 def _write(note: UPath, done: DoneDay) -> None:

@@ -152,18 +152,17 @@ _set = click.option(
 @click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True, help="Of the graph.")
 @click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED)
 def run(
-    config: str, data: str, root: str, overrides: tuple[str, ...], runner: str, beam_flags: tuple[str, ...]
+    config: str, data: str, root: UPath, overrides: tuple[str, ...], runner: str, beam_flags: tuple[str, ...]
 ) -> None:
     """Run the pipeline. What did not change since the last run is reused; a broken run resumes.
 
     BEAM_FLAGS, behind a `--`, say where Beam's work is done: `-- --runner=FlinkRunner --parallelism=8`, say.
     They come after the settings' beam_args.
     """
-    from serving.storage import as_path
     from tfx_pipeline.backfill import check_and_run
     from tfx_pipeline.runners.newest import newest_metrics
 
-    times = check_and_run(config, overrides, data, root, beam_flags)
+    times = check_and_run(config, overrides, data, str(root), beam_flags)
     if times is None:
         raise click.exceptions.Exit(1)
     if not newest_metrics(root)["released"]:
@@ -173,7 +172,7 @@ def run(
         )
     click.echo(
         f"done in {times.total:.0f} s; {len(times.reused)} of {len(times.seconds)} steps reused\n"
-        f"models: {as_path(root) / 'models'}\nreport: {as_path(root) / 'report.html'}",
+        f"models: {root / 'models'}\nreport: {root / 'report.html'}",
         err=True,
     )
 
@@ -214,6 +213,8 @@ def ablate(
     from tfx_pipeline.ablation.variants import chosen
     from tfx_pipeline.settings import Settings
 
+    if "://" in root:
+        raise click.UsageError(f"--root of an ablation is a local folder; received {root}")
     wanted = chosen(variants)
     if reference not in wanted:
         reference = next(iter(wanted))

@@ -28,11 +28,13 @@ class Location(click.ParamType):
         """The location as a path."""
         if not isinstance(value, str):
             return value
-        from serving.storage import as_path, is_local  # late: it takes a third of a second
+        from serving.storage import SCHEMES, as_path, is_local, kind  # late: it takes a third of a second
 
         try:
             path = as_path(value)
-            there = path.is_dir() if self._exists else True
+            if not is_local(path) and path.protocol not in SCHEMES:
+                raise ValueError(f"{path.protocol}:// is not one of {', '.join(SCHEMES)}")
+            there = kind(path) == "directory" if self._exists else True
         except ImportError:
             scheme = value.split("://")[0]
             extra = _EXTRAS.get(scheme)
@@ -40,7 +42,7 @@ class Location(click.ParamType):
             self.fail(f"{value}: {scheme}:// needs a package that is not installed: {how}", param, ctx)
         except ValueError as error:
             self.fail(f"{value}: {error}", param, ctx)
-        except OSError as error:
+        except Exception as error:  # of any client of a store
             self.fail(f"{value} cannot be reached: {error}", param, ctx)
         if not there:
             what = "is a file, not a folder" if is_local(path) and path.exists() else "does not exist"

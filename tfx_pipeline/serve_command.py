@@ -73,6 +73,7 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    ended = _ended_by_signal()
     if flags["models"] is not None:
         flags["models"] = _local_models(flags["models"], flags["file_system_poll_wait_seconds"])
     try:
@@ -83,7 +84,6 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     from serving.embedded_server.errors import ServingFault
     from serving.embedded_server.server import EmbeddedServer
 
-    ended = _ended_by_signal()
     try:
         server = EmbeddedServer(options=options, tracer_provider=provider).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:

@@ -14,7 +14,7 @@ from upath import UPath
 from components.contract.checks import CheckedRows
 from components.contract.tables import ContractError
 from components.metrics import counter
-from serving.storage import as_path, write_text
+from serving.storage import as_path, kind, write_text
 
 ROWS_IN, ROWS_OUT, REJECTED, DROPPED, MISSING = "rows in", "rows out", "rejected: ", "dropped: ", "missing: "
 NOTED = "noted: "
@@ -149,7 +149,7 @@ def check_counts(table: str, folder: str, exec_properties: dict[str, Any]) -> di
 
 def _keep_rejected(table: str, folder: str, rejected_folder: str) -> UPath | None:
     source = as_path(folder) / REJECTED_FOLDER / f"{table}.jsonl"
-    if not source.is_file():
+    if kind(source) is None:
         return None
     target = as_path(rejected_folder) / f"{table}.jsonl"
     write_text(target, source.read_text())

@@ -12,7 +12,7 @@ from tensorflow_serving.config import model_server_config_pb2 as pb
 from upath import UPath
 
 from serving.releases import MODELS_CONFIG
-from serving.storage import as_path, copy_tree, remove_tree, write_text
+from serving.storage import as_path, copy_tree, find, kind, remove_tree, write_text
 
 log = logging.getLogger("mim.server")
 
@@ -31,13 +31,18 @@ class RemoteModels:
     def __init__(self, source: UPath, folder: Path) -> None:
         self._source, self._folder = source, folder
         self._stop = threading.Event()
-        self._text = ""
+        self._text, self._old = "", list[Path]()
         self.copy()
 
     def copy(self) -> None:
-        """Copies the versions that are new, names them in the local `models.config`, and removes the others."""
+        """Copies the versions that are new, and names them in the local `models.config`.
+
+        The others are removed a call later: a server may still look at the file of before.
+        """
+        while self._old:
+            remove_tree(as_path(self._old.pop()))
         file = self._source / MODELS_CONFIG
-        if not file.is_file():
+        if kind(file) is None:
             raise FileNotFoundError(f"{file} does not exist: nothing was released there yet. Run the pipeline first")
         text = file.read_text()
         if text == self._text:
@@ -47,14 +52,20 @@ class RemoteModels:
         for model in config.model_config_list.config:
             versions = {str(version) for version in model.model_version_policy.specific.versions}
             for version in versions - self._versions(model.name):
-                copy_tree(self._source / model.name / version, as_path(self._folder / model.name / version))
+                self._copy_version(model.name, version)
             wanted[model.name] = versions
             model.base_path = str(self._folder / model.name)
         write_text(as_path(self._folder / MODELS_CONFIG), text_format.MessageToString(config))
         self._text = text
         for name, versions in wanted.items():
-            for old in self._versions(name) - versions:
-                remove_tree(as_path(self._folder / name / old))
+            self._old += [self._folder / name / old for old in self._versions(name) - versions]
+
+    def _copy_version(self, name: str, version: str) -> None:
+        source, target = self._source / name / version, as_path(self._folder / name / version)
+        copy_tree(source, target)
+        if set(find(target)) != set(find(source)) or kind(target / "saved_model.pb") is None:
+            remove_tree(target)
+            raise FileNotFoundError(f"{source} was removed while it was copied")
 
     def follow(self, seconds: float) -> None:
         """Copies again and again, in a thread, until `stop`."""

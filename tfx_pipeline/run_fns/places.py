@@ -37,8 +37,11 @@ class Checkpoints:
     """
 
     def __init__(self, fn_args: Any, stage: str) -> None:
+        origin = staging_area().origin
         inputs = [*fn_args.train_files, fn_args.base_model or "", fn_args.transform_graph_path or ""]
-        fingerprint = [fn_args.custom_config, *map(staging_area().origin, inputs)]
+        settings = fn_args.custom_config.items()
+        config = {name: origin(value) if isinstance(value, str) else value for name, value in settings}
+        fingerprint = [config, *map(origin, inputs)]
         digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self._copy = LocalCopy(_shared(fn_args) / "checkpoints" / f"{stage}-{digest}")
         self.files = CheckpointFiles(self._copy.folder, fingerprint, self._copy.publish)
@@ -54,7 +57,8 @@ def tower_features(fn_args: Any) -> Iterator[FeatureCache]:
     """Features of frozen towers: one cache for the stages that ask for them, and for later runs in the same root."""
     copy = LocalCopy(_shared(fn_args).parent / "tower_features")
     yield FeatureCache(copy.folder)
-    copy.publish()
+    if is_first_worker():
+        copy.publish()
 
 
 def _shared(fn_args: Any) -> UPath:

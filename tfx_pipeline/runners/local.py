@@ -20,7 +20,7 @@ from upath import UPath
 
 from components.contract.schema import Schema
 from serving.releases import Release
-from serving.storage import as_path, find, is_local, remove_tree, write_text
+from serving.storage import as_path, find, is_local, kind, remove_tree, write_text
 from tfx_pipeline.runners.root import LOG, METADATA, Root, RootBusyError
 from tfx_pipeline.settings import Settings
 
@@ -138,8 +138,8 @@ def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> 
     from components.contract.files import load_schema
     from tfx_pipeline.pipeline import RunPaths, create_pipeline
 
-    folder, times = Root(root if not is_local(root) else Path(root).resolve()), NodeTimes()
-    data = data if not is_local(data) else str(Path(data).resolve())
+    folder, times = Root(_resolved(root)), NodeTimes()
+    data = str(_resolved(data))
     with folder.written():
         schema = load_schema(data)
         released = _present(followed_release(folder.location, identity_of(settings, data, schema), ranker_only))
@@ -147,7 +147,7 @@ def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> 
             say(f"warm start: {f'from release {released.version}' if released else 'no release yet, so from scratch'}")
         remove_tree(folder.location / "rejected")  # of the run before
         run_id = datetime.now(UTC).isoformat()
-        paths = RunPaths(data, str(folder.location), released, settings.warm_start, run_id=run_id)
+        paths = RunPaths(data, str(folder.location).rstrip("/"), released, settings.warm_start, run_id=run_id)
         pipeline = create_pipeline(settings, paths, schema, ranker_only)
         store = str(folder.state / METADATA)
         pipeline.metadata_connection_config = metadata.sqlite_metadata_connection_config(store)
@@ -155,6 +155,11 @@ def run(settings: Settings, data: str, root: str, ranker_only: bool = False) -> 
             tfx.orchestration.LocalDagRunner().run(pipeline)
         _copy_outputs(folder, report=not ranker_only)
     return times
+
+
+def _resolved(location: str) -> UPath:
+    path = as_path(location)
+    return path.resolve() if is_local(path) else path
 
 
 def identity_of(settings: Settings, data: str, schema: Schema) -> str:
@@ -185,7 +190,7 @@ def followed_release(root: UPath, identity: str, ranker_only: bool = False) -> R
     from serving.releases import ReleaseStore
 
     releases, note = ReleaseStore(root).list(), root / LAST_RUN
-    before = json.loads(note.read_text()) if note.is_file() else {}
+    before = json.loads(note.read_text()) if kind(note) == "file" else {}
     if before.get("identity") == identity:
         since = [release for release in releases if release.version > before["follows"]]
         if len(since) <= 1 and not any(release.restored_from for release in since):

@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from upath import UPath
 
-from serving.storage import LockedError, as_path, facts, is_local, locked, to_local
+from serving.locks import LockedError, locked
+from serving.storage import as_path, facts, is_local, to_local, write_text
 
 METADATA, LOG = "metadata.sqlite", "run.log"
 
@@ -62,7 +66,7 @@ class Root:
             RootBusyError: another run does.
         """
         try:
-            with locked(self.location, ".run.lock", wait=0.0):
+            with locked(self.location, ".run.lock", wait=0.0) as check, _ended_by_sigterm(self._is_remote):
                 self.state.mkdir(parents=True, exist_ok=True)
                 if not self._is_remote:
                     yield
@@ -71,32 +75,54 @@ class Root:
                 try:
                     yield
                 finally:
+                    check()
                     self._push()
         except LockedError as error:
             raise RootBusyError(f"{error}; wait until it has ended, or give another --root") from None
 
     def _pull(self) -> None:
         """Copies the store from the root, unless the local one goes on from what is there: a run was killed."""
-        there = facts(self.location / METADATA)
-        if there and there != self._known():
+        there, known = facts(self.location / METADATA), self._known()
+        if there == (known or {}):
+            return
+        for suffix in ("", "-journal", "-wal", "-shm"):  # SQLite would apply those of another file
+            (self.state / f"{METADATA}{suffix}").unlink(missing_ok=True)
+        self._origin.unlink(missing_ok=True)
+        if there:  # else the root was deleted
             self.state.mkdir(parents=True, exist_ok=True)
             part = self.state / f".{METADATA}.{os.getpid()}"
             part.write_bytes((self.location / METADATA).read_bytes())
             part.replace(self.state / METADATA)
-            self._origin.write_text(json.dumps(there))
+            write_text(as_path(self._origin), json.dumps(there))
 
     def _push(self) -> None:
         for name in (METADATA, LOG):
             if (self.state / name).is_file():
                 (self.location / name).write_bytes((self.state / name).read_bytes())
-        self._origin.write_text(json.dumps(facts(self.location / METADATA)))
+        write_text(as_path(self._origin), json.dumps(facts(self.location / METADATA)))
 
     @property
     def _origin(self) -> Path:
         return self.state / "metadata.origin.json"
 
     def _known(self) -> object:
-        return json.loads(self._origin.read_text()) if self._origin.is_file() else None
+        try:
+            return json.loads(self._origin.read_text())
+        except (OSError, ValueError):
+            return None
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm(wanted: bool) -> Iterator[None]:
+    """While it lasts, SIGTERM ends the process as an error does, so that what is left is copied and cleaned up."""
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _cache() -> Path:
