@@ -198,9 +198,10 @@ class FsspecFilesystem(filesystem.Filesystem):
     @staticmethod
     def glob(pattern: str) -> list[str]:
         """Files that a pattern matches."""
-        start = as_path(pattern)
-        scheme = pattern.split("://", 1)[0]
-        return sorted(f"{scheme}://{found.lstrip('/')}" for found in start.fs.glob(start.path))
+        scheme, key = pattern.split("://", 1)
+        bucket = as_path(f"{scheme}://{key.split('/')[0]}")
+        start = bucket.path.rstrip("/") + pattern[len(f"{scheme}://{key.split('/')[0]}") :]
+        return sorted(f"{scheme}://{found.lstrip('/')}" for found in bucket.fs.glob(start))
 
     @staticmethod
     def isdir(path: str) -> bool:

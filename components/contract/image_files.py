@@ -17,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from components.contract.files import escape_glob, match_files, resolve
 from components.contract.tables import unreadable
 from serving.representation_center.images import MAX_BYTES
+from serving.storage import SCHEMES, as_path, is_local
 
 ARCHIVES = ("images.zip", "images.tar")  # a compressed tar cannot be read from the middle
 
@@ -43,6 +44,7 @@ class ImageFiles:
     def __init__(self, data: str, folder: str = "") -> None:
         self._data = resolve(data, folder)
         self._members: dict[str, Callable[[], bytes]] = {}
+        self._without_credentials: set[str] = set()  # schemes of stores
         for path in [meta.path for meta in find_archives(data)]:
             handle = FileSystems.open(path, compression_type="uncompressed")
             try:
@@ -63,13 +65,20 @@ class ImageFiles:
             return member()
         location = resolve(self._data, path)
         try:
-            if "://" not in location and not Path(location).is_file():
+            if is_local(location) and not Path(location).is_file():
                 raise FileNotFoundError(f"{location} is not a file")
-            with FileSystems.open(location, compression_type="uncompressed") as handle:
+            scheme = location.partition("://")[0] if not is_local(location) else ""
+            if scheme and scheme not in SCHEMES:
+                raise OSError(f"{location} is in no store that is read: {', '.join(SCHEMES)}")
+            if scheme in self._without_credentials:
+                raise OSError(f"{location} cannot be read: no credentials for {scheme}://")
+            with as_path(location).open("rb") as handle:
                 content: bytes = handle.read(MAX_BYTES + 1)
         except OSError:
             raise
-        except Exception as error:  # Beam's file systems raise whatever they like
+        except Exception as error:  # clients of stores raise whatever they like
+            if "Credentials" in type(error).__name__:  # asked once, since it takes them seconds to find none
+                self._without_credentials.add(scheme)
             raise OSError(f"{location} cannot be read: {error}") from error
         return content
 

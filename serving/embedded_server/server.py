@@ -21,7 +21,7 @@ from serving.embedded_server.profiler import ProfilerService
 from serving.embedded_server.request_ids import RequestIdInterceptor
 from serving.embedded_server.rest import RestServer
 from serving.embedded_server.server_core import ServerCore
-from serving.embedded_server.services import ModelService, PredictionService, RequestInterceptor
+from serving.embedded_server.services import AdminThreads, ModelService, PredictionService, RequestInterceptor
 from serving.tracing import annotate_request, server_interceptor
 
 log = logging.getLogger("mim")
@@ -149,7 +149,7 @@ class EmbeddedServer:
                 *_OPTIONS,
                 *_arguments(self.options.grpc_channel_arguments),
             ],
-            interceptors=[*outer, RequestInterceptor(self.core, self._admin_threads)],
+            interceptors=[AdminThreads(self._admin_threads), *outer, RequestInterceptor(self.core)],
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.core), server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.core, reloads), server)

@@ -26,6 +26,7 @@ log = logging.getLogger("mim")
 _WAITING = 64  # calls that may wait for a batch at a time
 MAX_RELOADS = 4
 INFERENCES = ("Predict", "Classify", "Regress", "MultiInference")
+_INFERENCE_SERVICE = "/tensorflow.serving.PredictionService/"
 _FOREVER = 1e8  # seconds
 
 
@@ -34,19 +35,17 @@ class RequestInterceptor(grpc.ServerInterceptor):
 
     Args:
         core: Whose metrics.
-        admin_threads: Where calls of other services than PredictionService run: inferences that keep all threads busy
-            do not keep them out, nor the other way round.
     """
 
-    def __init__(self, core: ServerCore, admin_threads: futures.ThreadPoolExecutor) -> None:
-        self._core, self._admin_threads = core, admin_threads
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """See `grpc.ServerInterceptor`."""
         handler = continuation(details)
         if handler is None or handler.unary_unary is None or not details.method.startswith("/tensorflow."):
             return handler
-        service, api = details.method.rsplit("/", 1)
+        api = details.method.rsplit("/", 1)[1]
 
         def behavior(request: Any, context: grpc.ServicerContext) -> Any:
             def work() -> Any:
@@ -59,8 +58,30 @@ class RequestInterceptor(grpc.ServerInterceptor):
             except ServingFault as fault:
                 context.abort(fault.code, fault.message)
 
-        if service != "/tensorflow.serving.PredictionService":
-            behavior.experimental_thread_pool = self._admin_threads  # type: ignore[attr-defined]
+        return grpc.unary_unary_rpc_method_handler(behavior, handler.request_deserializer, handler.response_serializer)
+
+
+class AdminThreads(grpc.ServerInterceptor):
+    """Runs all calls but inferences in threads of their own.  It must be the first interceptor: gRPC looks at the
+    outermost behavior alone.
+
+    Args:
+        threads: For these calls: inferences that keep all of theirs busy do not keep them out, nor the other way round.
+    """
+
+    def __init__(self, threads: futures.ThreadPoolExecutor) -> None:
+        self._threads = threads
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """See `grpc.ServerInterceptor`."""
+        handler = continuation(details)
+        if handler is None or handler.unary_unary is None or details.method.startswith(_INFERENCE_SERVICE):
+            return handler
+
+        def behavior(request: Any, context: grpc.ServicerContext) -> Any:
+            return handler.unary_unary(request, context)
+
+        behavior.experimental_thread_pool = self._threads  # type: ignore[attr-defined]
         return grpc.unary_unary_rpc_method_handler(behavior, handler.request_deserializer, handler.response_serializer)
 
 

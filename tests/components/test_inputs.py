@@ -206,10 +206,13 @@ def test_pictures_in_an_archive(tmp_path: Path, kind: str) -> None:
 
 def test_no_picture_is_read_from_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     files = ImageFiles(str(tmp_path))
     for path in ("pipe.jpg", "/dev/zero", ".", "https://cdn/x.jpg", "s3://b/x.jpg", "a\0b", "gone.jpg"):
         with pytest.raises(OSError, match=r"."):
             files.read(path)
+    with pytest.raises(OSError, match="no credentials for s3://"):
+        files.read("s3://b/y.jpg")
     monkeypatch.setattr("components.contract.image_files.MAX_BYTES", 9)
     (tmp_path / "large.jpg").write_bytes(b"x" * 100)
     put(tmp_path, "zip", {"packed.jpg": b"x" * 100})

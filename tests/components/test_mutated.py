@@ -50,7 +50,7 @@ def test_types_that_cannot_be_are_told_by_name(tmp_path: object) -> None:
 
 
 def test_whole_numbers_among_fractions_and_bytes_that_are_no_text(tmp_path: object) -> None:
-    valid, rejects, dropped, missing = checked(
+    valid, rejects, dropped, missing, _ = checked(
         tmp_path,
         "impressions",
         {

@@ -150,6 +150,7 @@ def code(tmp_path: Path) -> Iterator[Path]:
     forget()
 
 
+@pytest.mark.slow
 def test_data_after_changes(tmp_path: Path, code: Path) -> None:
     """The log changes, then a setting and the code; then all come back."""
     shop, root, seen = Shop(tmp_path, code, SETTINGS), tmp_path / "root", []

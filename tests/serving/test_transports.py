@@ -101,7 +101,7 @@ def test_a_call_without_a_deadline_is_answered(models: Path) -> None:
     [
         ([], "exactly one of --models, --model_config_file and --model_base_path; received 0"),
         (["--model_base_path", "/a", "--model_config_file", "/b"], "received 2 of them"),
-        (["--models", "/does/not/exist"], "--models must name a folder of models; /does/not/exist does not exist"),
+        (["--models", "/does/not/exist"], "Invalid value for '--models': /does/not/exist does not exist"),
         (["--model_base_path", "/a", "--batching_parameters_file", "/b"], "without setting server_options.enable_b"),
         (["--model_base_path", "/a", "--rest_api_port", "8500"], "http_port cannot be same as grpc_port"),
         (

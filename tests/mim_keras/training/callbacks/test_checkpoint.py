@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from mim_keras.config import TrainingConfig
-from mim_keras.training.callbacks import delete_checkpoint
+from mim_keras.training.callbacks import CheckpointFiles, delete_checkpoint
 from mim_keras.training.callbacks.checkpoint import FILE
 from mim_keras.training.epoch_dataset import EpochDataset, shuffle_and_batch
 from mim_keras.training.ranking_dataset import ranking_dataset
@@ -67,7 +67,7 @@ def train_clicks(folder: Path, training: TrainingConfig, plug: Plug | None = Non
         evaluate,
         EarlyStopping("gauc", training.patience) if training.patience else None,
         [plug] if plug else [],
-        checkpoint=(folder, ["ciubm", training.epochs]),
+        checkpoint=CheckpointFiles(folder, ["ciubm", training.epochs]),
     )
     history = run_training(model, ranking_dataset(*clicks(), BATCH, training.seed, 0.3), run)
     return history, values(model.trainable_variables)
@@ -80,7 +80,9 @@ def train_pairs(folder: Path, training: TrainingConfig, plug: Plug | None = None
         model.compile(optimizer=make_optimizer(training, training.epochs * ROWS // BATCH), jit_compile=False)
     examples = tf.data.Dataset.from_tensor_slices(tiny.pairs(ROWS))
     batches = EpochDataset(lambda seed: shuffle_and_batch(examples, ROWS, seed, BATCH), training.seed, ROWS // BATCH)
-    run = TrainingRun("csft", training.epochs, callbacks=[plug] if plug else [], checkpoint=(folder, ["csft"]))
+    run = TrainingRun(
+        "csft", training.epochs, callbacks=[plug] if plug else [], checkpoint=CheckpointFiles(folder, ["csft"])
+    )
     history = run_training(model, batches, run)
     queue = model.queues["joint"]
     return history, values([*model.trainable_variables, queue.embeddings, queue.item_rows])
@@ -160,7 +162,7 @@ def test_a_resumed_content_warmup_ends_as_a_whole_one(tmp_path: Path) -> None:
         if plug is not None:
             fit = model.fit
             model.fit = lambda *a, callbacks, **k: fit(*a, callbacks=[*callbacks, plug], **k)
-        history = train_ranker(model, batches, checkpoint=(folder, "one"))
+        history = train_ranker(model, batches, checkpoint=CheckpointFiles(folder, "one"))
         return history, values(model.trainable_variables)
 
     whole = train(tmp_path / "whole")
