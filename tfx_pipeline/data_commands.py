@@ -78,10 +78,14 @@ def _common_folder(*tables: Path) -> Path:
 
 def preview(data: str, settings: Settings, rows: int) -> Preview:
     """The `Preview` of a folder, with the settings of a run."""
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     from components.contract.files import Spans
     from components.contract.preview import preview_folder
     from mim_keras.config import to_mapping
 
+    FileSystems.set_options(PipelineOptions(list(settings.beam_args)))  # Beam reads s3:// with options alone
     chosen = settings.data
     spans = Spans(**to_mapping(chosen.spans))
     split = chosen.split

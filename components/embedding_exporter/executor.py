@@ -26,6 +26,7 @@ from components.examples import UNFINISHED, declare_counts
 from components.metrics import finish
 from components.storage import on_local_disk
 from serving.representation_center.snapshot import Manifest, SnapshotError, read_manifest, write_manifest
+from serving.storage import is_local
 
 FACTS = "assets.extra/mim.json"
 BUCKETS = 64
@@ -51,6 +52,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if previous is not None and not _is_reusable(previous, (facts["digest"], facts["dimension"], dtype)):
             previous = None
 
+        if not is_local(artifact.uri):
+            raise ValueError(
+                f"with a distributed Beam runner the snapshot is written to a folder that all workers mount; received "
+                f"{artifact.uri}. Give such a --root, or export with Beam's own runner"
+            )
         part = Path(f"{artifact.uri}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
