@@ -73,9 +73,11 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    ended = _ended_by_signal()
-    if flags["models"] is not None:
-        flags["models"] = _local_models(flags["models"], flags["file_system_poll_wait_seconds"])
+    models = flags["models"]
+    if models is not None:
+        if (models / "metadata.sqlite").exists():
+            raise click.UsageError(f"--models is the root of runs; received {models}. Name {models / 'models'}")
+        flags["models"] = Path(str(models))
     try:
         options = ServerOptions(**flags)
     except ValueError as error:
@@ -84,6 +86,9 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     from serving.embedded_server.errors import ServingFault
     from serving.embedded_server.server import EmbeddedServer
 
+    ended = _ended_by_signal()
+    if models is not None:
+        options = dataclasses.replace(options, models=_local_models(models, options.file_system_poll_wait_seconds))
     try:
         server = EmbeddedServer(options=options, tracer_provider=provider).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:
@@ -105,8 +110,6 @@ def _local_models(models: UPath, poll_seconds: float) -> Path:
     """The folder of `--models`; of one on an object store a copy, which follows it."""
     from serving.storage import is_local, to_local
 
-    if (models / "metadata.sqlite").exists():
-        raise click.UsageError(f"--models is the root of runs; received {models}. Name {models / 'models'}")
     if is_local(models):
         return to_local(models)
     from serving.embedded_server.remote_models import RemoteModels
