@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -83,12 +83,17 @@ def serve(otlp_endpoint: str | None, **flags: Any) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     provider = _tracer_provider(otlp_endpoint)
+    with _ended_by_signal() as ended:
+        if models is not None:
+            options = dataclasses.replace(options, models=_local_models(models, options.file_system_poll_wait_seconds))
+        _serve(options, provider, ended)
+
+
+def _serve(options: ServerOptions, provider: Any | None, ended: threading.Event) -> None:
+    """Serves until `ended`, then ends the process."""
     from serving.embedded_server.errors import ServingFault
     from serving.embedded_server.server import EmbeddedServer
 
-    ended = _ended_by_signal()
-    if models is not None:
-        options = dataclasses.replace(options, models=_local_models(models, options.file_system_poll_wait_seconds))
     try:
         server = EmbeddedServer(options=options, tracer_provider=provider).start(cancelled=ended.is_set)
     except (ServingFault, ValueError) as error:
@@ -132,23 +137,29 @@ def _tracer_provider(endpoint: str | None) -> Any | None:
     return otlp_provider("mim-serve", endpoint)
 
 
-def _ended_by_signal() -> threading.Event:
+@contextlib.contextmanager
+def _ended_by_signal() -> Iterator[threading.Event]:
     """Set by SIGINT or SIGTERM; `LAST_SECONDS` after it the process ends, whatever still runs then."""
     ended = threading.Event()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    # A handler that set the event could wait for the event's own lock, which the code it interrupts may hold.
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
 
     def wait() -> None:
-        os.read(reader, 1)
-        ended.set()
-        faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
+        if os.read(reader, 1):
+            ended.set()
+            faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
-    return ended
+    # A handler that set the event could wait for the event's own lock, which the code it interrupts may hold.
+    signal.set_wakeup_fd(writer)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:  # where the server did not start
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
 
 
 def _exit() -> None:
