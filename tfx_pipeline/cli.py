@@ -131,6 +131,7 @@ _data = click.option("--data", required=True, help="Folder of the tables, with a
 _root = click.option(
     "--root",
     required=True,
+    type=Location(),
     help="Folder for everything a run writes: a local one, or one of a bucket, as gs://shop/run.",
 )
 _set = click.option(
