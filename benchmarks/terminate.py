@@ -71,7 +71,7 @@ def run(moments: int, seed: int, kinds: tuple[str, ...] = KINDS) -> dict[str, An
             kind: round(max(moment.seconds for moment in found if moment.kind == kind), 2) for kind in kinds
         },
         "requests": dict(outcomes),
-        "lost": [told for moment in found for told in moment.lost],
+        "lost": [message for moment in found for message in moment.lost],
         "wrong_exits": [
             {"kind": moment.kind, "status": moment.status, "log": "".join(moment.log)[-2_000:]}
             for moment in found
@@ -235,11 +235,11 @@ class Moment:
             right = answer == {"outputs": [[2.0 * number] * 4]}
             self._count("REST", sent, "OK" if right else "WRONG", right, str(answer))
 
-    def _count(self, way: str, sent: float, code: str, may_be: bool, told: str | None) -> None:
+    def _count(self, way: str, sent: float, code: str, may_be: bool, message: str | None) -> None:
         self.outcomes[f"{way} {code}"] += 1
         if not may_be or (code not in ("OK", "WRONG") and sent < self._signalled - SIGNAL_MARGIN):
             before = self._signalled - sent
-            self.lost.append(f"{self.kind}: {way} {code} {told} (sent {before:.2f} s before the signal)")
+            self.lost.append(f"{self.kind}: {way} {code} {message} (sent {before:.2f} s before the signal)")
 
     @staticmethod
     def _place(folder: Path, model: Path, version: int) -> Path:

@@ -127,18 +127,20 @@ class ReadSplits(beam.PTransform):
         return files | "Spread" >> beam.Reshuffle() | "Read" >> beam.ParDo(_ReadMarked(self._mark))
 
 
-class _ReadMarked(FromExamples):
+class _ReadMarked(beam.DoFn):
     """(code, file) → columns."""
 
     def __init__(self, mark: str) -> None:
-        super().__init__()
         self._mark = mark
 
-    def process(self, file: tuple[int, FileMetadata]) -> Iterator[Columns]:  # type: ignore[override]
-        for records in read_file(file[1]):
-            for columns in super().process(records):
-                code = pa.array(np.full(len(records), file[0], np.int64))
-                yield {**columns, self._mark: code}
+    def setup(self) -> None:
+        self._decoder = ExamplesToRecordBatchDecoder()
+
+    def process(self, file: tuple[int, FileMetadata]) -> Iterator[Columns]:
+        code, meta = file
+        for records in read_file(meta):
+            marks = pa.array(np.full(len(records), code, np.int64))
+            yield {**decode(self._decoder, records), self._mark: marks}
 
 
 def example_files(artifact: Artifact) -> list[FileMetadata]:

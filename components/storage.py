@@ -199,9 +199,10 @@ class FsspecFilesystem(filesystem.Filesystem):
     def glob(pattern: str) -> list[str]:
         """Files that a pattern matches."""
         scheme, key = pattern.split("://", 1)
-        bucket = as_path(f"{scheme}://{key.split('/')[0]}")
-        start = bucket.path.rstrip("/") + pattern[len(f"{scheme}://{key.split('/')[0]}") :]
-        return sorted(f"{scheme}://{found.lstrip('/')}" for found in bucket.fs.glob(start))
+        name, _, rest = key.partition("/")
+        bucket = as_path(f"{scheme}://{name}")
+        found = bucket.fs.glob(f"{bucket.path.rstrip('/')}/{rest}")
+        return sorted(f"{scheme}://{path.lstrip('/')}" for path in found)
 
     @staticmethod
     def isdir(path: str) -> bool:

@@ -102,7 +102,7 @@ def days_to_run(data: str, settings: Settings, first: date, last: date) -> list[
     """
     require(first <= last, "--from is not later than --to", f"{first}, {last}", "Swap them.")
     found = _known_days(data, settings)
-    wanted = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    wanted = _days_between(first, last)
     missing = [day for day in wanted if day not in found]
     between = [day for day in missing if found[0] < day < found[-1]]
     if missing and (settings.data.spans.missing == "stop" or missing != between):

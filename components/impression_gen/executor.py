@@ -78,24 +78,20 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
         )
         valid, tally_parts = checked["valid"], [checked[counts.TALLY]]
+        of_user: beam.DoFn | None = None
         if schema.events is not None:
-            joined = (
-                valid
-                | "EventsByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
-                | "GroupEvents" >> beam.GroupByKey()
-                | "Join" >> beam.ParDo(_JoinEvents(schema.events)).with_outputs(counts.TALLY, main="valid")
-            )
-            valid = joined["valid"]
-            tally_parts.append(joined[counts.TALLY])
+            of_user = _JoinEvents(schema.events)
         elif schema.policies.repeated_rows == "drop":
-            merged = (
+            of_user = _MergeRepeated(schema.labels)
+        if of_user is not None:
+            made = (
                 valid
-                | "RowsByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
-                | "GroupRows" >> beam.GroupByKey()
-                | "MergeRepeated" >> beam.ParDo(_MergeRepeated(schema.labels)).with_outputs(counts.TALLY, main="valid")
+                | "ByUser" >> beam.ParDo(KeyByBucket("user_id", buckets))
+                | "Group" >> beam.GroupByKey()
+                | "OfUser" >> beam.ParDo(of_user).with_outputs(counts.TALLY, main="valid")
             )
-            valid = merged["valid"]
-            tally_parts.append(merged[counts.TALLY])
+            valid = made["valid"]
+            tally_parts.append(made[counts.TALLY])
         row_counts = tally_parts | "AllCounts" >> beam.Flatten()
         (checked[counts.REJECTS], row_counts) | counts.WriteRowCounts(log, artifact.uri)
         placed = valid | "Split" >> _Split(split["by"], fractions, buckets)

@@ -13,17 +13,18 @@ def _text(name: str) -> tf.TensorSpec:
     return tf.TensorSpec([None], tf.string, name)
 
 
+INPUTS = [
+    _text("user_id"),
+    _text("history_item_ids"),
+    tf.TensorSpec([None], tf.int64, "history_ages"),
+    _text("candidate_item_ids"),
+]
+
+
 class Ranker(tf.Module):
     """`rank` and `rank_with_vectors`; items named new… have no vector of its own."""
 
-    @tf.function(
-        input_signature=[
-            _text("user_id"),
-            _text("history_item_ids"),
-            tf.TensorSpec([None], tf.int64, "history_ages"),
-            _text("candidate_item_ids"),
-        ]
-    )
+    @tf.function(input_signature=INPUTS)
     def rank(
         self, user_id: tf.Tensor, history_item_ids: tf.Tensor, history_ages: tf.Tensor, candidate_item_ids: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -35,10 +36,7 @@ class Ranker(tf.Module):
 
     @tf.function(
         input_signature=[
-            _text("user_id"),
-            _text("history_item_ids"),
-            tf.TensorSpec([None], tf.int64, "history_ages"),
-            _text("candidate_item_ids"),
+            *INPUTS,
             tf.TensorSpec([None, 8], tf.float32, "candidate_vectors"),
             _text("encoder_version"),
         ]

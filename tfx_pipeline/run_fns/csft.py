@@ -40,11 +40,8 @@ def run_fn(fn_args: Any) -> None:
     catalogue = Catalogue.read(fn_args.custom_config["catalogue"], towers=preprocessor.config.embeddings)
     pair_files = fn_args.train_files, fn_args.eval_files
     train, valid, content = read_pairs(pair_files, catalogue, preprocessor)
-    if config.frozen_towers:  # cached, for they stay as they are
-        with tower_features(fn_args) as cache:
-            features = cache.get_or_compute(content, encoder)
-    else:
-        features = content.map(encoder.towers)
+    # cached where they stay as they are
+    features = tower_features(fn_args, content, encoder) if config.frozen_towers else content.map(encoder.towers)
     held_out = np.pad(catalogue.held_out, (0, len(content) - len(catalogue.held_out)))
 
     def figures(encoder: ItemEncoder, features: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from upath import UPath
 
 from components.storage import LocalCopy, staging_area
+from mim_keras.models import ItemEncoder
+from mim_keras.preprocessing.content import ContentDataset
 from mim_keras.training.callbacks import CheckpointFiles, is_first_worker
 from mim_keras.training.feature_cache import FeatureCache
 from serving.storage import as_path
@@ -52,13 +53,13 @@ class Checkpoints:
             self._copy.delete()
 
 
-@contextlib.contextmanager
-def tower_features(fn_args: Any) -> Iterator[FeatureCache]:
+def tower_features(fn_args: Any, content: ContentDataset, encoder: ItemEncoder) -> dict[str, np.ndarray]:
     """Features of frozen towers: one cache for the stages that ask for them, and for later runs in the same root."""
     copy = LocalCopy(_shared(fn_args).parent / "tower_features")
-    yield FeatureCache(copy.folder)
+    features = FeatureCache(copy.folder).get_or_compute(content, encoder)
     if is_first_worker():
         copy.publish()
+    return features
 
 
 def _shared(fn_args: Any) -> UPath:

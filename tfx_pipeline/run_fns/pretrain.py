@@ -30,10 +30,7 @@ def run_fn(fn_args: Any) -> None:
     with make_strategy(config.training).scope():
         encoder, preprocessor = new_encoder(encoder_config, catalogue)
     content = catalogue.dataset(preprocessor)
-    features = None
-    if config.frozen_towers:
-        with tower_features(fn_args) as cache:
-            features = cache.get_or_compute(content, encoder)
+    features = tower_features(fn_args, content, encoder) if config.frozen_towers else None
     untrained = cross_modal_recall(content, encode(encoder, content, features), catalogue.held_out)
     logs = model_run_folder(fn_args.model_run_dir)
     checkpoints = Checkpoints(fn_args, "pretrain")
